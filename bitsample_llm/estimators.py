@@ -1,0 +1,146 @@
+"""What do a few rollouts or a few seeds say of the quantity behind them, and how sure is it?
+
+Estimators of entropy, pass@k and gradient noise, and intervals. Every random draw takes the generator it draws from.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from bitsample_llm.information import binary_entropy_bits
+
+
+def _counts(num_passed, num_samples) -> tuple[np.ndarray, np.ndarray]:
+    c, n = np.asarray(num_passed), np.asarray(num_samples)
+    if not ((c >= 0) & (c <= n) & (n >= 1)).all():
+        raise ValueError(f"counts need 0 <= num_passed <= num_samples and a sample, got {num_passed} of {num_samples}")
+    return c, n
+
+
+def jackknife_entropy_bits(num_passed, group_size):
+    """Jackknife estimate of H(p) in bits from c passes of G rollouts.
+
+    The plug-in H(c/G) is biased low by about (ln 2 * 2G)^-1; no unbiased estimator exists. Values may exceed 1 bit and
+    are not clipped, so that means over prompts stay nearly unbiased.
+
+    Raises:
+        ValueError: for counts that are not 0 <= c <= G, or a group smaller than 2.
+
+    Source: Efron and Stein 1981; G h(c/G) - (G-1)/G (c h((c-1)/(G-1)) + (G-c) h(c/(G-1))).
+
+    >>> round(jackknife_entropy_bits(1, 2), 3), jackknife_entropy_bits(0, 8)
+    (2.0, 0.0)
+    """
+    c, g = _counts(num_passed, group_size)
+    if not (g >= 2).all():
+        raise ValueError(f"the jackknife leaves one rollout out, so group_size must be at least 2, got {group_size}")
+    without_pass = np.clip((c - 1) / (g - 1), 0, 1)  # multiplied by c = 0 where it does not exist
+    without_fail = np.clip(c / (g - 1), 0, 1)
+    result = g * binary_entropy_bits(c / g) - (g - 1) / g * (
+        c * binary_entropy_bits(without_pass) + (g - c) * binary_entropy_bits(without_fail)
+    )
+    return float(result) if np.ndim(result) == 0 else result
+
+
+def pass_at_k(num_samples, num_passed, k):
+    """Unbiased estimate of pass@k, the probability that one of k rollouts passes: 1 - C(n-c, k) / C(n, k).
+
+    Raises:
+        ValueError: unless 0 <= num_passed <= num_samples and 1 <= k <= num_samples.
+
+    Source: Chen et al. 2021 (arXiv 2107.03374), equation 1.
+
+    >>> round(pass_at_k(4, 1, 2), 6)
+    0.5
+    """
+    c, n = _counts(num_passed, num_samples)
+    if not ((np.asarray(k) >= 1) & (np.asarray(k) <= n)).all():
+        raise ValueError(f"k must lie between 1 and num_samples, got k={k} of {num_samples}")
+    log_gamma = np.vectorize(math.lgamma)
+    fails = n - c
+    enough_fails = fails >= k
+    fails = np.where(enough_fails, fails, k)  # C(n-c, k) is 0 where there are fewer than k fails
+    log_ratio = log_gamma(fails + 1) - log_gamma(fails - k + 1) - log_gamma(n + 1) + log_gamma(n - k + 1)
+    result = np.where(enough_fails, -np.expm1(log_ratio), 1.0)
+    return float(result) if result.ndim == 0 else result
+
+
+def wilson_interval(num_passed, num_samples, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a pass rate.
+
+    Raises:
+        ValueError: for impossible counts or a confidence outside (0, 1).
+
+    >>> [round(bound, 4) for bound in wilson_interval(0, 10)]
+    [0.0, 0.2775]
+    """
+    _counts(num_passed, num_samples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    interval = stats.binomtest(int(num_passed), int(num_samples)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def t_interval(values, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student t interval of the mean of a few independent values (seeds); None for fewer than two.
+
+    >>> [round(bound, 3) for bound in t_interval([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
+    x = np.asarray(values, dtype=float)
+    if len(x) < 2:
+        return None
+    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+    return float(x.mean()) - half, float(x.mean()) + half
+
+
+def bootstrap_interval(
+    values,
+    rng: np.random.Generator,
+    statistic: Callable = np.mean,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic over many independent values (prompts; for seeds use `t_interval`).
+
+    `statistic` takes an array and an `axis`.
+
+    Raises:
+        ValueError: for no values.
+    """
+    x = np.asarray(values, dtype=float)
+    if x.size == 0:
+        raise ValueError("no values to bootstrap")
+    resamples = x[rng.integers(0, len(x), size=(num_resamples, len(x)))]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(statistic(resamples, axis=1), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def noise_scale(gradients) -> float:
+    """Gradient noise scale tr(Sigma) / |G|^2 from the gradients of B independent units, a (B, D) array.
+
+    In reinforcement learning the independent unit is the prompt group. The ratio has a noisy denominator: over many
+    batches average both parts before dividing. NaN where the estimate of |G|^2 is not positive: unmeasured.
+
+    Raises:
+        ValueError: for fewer than two units.
+
+    Source: McCandlish et al. 2018 (arXiv 1812.06162), appendix A.1.
+
+    >>> noise_scale([[1.0, 1.0], [1.0, -1.0]])
+    nan
+    >>> round(noise_scale([[3.0, 1.0], [3.0, -1.0]]), 4)  # tr(Sigma) = 2, |G|^2 = 8
+    0.25
+    """
+    g = np.asarray(gradients, dtype=float)
+    if g.ndim != 2 or len(g) < 2:
+        raise ValueError(f"gradients must be a (B, D) array of at least two units, got shape {g.shape}")
+    mean_square = float((g**2).sum(axis=1).mean())
+    square_of_mean = float((g.mean(axis=0) ** 2).sum())
+    units = len(g)
+    signal = (units * square_of_mean - mean_square) / (units - 1)
+    noise = units * (mean_square - square_of_mean) / (units - 1)
+    return noise / signal if signal > 0 else math.nan

@@ -1,0 +1,125 @@
+"""How many floating-point operations does a forward pass of a decoder execute, from its shapes alone?
+
+Two FLOPs a multiply-add, matrix products only: embedding look-ups, norms, activations and softmax are left out, as
+`torch.utils.flop_counter.FlopCounterMode` leaves them out. What a run really executed is counted from the shapes that
+ran (`flop_counter.py`); these formulas price those shapes, and predict.
+"""
+
+# Feed-forward matrices of a block: three with a gate, two without.
+FEED_FORWARD_MATRICES = {
+    "llama": 3,
+    "mistral": 3,
+    "qwen2": 3,
+    "qwen3": 3,
+    "smollm3": 3,
+    "gpt2": 2,
+    "gpt_neox": 2,
+}
+
+
+def _shape(config) -> dict[str, int]:
+    """Widths of the matrices that take part in products, read off a transformers config."""
+    model_type = config.model_type
+    if model_type not in FEED_FORWARD_MATRICES:
+        raise ValueError(f"no FLOP formula for model type {model_type!r}; known: {', '.join(FEED_FORWARD_MATRICES)}")
+    hidden = config.hidden_size
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
+    return {
+        "layers": config.num_hidden_layers,
+        "hidden": hidden,
+        "query": heads * head_dim,
+        "key_value": (getattr(config, "num_key_value_heads", None) or heads) * head_dim,
+        "inner": inner,
+        "feed_forward_matrices": FEED_FORWARD_MATRICES[model_type],
+        "vocabulary": config.vocab_size,
+    }
+
+
+def block_parameters(config) -> int:
+    """Parameters of all blocks that take part in matrix products (no embeddings, norms, biases or output projection)."""
+    shape = _shape(config)
+    attention = shape["hidden"] * (2 * shape["query"] + 2 * shape["key_value"])
+    feed_forward = shape["feed_forward_matrices"] * shape["hidden"] * shape["inner"]
+    return shape["layers"] * (attention + feed_forward)
+
+
+def output_parameters(config) -> int:
+    """Parameters of the output projection, which counts once whether it is tied to the embedding or not."""
+    shape = _shape(config)
+    return shape["hidden"] * shape["vocabulary"]
+
+
+def forward_flops(
+    config, num_tokens: int, context_tokens: float, output_tokens: int | None = None, adapter_parameters: int = 0
+) -> float:
+    """Executed FLOPs of a forward pass.
+
+    Args:
+        config: a transformers config of a known `model_type`.
+        num_tokens: tokens put through the blocks in all, padding included.
+        context_tokens: positions that each of them attends to (a mean where they differ); the full square for eager
+            attention, so the padded length.
+        output_tokens: tokens that reach the output projection; all of them by default.
+        adapter_parameters: LoRA parameters in the blocks, each a multiply-add a token.
+
+    Raises:
+        ValueError: for a model type without a formula, or a negative count.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), table 1, without its embedding row.
+
+    >>> from types import SimpleNamespace
+    >>> config = SimpleNamespace(model_type="llama", hidden_size=4, num_attention_heads=2, num_key_value_heads=1,
+    ...                          num_hidden_layers=1, intermediate_size=8, vocab_size=10)
+    >>> forward_flops(config, num_tokens=1, context_tokens=1)  # 2*(4*(4+4+2+2) + 3*4*8 + 4*10) + 4*4
+    384
+    """
+    output_tokens = num_tokens if output_tokens is None else output_tokens
+    if min(num_tokens, context_tokens, output_tokens) < 0:
+        raise ValueError(f"token counts are not negative: {num_tokens}, {context_tokens}, {output_tokens}")
+    return (
+        2 * (block_parameters(config) + adapter_parameters) * num_tokens
+        + _attention_flops(config, num_tokens, context_tokens)
+        + 2 * output_parameters(config) * output_tokens
+    )
+
+
+def backward_flops(
+    config,
+    num_tokens: int,
+    context_tokens: float,
+    output_tokens: int | None = None,
+    adapter_parameters: int = 0,
+    trainable_parameters: int | None = None,
+    inputs_without_gradient: int = 0,
+    output_trainable: bool = True,
+    output_recomputed: bool = False,
+    blocks_recomputed: bool = False,
+) -> float:
+    """Executed FLOPs of the backward pass of `forward_flops` with the same shapes: twice as many if everything trains.
+
+    A product has a gradient of its input (always, but for the first layer of a model whose embedding is frozen) and one
+    of its weight (where the weight trains).
+
+    Args:
+        trainable_parameters: of the blocks, adapters included; all of them by default.
+        inputs_without_gradient: parameters of the layers whose input needs no gradient.
+        output_trainable: whether the output projection trains.
+        output_recomputed: whether backward computes the logits again, as TRL's fused head does.
+        blocks_recomputed: whether backward runs the blocks again (gradient checkpointing).
+    """
+    output_tokens = num_tokens if output_tokens is None else output_tokens
+    present = block_parameters(config) + adapter_parameters
+    trainable = present if trainable_parameters is None else trainable_parameters
+    attention = _attention_flops(config, num_tokens, context_tokens)
+    products = 2 * (present - inputs_without_gradient + trainable) * num_tokens + 2 * attention
+    output = 2 * output_parameters(config) * output_tokens * (1 + output_trainable + output_recomputed)
+    recomputed = blocks_recomputed * (2 * present * num_tokens + attention)
+    return products + output + recomputed
+
+
+def _attention_flops(config, num_tokens: int, context_tokens: float) -> float:
+    """The two attention products, scores and values."""
+    shape = _shape(config)
+    return 4 * shape["layers"] * shape["query"] * num_tokens * context_tokens

@@ -1,0 +1,76 @@
+"""What every metric key means: its unit, its definition and how it is estimated. A key that is not here does not exist."""
+
+from typing import NamedTuple
+
+# Every FLOP a run executes belongs to one of these.
+PHASES = (
+    "prefill",
+    "decode",
+    "score_old",
+    "score_reference",
+    "train_forward",
+    "train_backward",
+    "reward_model",
+    "evaluation",
+)
+# What a sample costs; evaluation is recorded and kept out of every denominator.
+TRAINING_PHASES = tuple(phase for phase in PHASES if phase != "evaluation")
+
+
+class Metric(NamedTuple):
+    """`estimator` says how the number comes about; `cumulative` numbers count from the start of the run."""
+
+    unit: str
+    definition: str
+    estimator: str
+    cumulative: bool = False
+
+
+GLOSSARY: dict[str, Metric] = {
+    "train/loss": Metric("nats", "The loss that the optimizer stepped on, as the trainer defines it", "mean over the step"),
+    "train/learning_rate": Metric("1", "Learning rate of the step", "scheduler"),
+    "samples/total": Metric("samples", "Labelled sequences (sft) or rollouts (rl) trained on", "count", True),
+    "tokens/prompt": Metric("tokens", "Real prompt tokens trained on, a prompt counted with every completion", "count", True),
+    "tokens/completion": Metric("tokens", "Real completion tokens trained on, end of sequence included", "count", True),
+    "bits/offered_per_sample": Metric(
+        "bits",
+        "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) a rollout (rl)",
+        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; mean over the step's samples",
+    ),
+    "bits/offered_total": Metric("bits", "Sum of the offered bits over all samples", "sum", True),
+    "bits/believed_per_sample": Metric(
+        "bits",
+        "What an own sample of surprisal s is expected to tell: H(2^-s) for a verdict (rl)",
+        "mean over the step's rollouts; null in sft, whose labels are not the model's samples",
+    ),
+    "bits/surprisal_per_sample": Metric(
+        "bits", "Surprisal of the label (sft) or of the own completion (rl) under the policy that trains on it", "training forward"
+    ),
+    "group/pass_rate": Metric("1", "Mean exact pass rate of the step's prompts before the step", "teacher-forced"),
+    "group/pass_rate_estimate": Metric("1", "Share of the step's rollouts that passed", "count"),
+    "group/num_rollouts": Metric("rollouts", "Rollouts behind the estimates of the step", "count"),
+    "group/informative_fraction": Metric("1", "Share of the step's groups whose rewards are not all equal", "count"),
+    "group/informative_fraction_predicted": Metric(
+        "1", "What the exact pass rates predict for it: 1 - p^G - (1-p)^G", "mean over the step's prompts"
+    ),
+    "flops/dead_group_fraction": Metric(
+        "1", "Share of the training FLOPs so far that went to groups whose rewards are all equal", "by share of rollouts", True
+    ),
+    "flops/total": Metric("FLOPs", "Executed training FLOPs: all phases but evaluation", "shapes that ran", True),
+    "flops/lost": Metric("FLOPs", "Spent on steps that a resume threw away; part of no other number", "records", True),
+    "seconds/total": Metric("s", "Wall-clock time of training, evaluation left out", "clock", True),
+    **{
+        f"flops/{phase}": Metric("FLOPs", f"Executed in phase {phase}, padding and finished rows included", "shapes that ran", True)
+        for phase in PHASES
+    },
+    **{
+        f"flops_useful/{phase}": Metric("FLOPs", f"The part of flops/{phase} that went to real, distinct tokens", "masks", True)
+        for phase in PHASES
+    },
+    **{f"seconds/{phase}": Metric("s", f"Wall-clock time in phase {phase}", "clock, first process", True) for phase in PHASES},
+}
+
+
+def unknown_keys(keys) -> list[str]:
+    """The keys that the glossary does not define, sorted."""
+    return sorted(set(keys) - set(GLOSSARY))

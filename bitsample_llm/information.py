@@ -1,0 +1,117 @@
+"""How many bits does one training signal tell, given the probabilities the model assigned beforehand?
+
+All functions take scalars or numpy arrays, return the same, and speak of bits (log base 2). What a learner makes of the
+bits is measured elsewhere; here is only what was on offer.
+"""
+
+import numpy as np
+
+
+def _probabilities(values, name: str, lowest_allowed: bool = True) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    inside = (array >= 0 if lowest_allowed else array > 0) & (array <= 1)  # NaN compares false
+    if not inside.all():
+        interval = "[0, 1]" if lowest_allowed else "(0, 1]"
+        raise ValueError(f"{name} must lie in {interval}, got {array[~inside].flat[0]}")
+    return array
+
+
+def _like(result: np.ndarray, *inputs) -> float | np.ndarray:
+    """A float where every input was a scalar."""
+    return float(result) if all(np.ndim(value) == 0 for value in inputs) else result
+
+
+def _plogp_bits(probability: np.ndarray) -> np.ndarray:
+    """-p log2 p, with its limit 0 at p = 0."""
+    safe = np.where(probability > 0, probability, 1.0)
+    return -safe * np.log2(safe)
+
+
+def surprisal_bits(probability):
+    """Bits that an event of this probability tells when it happens: -log2 p.
+
+    Raises:
+        ValueError: for a probability outside (0, 1], or NaN.
+
+    >>> surprisal_bits(0.125)
+    3.0
+    """
+    return _like(-np.log2(_probabilities(probability, "probability", lowest_allowed=False)) + 0.0, probability)
+
+
+def binary_entropy_bits(pass_rate):
+    """Expected bits of a pass/fail verdict on one rollout: H(p) = -p log2 p - (1-p) log2 (1-p).
+
+    Average it over prompts; the entropy of a mean pass rate is another quantity.
+
+    Raises:
+        ValueError: for a pass rate outside [0, 1], or NaN.
+
+    >>> binary_entropy_bits(0.5)
+    1.0
+    >>> round(binary_entropy_bits(0.11), 3)
+    0.5
+    """
+    p = _probabilities(pass_rate, "pass_rate")
+    return _like(_plogp_bits(p) + _plogp_bits(1 - p), pass_rate)
+
+
+def first_error_entropy_bits(step_pass_rates):
+    """Entropy of the position of the first wrong step: what a process reward offers for one rollout.
+
+    Args:
+        step_pass_rates: (..., K) probabilities that step k is right given that the steps before it are.
+
+    Returns:
+        Bits, of shape (...): sum_k (prod_{j<k} p_j) H(p_k), by the chain rule. Never less than the entropy of the outcome,
+        which is a function of the position.
+
+    Raises:
+        ValueError: for no steps, a rate outside [0, 1], or NaN.
+
+    >>> round(first_error_entropy_bits([0.001 ** (1 / 8)] * 8), 4), round(binary_entropy_bits(0.001), 4)
+    (1.6968, 0.0114)
+    """
+    p = _probabilities(step_pass_rates, "step_pass_rates")
+    if p.ndim == 0 or p.shape[-1] == 0:
+        raise ValueError("step_pass_rates needs at least one step on its last axis")
+    reached = np.cumprod(np.concatenate([np.ones_like(p[..., :1]), p[..., :-1]], axis=-1), axis=-1)
+    result = (reached * (_plogp_bits(p) + _plogp_bits(1 - p))).sum(axis=-1)
+    return float(result) if result.ndim == 0 else result
+
+
+def informative_group_probability(pass_rate, group_size):
+    """Probability that G rollouts of one prompt do not all get the same verdict: 1 - p^G - (1-p)^G.
+
+    A group of equal rewards has no advantage and moves no weight.
+
+    Raises:
+        ValueError: for a pass rate outside [0, 1], NaN, or a group smaller than 1.
+
+    >>> informative_group_probability(0.5, 2)
+    0.5
+    """
+    p = _probabilities(pass_rate, "pass_rate")
+    g = np.asarray(group_size)
+    if not (g >= 1).all():
+        raise ValueError(f"group_size must be at least 1, got {group_size}")
+    return _like(1 - p**g - (1 - p) ** g, pass_rate, group_size)
+
+
+def believed_reward_bits(completion_surprisal_bits):
+    """Bits that a verdict on one's own sample of surprisal s is expected to tell: H(2^-s).
+
+    The learner believes its answer to be right with the probability it gave it. By data processing never more than the s
+    bits that a label is expected to tell; averages over samples compare the two regimes in one convention. Holds for one
+    rollout, not for a group.
+
+    Raises:
+        ValueError: for a negative surprisal, or NaN.
+
+    >>> believed_reward_bits(1.0)
+    1.0
+    """
+    s = np.asarray(completion_surprisal_bits, dtype=float)
+    if not (s >= 0).all():
+        raise ValueError(f"completion_surprisal_bits must not be negative, got {s[~(s >= 0)].flat[0]}")
+    return binary_entropy_bits(_like(np.exp2(-s), completion_surprisal_bits))

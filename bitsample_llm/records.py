@@ -1,0 +1,247 @@
+"""The run directory: what it holds, and all reading and writing of it.
+
+    manifest.json       what ran, on what, and how it ended
+    steps.jsonl         one object an optimizer step, cumulative numbers from the start of the run
+    prompts-*.parquet   one row a prompt and generation step (rl) or a labelled sequence (sft)
+    rollouts-*.parquet  one row a completion
+    evals-*.parquet     one row a held-out problem and evaluation
+    superseded/         rows of steps that a resume threw away
+
+A parquet segment is complete or absent, a row is written once, and an existing directory is never overwritten. Any
+reader of parquet and JSON can read it as it is.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bitsample_llm.glossary import TRAINING_PHASES, unknown_keys
+
+SCHEMA_VERSION = 1
+
+SCHEMAS = {
+    "prompts": pa.schema(
+        {
+            "step": pa.int64(),  # optimizer step that trained on it (the first one, where rollouts are reused)
+            "generation_step": pa.int64(),
+            "problem_id": pa.string(),
+            "group_size": pa.int64(),  # null in sft
+            "num_passed": pa.int64(),
+            "pass_rate": pa.float64(),  # exact, before the step; null where it is not exact
+            "step_pass_rates": pa.list_(pa.float64()),  # exact, of each digit given those before it
+            "offered_bits": pa.float64(),  # a sample
+            "offered_bits_estimator": pa.string(),  # exact, jackknife or surprisal
+        }
+    ),
+    "rollouts": pa.schema(
+        {
+            "step": pa.int64(),
+            "generation_step": pa.int64(),
+            "problem_id": pa.string(),
+            "sample": pa.int64(),  # index in its group
+            "text": pa.string(),
+            "ended": pa.bool_(),
+            "num_tokens": pa.int64(),
+            "rewards": pa.map_(pa.string(), pa.float64()),
+            "passed": pa.bool_(),
+            "reason": pa.string(),
+            "num_steps": pa.int64(),
+            "num_correct_before_first_error": pa.int64(),
+            "surprisal_bits": pa.float64(),
+        }
+    ),
+    "evals": pa.schema(
+        {
+            "step": pa.int64(),
+            "split": pa.string(),
+            "problem_id": pa.string(),
+            "log2_pass_rate": pa.float64(),  # exact: the answer with its end
+            "token_log2_probabilities": pa.list_(pa.float64()),
+            "update_norm": pa.float64(),  # of the parameter change since the start, one number an evaluation
+            "total_flops": pa.float64(),  # training FLOPs so far
+            "total_seconds": pa.float64(),
+        }
+    ),
+}
+
+
+class RecordError(Exception):
+    """A run directory that cannot be written or read; the message names it and the mend, in one line."""
+
+
+def write_json_atomically(path: Path, content: dict) -> None:
+    """Write a JSON object so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def write_parquet_atomically(path: Path, table: pa.Table) -> None:
+    """Write a parquet segment that is complete or absent."""
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)
+
+
+def read_manifest(run_dir: Path) -> dict:
+    """Manifest of a run directory.
+
+    Raises:
+        RecordError: if there is none, or its schema is not the one this version reads.
+    """
+    path = run_dir / "manifest.json"
+    if not path.is_file():
+        raise RecordError(f"{run_dir} is not a run directory: it has no manifest.json")
+    manifest = json.loads(path.read_text())
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise RecordError(
+            f"{run_dir} has record schema {manifest.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
+            "read it with the version of bitsample_llm named in its manifest"
+        )
+    return manifest
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines that end in a newline; a kill can leave a torn one at the end."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class RunWriter:
+    """Writes one run directory; made by `create` or `resume`.
+
+    Rows are collected and written as segments by `flush`; the step lines are written at once. Only one process of a run
+    may hold a writer.
+    """
+
+    def __init__(self, run_dir: Path, manifest: dict):
+        self.run_dir = run_dir
+        self.manifest = manifest
+        self._rows: dict[str, list[dict]] = {table: [] for table in SCHEMAS}
+
+    @classmethod
+    def create(cls, run_dir: Path, manifest: dict) -> "RunWriter":
+        """Start a new run directory.
+
+        Raises:
+            RecordError: if the directory holds a run already.
+        """
+        if (run_dir / "manifest.json").exists():
+            state = read_manifest(run_dir)["state"]
+            raise RecordError(
+                f"{run_dir} holds a {state} run, which is never overwritten: name another --output_dir"
+                + ("" if state == "finished" else ", or resume it with --resume_from_checkpoint last")
+            )
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            writer = cls(run_dir, {"schema_version": SCHEMA_VERSION, **manifest, "state": "running"})
+            write_json_atomically(run_dir / "manifest.json", writer.manifest)
+        except OSError as error:
+            raise RecordError(f"cannot write records to {run_dir}: {error.strerror}") from error
+        return writer
+
+    @classmethod
+    def resume(cls, run_dir: Path, step: int) -> tuple["RunWriter", dict]:
+        """Continue a run after `step`: its writer, and the step line to count on from (empty at step 0).
+
+        Rows and lines of later steps move to `superseded/`, what they cost is added to `flops/lost`.
+
+        Raises:
+            RecordError: if there is no run, it is finished, or it has no record of `step`.
+        """
+        manifest = read_manifest(run_dir)
+        if manifest["state"] == "finished":
+            raise RecordError(f"{run_dir} holds a finished run: there is nothing to resume, name another --output_dir")
+        lines = [json.loads(line) for line in _complete_lines(run_dir / "steps.jsonl")]
+        kept = [line for line in lines if line["step"] <= step]
+        if step > 0 and (not kept or kept[-1]["step"] != step):
+            raise RecordError(f"{run_dir} has a checkpoint of step {step} but no record of it: resume an earlier checkpoint")
+        last = kept[-1] if kept else {}
+        superseded = run_dir / "superseded"
+        if len(kept) < len(lines):
+            spent = sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
+            last = {**last, "flops/lost": max(lines[-1]["flops/lost"], last.get("flops/lost", 0)) + spent}
+            superseded.mkdir(exist_ok=True)
+            number = len(list(superseded.glob("steps-*.jsonl")))
+            dropped = [json.dumps(line) + "\n" for line in lines[len(kept) :]]
+            (superseded / f"steps-{number:05d}.jsonl").write_text("".join(dropped))
+        temporary = run_dir / "steps.tmp"
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, run_dir / "steps.jsonl")
+        for name in SCHEMAS:
+            for path in sorted(run_dir.glob(f"{name}-*.parquet")):
+                table = pq.read_table(path)
+                late = pc.greater(table["step"], step)
+                if pc.any(late).as_py():
+                    superseded.mkdir(exist_ok=True)
+                    write_parquet_atomically(superseded / path.name, table.filter(late))
+                    early = table.filter(pc.invert(late))
+                    if early.num_rows:
+                        write_parquet_atomically(path, early)
+                    else:
+                        path.unlink()
+        writer = cls(run_dir, {**manifest, "state": "running", "resumed_at": [*manifest.get("resumed_at", []), step]})
+        write_json_atomically(run_dir / "manifest.json", writer.manifest)
+        return writer, last
+
+    def add_step(self, line: dict) -> None:
+        """Append one step line.
+
+        Raises:
+            KeyError: for a key that the glossary does not define.
+        """
+        if unknown := unknown_keys(set(line) - {"step", "generation_step"}):
+            raise KeyError(f"metrics without a definition in the glossary: {', '.join(unknown)}")
+        with open(self.run_dir / "steps.jsonl", "a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def add_rows(self, table: str, rows: list[dict]) -> None:
+        """Collect rows of `prompts`, `rollouts` or `evals` for the next segment."""
+        self._rows[table].extend(rows)
+
+    def flush(self) -> None:
+        """Write the collected rows as one new segment a table."""
+        for name, rows in self._rows.items():
+            if rows:
+                taken = [*self.run_dir.glob(f"{name}-*.parquet"), *self.run_dir.glob(f"superseded/{name}-*.parquet")]
+                number = max((int(path.stem.rsplit("-", 1)[1]) + 1 for path in taken), default=0)
+                table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+                write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", table)
+                rows.clear()
+
+    def close(self, state: str, reason: str | None = None) -> None:
+        """Flush, and write `finished` or `failed` with its reason into the manifest."""
+        self.flush()
+        self.manifest = {**self.manifest, "state": state, "reason": reason}
+        write_json_atomically(self.run_dir / "manifest.json", self.manifest)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as recorded. `steps` are the step lines; tables are read on demand."""
+
+    run_dir: Path
+    manifest: dict
+    steps: list[dict]
+
+    def table(self, name: str) -> pa.Table:
+        """All rows of `prompts`, `rollouts` or `evals`, in the order they were written."""
+        paths = sorted(self.run_dir.glob(f"{name}-*.parquet"))
+        return pa.concat_tables([pq.read_table(path) for path in paths]) if paths else SCHEMAS[name].empty_table()
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """The run recorded in a directory.
+
+    Raises:
+        RecordError: if it is no run directory or has another schema.
+    """
+    run_dir = Path(run_dir)
+    manifest = read_manifest(run_dir)
+    return Run(run_dir, manifest, [json.loads(line) for line in _complete_lines(run_dir / "steps.jsonl")])

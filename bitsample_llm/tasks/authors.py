@@ -1,0 +1,44 @@
+"""Who writes the pretraining text: authors of known care, and what they write when they are wrong.
+
+A base model that imitates authors who are right one time in ten passes one time in ten although it knows the skill: a
+*latent* low pass rate. The law of the wrong answers decides how much a right first digit says about the author, and with
+it every step pass rate; it is fixed here, before any reinforcement learning was run.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+# Share of an author's answers that are right.
+CARE_BY_MARK = {"A": 1.0, "B": 0.9, "C": 0.5, "D": 0.2, "E": 0.1, "F": 0.03, "G": 0.01, "H": 0.003}
+ALWAYS_RIGHT_MARK = "A"
+
+
+def uniform_wrong_answer(answer: str, difficulty: int, rng: np.random.Generator) -> str:
+    """A random number of `difficulty` or one more digits, as a guess in the dark: no digit of it knows the problem.
+
+    `answer` and what is returned are plain, most significant digit first. Never equal to `answer`.
+    """
+    while True:
+        digits = rng.integers(0, 10, size=difficulty + int(rng.integers(0, 2)))
+        digits[0] = rng.integers(1, 10)
+        wrong = "".join(map(str, digits.tolist()))
+        if wrong != answer:
+            return wrong
+
+
+def slipped_wrong_answer(answer: str, difficulty: int, rng: np.random.Generator) -> str:
+    """The right answer with one digit exchanged for another: the alternative law, a slip of the pen.
+
+    `answer` and what is returned are plain. Never equal to `answer`; the leading digit of a longer number stays above 0.
+    """
+    position = int(rng.integers(0, len(answer)))
+    lowest = 1 if position == 0 and len(answer) > 1 else 0
+    others = [digit for digit in range(lowest, 10) if str(digit) != answer[position]]
+    return f"{answer[:position]}{rng.choice(others)}{answer[position + 1 :]}"
+
+
+WRONG_ANSWER_LAWS: dict[str, Callable[[str, int, np.random.Generator], str]] = {
+    "uniform": uniform_wrong_answer,
+    "slipped": slipped_wrong_answer,
+}
