@@ -125,7 +125,7 @@ class FlopCounter:
                 inputs_without_gradient=self.inputs_without_gradient,
                 output_trainable=self.output_trainable,
                 output_recomputed=is_fused,
-                blocks_recomputed=getattr(module, "is_gradient_checkpointing", False),
+                blocks_recomputed=getattr(module, "is_activation_checkpointing", False),
             )
 
     def backward_ended(self) -> None:

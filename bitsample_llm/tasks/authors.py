@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 # Share of an author's answers that are right.
-CARE_BY_MARK = {"A": 1.0, "B": 0.9, "C": 0.5, "D": 0.2, "E": 0.1, "F": 0.03, "G": 0.01, "H": 0.003}
+CARE_BY_MARK = {"A": 1.0, "B": 0.9, "C": 0.5, "D": 0.25, "E": 0.12, "F": 0.05, "G": 0.02, "H": 0.005}
 ALWAYS_RIGHT_MARK = "A"
 
 

@@ -1,0 +1,154 @@
+"""Pretrain the embedded model on arithmetic text by authors of known care.
+
+    accelerate launch recipes/pretrain.py --config recipes/configs/pretrain.yaml --output_dir runs/pretrain
+
+Takes transformers' `TrainingArguments` and the choices below. Resumes from its last checkpoint by itself. Ends with a model
+folder, `<output_dir>/model`, and its card.
+"""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.likelihood import exact_pass_rates
+from bitsample_llm.model_card import pass_rate_rows, write_model_card
+from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer
+from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, load_task
+from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
+
+COUNTER_FILE = "flop_counter.json"
+
+
+@dataclass
+class PretrainArguments:
+    """This study's own choices in pretraining."""
+
+    wrong_answers: str = field(
+        default="uniform", metadata={"help": "Law of the wrong answers.", "choices": list(WRONG_ANSWER_LAWS)}
+    )
+    all_careful: bool = field(
+        default=False, metadata={"help": "Every author is always right: the marks say nothing and a low pass rate is a lack of skill."}
+    )
+    save_ladder: int = field(
+        default=0, metadata={"help": "Number of checkpoints to keep, spaced evenly in log tokens, under <output_dir>/ladder."}
+    )
+    stop_at_pass_rate: float | None = field(
+        default=None,
+        metadata={"help": "Stop once the mean exact pass rate of two-digit reversed addition by the always-right author reaches this."},
+    )
+    watch_steps: int = field(default=250, metadata={"help": "Steps between looks at the exact pass rates."})
+
+
+class Watch(TrainerCallback):
+    """Logs exact pass rates, keeps the ladder, stops at a pass rate, and carries the FLOP count across a resume."""
+
+    def __init__(self, choices: PretrainArguments, counter: FlopCounter, tokenizer, ladder_dir: Path):
+        self.choices, self.counter, self.tokenizer, self.ladder_dir = choices, counter, tokenizer, ladder_dir
+        self.ladder_steps: set[int] = set()
+        self.problems = {
+            f"pass_rate/{difficulty}/{mark}": load_task("addition", "reversed", difficulty=difficulty, mark=mark).problems(
+                "heldout", 128, seed=7
+            )
+            for difficulty in (2, 3)
+            for mark in (ALWAYS_RIGHT_MARK, "C", "E")
+        }
+        self.trainer: Trainer | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.choices.save_ladder:
+            exponents = np.linspace(math.log(10), math.log(state.max_steps), self.choices.save_ladder)
+            self.ladder_steps = {round(math.exp(exponent)) for exponent in exponents}
+        if state.global_step:
+            saved = json.loads((Path(args.resume_from_checkpoint) / COUNTER_FILE).read_text())
+            for phase, flops in saved.items():
+                self.counter.executed_flops[phase] += flops
+
+    def on_save(self, args, state, control, **kwargs):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (checkpoint / COUNTER_FILE).write_text(json.dumps(dict(self.counter.executed_flops)))
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step in self.ladder_steps:
+            folder = self.ladder_dir / f"tokens-{state.num_input_tokens_seen:010d}"
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        if state.global_step % self.choices.watch_steps == 0:
+            watched = {name: float(exact_pass_rates(model, self.tokenizer, problems).mean()) for name, problems in self.problems.items()}
+            self.trainer.log(watched)
+            target = self.choices.stop_at_pass_rate
+            if target is not None and watched[f"pass_rate/2/{ALWAYS_RIGHT_MARK}"] >= target:
+                control.should_training_stop = True
+
+
+def main() -> None:
+    parser = TrlParser((PretrainArguments, TrainingArguments))
+    choices, args = parser.parse_args_and_config()
+    args.include_num_input_tokens_seen = "non_padding"  # real tokens; the command line takes it for a yes or no
+    model_dir = Path(args.output_dir) / "model"
+    if model_dir.exists():
+        sys.exit(f"{args.output_dir} holds a finished model: name another --output_dir")
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, args.seed)
+    counter = FlopCounter(model, {tokenizer.eos_token_id})
+    stream = CorpusStream(
+        tokenizer,
+        num_lines=args.max_steps * args.train_batch_size,
+        seed=args.seed,
+        wrong_answers=choices.wrong_answers,
+        all_careful=choices.all_careful,
+    )
+    watch = Watch(choices, counter, tokenizer, Path(args.output_dir) / "ladder")
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=stream,
+        data_collator=AnswerCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[watch],
+    )
+    watch.trainer = trainer
+    args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    counter.detach()
+
+    # stored in half the bytes, used in float32: the card's numbers are of the stored weights
+    unfinished = Path(args.output_dir) / "model.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.half().save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    config_path = unfinished / "config.json"
+    config_path.write_text(json.dumps(json.loads(config_path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    stored = AutoModelForCausalLM.from_pretrained(unfinished, dtype=torch.float32, attn_implementation="eager")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    write_model_card(
+        unfinished,
+        pass_rates=pass_rate_rows(stored, tokenizer),
+        facts={
+            "wrong answers": choices.wrong_answers,
+            "authors": "all always right" if choices.all_careful else "of the care in the table",
+            "updates": trainer.state.global_step,
+            "lines": trainer.state.global_step * args.train_batch_size,
+            "tokens, padding left out": trainer.state.num_input_tokens_seen,
+            "training FLOPs, padding included": f"{counter.executed_flops['train_forward'] + counter.executed_flops['train_backward']:.3e}",
+            "seed": args.seed,
+            "command": " ".join(["accelerate launch", *sys.argv]),
+            "commit": commit or "unknown",
+        },
+    )
+    unfinished.rename(model_dir)
+    print(f"model and card: {model_dir}")
+
+
+if __name__ == "__main__":
+    main()
