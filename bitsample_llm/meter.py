@@ -95,10 +95,8 @@ class InformationMeter(TrainerCallback):
         self._start_parameters = [parameter.detach().clone() for parameter in self._trained_parameters()]
         self._clock = time.perf_counter()
         self._attach()
-        if self.is_main:  # refuse a taken or unwritable directory before anything is trained
-            self._open_new = not trainer.args.resume_from_checkpoint
-            if self._open_new:
-                self._writer = RunWriter.create(self.run_dir, self._manifest)
+        if self.is_main and not trainer.args.resume_from_checkpoint:  # a taken directory is refused before any training
+            self._writer = RunWriter.create(self.run_dir, self._manifest)
 
     # ---- attaching to the trainer -------------------------------------------------------------------------------------
 
@@ -179,6 +177,7 @@ class InformationMeter(TrainerCallback):
         rewards_BF = original(inputs, prompts, completions, completion_ids)  # of all processes, groups complete
         if self.trainer.model.training:
             self._flush_rollouts()
+            self._generation_step += 1
             rollouts = []
             for example, ids, completion in zip(inputs, completion_ids, completions, strict=True):
                 rollout = {"problem_id": example.get("problem_id"), "num_tokens": len(ids), "text": str(completion)}
@@ -195,6 +194,7 @@ class InformationMeter(TrainerCallback):
             rollouts = gather_object(rollouts)
             names = self.trainer.reward_func_names
             for rollout, rewards in zip(rollouts, rewards_BF.tolist(), strict=True):
+                rollout |= self._place()
                 rollout["rewards"] = dict(zip(names, rewards, strict=True))
                 rollout.setdefault("passed", sum(rewards) >= self.pass_threshold)
             self._pending = {"rollouts": rollouts}
@@ -220,7 +220,6 @@ class InformationMeter(TrainerCallback):
             elif group_size > 1:
                 row |= {"offered_bits": jackknife_entropy_bits(count, group_size), "offered_bits_estimator": "jackknife"}
             rows.append(row)
-        self._generation_step += 1
         self._add_rows("prompts", rows)
         if exact is not None:
             pass_rates = [row["pass_rate"] for row in rows]
@@ -237,8 +236,13 @@ class InformationMeter(TrainerCallback):
         self.cumulative["tokens/completion"] += sum(rollout["num_tokens"] for rollout in rollouts)
 
     def _exact_step_pass_rates(self, problem_ids: list[str]) -> list[np.ndarray] | None:
-        """Exact pass rate of each step of each problem, given the steps before it; None without a verifier."""
-        if self.verifier is None:
+        """Exact pass rate of each step of each problem, given the steps before it.
+
+        None without a verifier, or where sampling is not from the model's own distribution.
+        """
+        args = self.trainer.args
+        own_distribution = args.temperature == 1 and args.top_p == 1 and not args.top_k and args.min_p is None
+        if self.verifier is None or not own_distribution:
             return None
         distinct = list(dict.fromkeys(problem_ids))
         problems = [self.verifier.problem_by_id[problem_id] for problem_id in distinct]
@@ -263,17 +267,22 @@ class InformationMeter(TrainerCallback):
         self._add_rows("rollouts", self._pending["rollouts"])
         self._pending = None
 
+    def _place(self) -> dict:
+        """The step under way and the generation it trains on."""
+        return {
+            "step": self.trainer.state.global_step + 1,
+            "generation_step": self._generation_step if self.is_rl else None,
+        }
+
     def _add_rows(self, table: str, rows: list[dict]) -> None:
         if self._writer is not None:
-            step = self.trainer.state.global_step + 1  # the step under way
-            generation_step = self._generation_step if self.is_rl else None
-            self._writer.add_rows(table, [{"step": step, "generation_step": generation_step, **row} for row in rows])
+            self._writer.add_rows(table, [self._place() | row for row in rows])
 
     # ---- the trainer's events ----------------------------------------------------------------------------------------
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Open the records (a resumed run counts on from its checkpoint's step) and score the start."""
-        if args.resume_from_checkpoint and self._writer is None:
+        if args.resume_from_checkpoint:
             last: dict = {}
             if self.is_main:
                 self._writer, last = RunWriter.resume(self.run_dir, state.global_step)
@@ -284,6 +293,9 @@ class InformationMeter(TrainerCallback):
                 elif key != "step" and value is not None:
                     self.cumulative[key] = value
             self._next_evaluation_flops = self._evaluation_after(self.total_flops)
+            self._skip_what_the_counter_saw()
+        else:
+            self._count(args.device)  # what it saw before there was a trainer
         if self.evaluation_sets and state.global_step == 0:
             self._evaluate(0)
         self._clock = time.perf_counter()
@@ -312,14 +324,19 @@ class InformationMeter(TrainerCallback):
         self._count(args.device)
         self.cumulative["seconds/total"] += time.perf_counter() - self._clock
         dead = self._step_values.pop("dead_groups", None)
-        self._dead_flops = self.cumulative["flops/dead_group_fraction"] * flops_before
         if dead is not None:
-            self._dead_flops += float(np.mean(dead)) * (self.total_flops - flops_before)
-        self.cumulative["flops/dead_group_fraction"] = self._dead_flops / self.total_flops
+            dead_flops = self.cumulative["flops/dead_group_fraction"] * flops_before
+            dead_flops += float(np.mean(dead)) * (self.total_flops - flops_before)
+            self.cumulative["flops/dead_group_fraction"] = dead_flops / self.total_flops
         if self.evaluation_sets and self.total_flops >= self._next_evaluation_flops:
             self._evaluate(state.global_step)
         self._write_step(state.global_step)
         self._clock = time.perf_counter()
+
+    def _skip_what_the_counter_saw(self) -> None:
+        """Preparations done again by a resumed run were counted in its first life; now they are lost."""
+        self._counted = {key: np.array(values) for key, values in self.counter.totals().items()}
+        self.cumulative["flops/lost"] += float(self._counted["flops"].sum())
 
     def _count(self, device) -> None:
         """Add what the counters of all processes saw since the last call to the cumulative numbers."""
@@ -337,8 +354,6 @@ class InformationMeter(TrainerCallback):
         measured = {key: float(np.mean(values)) for key, values in self._step_values.items() if values}
         if self.is_rl:
             measured["group/num_rollouts"] = len(self._step_values["group/pass_rate_estimate"])
-        else:
-            self.cumulative.pop("flops/dead_group_fraction", None)  # there are no groups
         scheduler = self.trainer.lr_scheduler
         measured["train/learning_rate"] = scheduler.get_last_lr()[0] if scheduler is not None else None
         measured["train/loss"] = self._step_loss if np.isfinite(self._step_loss) else None

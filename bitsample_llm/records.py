@@ -106,6 +106,21 @@ def read_manifest(run_dir: Path) -> dict:
     return manifest
 
 
+def check_run_dir(run_dir: Path, resume: bool) -> None:
+    """Refuse to overwrite a run, and to resume one that is absent or finished.
+
+    Raises:
+        RecordError: naming the mend.
+    """
+    if resume:
+        if read_manifest(run_dir)["state"] == "finished":
+            raise RecordError(f"{run_dir} holds a finished run: there is nothing to resume, name another --output_dir")
+    elif (run_dir / "manifest.json").exists():
+        state = read_manifest(run_dir)["state"]
+        mend = "" if state == "finished" else ", or resume it with --resume_from_checkpoint last"
+        raise RecordError(f"{run_dir} holds a {state} run, which is never overwritten: name another --output_dir{mend}")
+
+
 def _complete_lines(path: Path) -> list[str]:
     """Lines that end in a newline; a kill can leave a torn one at the end."""
     if not path.is_file():
@@ -132,12 +147,7 @@ class RunWriter:
         Raises:
             RecordError: if the directory holds a run already.
         """
-        if (run_dir / "manifest.json").exists():
-            state = read_manifest(run_dir)["state"]
-            raise RecordError(
-                f"{run_dir} holds a {state} run, which is never overwritten: name another --output_dir"
-                + ("" if state == "finished" else ", or resume it with --resume_from_checkpoint last")
-            )
+        check_run_dir(run_dir, resume=False)
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             writer = cls(run_dir, {"schema_version": SCHEMA_VERSION, **manifest, "state": "running"})
@@ -155,14 +165,14 @@ class RunWriter:
         Raises:
             RecordError: if there is no run, it is finished, or it has no record of `step`.
         """
+        check_run_dir(run_dir, resume=True)
         manifest = read_manifest(run_dir)
-        if manifest["state"] == "finished":
-            raise RecordError(f"{run_dir} holds a finished run: there is nothing to resume, name another --output_dir")
         lines = [json.loads(line) for line in _complete_lines(run_dir / "steps.jsonl")]
         kept = [line for line in lines if line["step"] <= step]
         if step > 0 and (not kept or kept[-1]["step"] != step):
             raise RecordError(f"{run_dir} has a checkpoint of step {step} but no record of it: resume an earlier checkpoint")
         last = kept[-1] if kept else {}
+        cut = step if step > 0 else -1  # from the beginning again, so not even the first evaluation stays
         superseded = run_dir / "superseded"
         if len(kept) < len(lines):
             spent = sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
@@ -177,7 +187,7 @@ class RunWriter:
         for name in SCHEMAS:
             for path in sorted(run_dir.glob(f"{name}-*.parquet")):
                 table = pq.read_table(path)
-                late = pc.greater(table["step"], step)
+                late = pc.greater(table["step"], cut)
                 if pc.any(late).as_py():
                     superseded.mkdir(exist_ok=True)
                     write_parquet_atomically(superseded / path.name, table.filter(late))

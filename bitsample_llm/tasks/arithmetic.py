@@ -68,8 +68,8 @@ class ArithmeticTask:
     def problems(self, split: str, num: int, seed: int) -> list[Problem]:
         """`num` distinct problems of a split, drawn from `seed`.
 
-        `train` and `heldout` have this task's difficulty; `shifted` has one digit more; `seen` and `pretrain` are pairs
-        that the base model was trained on. No operand pair is in two splits.
+        `shifted` has one digit more, all others have this task's difficulty; `seen` and `pretrain` are pairs that the base
+        model was trained on. No operand pair is in two splits.
 
         Raises:
             ValueError: for an unknown split, or where the split has fewer than `num` problems.

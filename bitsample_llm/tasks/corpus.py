@@ -13,8 +13,8 @@ from bitsample_llm.tasks.arithmetic import ArithmeticTask
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
 
-SHARE_BY_MARK = {"A": 0.34, **dict.fromkeys("BCDEFGH", 0.075), UNKNOWN_MARK: 0.135}
-SHARE_BY_DIFFICULTY = {1: 0.08, 2: 0.52, 3: 0.35, 4: 0.05}
+SHARE_BY_MARK = {"A": 0.40, **dict.fromkeys("BCDEFGH", 0.07), UNKNOWN_MARK: 0.11}
+SHARE_BY_DIFFICULTY = {1: 0.10, 2: 0.52, 3: 0.33, 4: 0.05}
 SHARE_BY_KIND = {
     ("addition", "reversed"): 0.90,
     ("addition", "plain"): 0.05,

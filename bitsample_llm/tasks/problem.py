@@ -9,9 +9,17 @@ from dataclasses import dataclass
 
 UNKNOWN_MARK = "?"
 
-# Cumulative upper bounds of a pair's hash in [0, 1). `pretrain` is what the base model was trained on; `seen` is the part
-# of it that only the always-right author wrote about.
-POOL_BOUNDS = {"heldout": 0.10, "shifted": 0.20, "train": 0.40, "seen": 0.45, "pretrain": 1.00}
+# Cumulative upper bounds of a pair's hash in [0, 1). Learning rates are tuned on the `tuning` pools, which no reported run
+# touches. `pretrain` and `seen` are what the base model was trained on, `seen` by the always-right author only.
+POOL_BOUNDS = {
+    "heldout": 0.10,
+    "shifted": 0.20,
+    "train": 0.34,
+    "tuning": 0.38,
+    "tuning_heldout": 0.40,
+    "seen": 0.45,
+    "pretrain": 1.00,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""Stop at a FLOP budget, and show on one line how far a run has come and what it has told so far."""
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from bitsample_llm.meter import InformationMeter
+
+
+class FlopBudget(TrainerCallback):
+    """Stops training after the step at which the training FLOPs of all processes reach the budget."""
+
+    def __init__(self, meter: InformationMeter, flop_budget: float):
+        self.meter = meter
+        self.flop_budget = flop_budget
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """The overshoot is less than the FLOPs of one step."""
+        if self.meter.total_flops >= self.flop_budget:
+            control.should_training_stop = True
+
+
+class ProgressLine(TrainerCallback):
+    """A progress bar over FLOPs where there is a budget, over steps where there is none, in place of TRL's."""
+
+    def __init__(self, meter: InformationMeter, flop_budget: float | None):
+        self.meter = meter
+        self.flop_budget = flop_budget
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar on the first process."""
+        if state.is_world_process_zero and not args.disable_tqdm:
+            if self.flop_budget:
+                self.bar = tqdm(total=self.flop_budget, unit="FLOP", unit_scale=True, dynamic_ncols=True)
+            else:
+                self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Show the last step: pass rate, bits a sample and bits a petaFLOP offered."""
+        if self.bar is None:
+            return
+        line = self.meter.last_line
+        self.bar.n = min(self.meter.total_flops, self.flop_budget) if self.flop_budget else state.global_step
+        pass_rate = line.get("group/pass_rate", line.get("group/pass_rate_estimate"))
+        shown = {"loss": line["train/loss"]} if pass_rate is None else {"pass": pass_rate}
+        if "bits/offered_per_sample" in line:
+            shown |= {
+                "bits/sample": line["bits/offered_per_sample"],
+                "bits/PFLOP": line["bits/offered_total"] / line["flops/total"] * 1e15,
+            }
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,230 @@
+"""How a run of the study is put together: its choices, its model, its problems and its records.
+
+The recipes add a TRL trainer to what is here.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, TrlParser
+
+from bitsample_llm.budget import FlopBudget, ProgressLine
+from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.meter import InformationMeter
+from bitsample_llm.model_card import sha256_of_file
+from bitsample_llm.records import RecordError, check_run_dir
+from bitsample_llm.rewards import RolloutVerifier
+from bitsample_llm.tasks import Problem, load_task
+from bitsample_llm.tasks.problem import UNKNOWN_MARK
+
+PACKAGES = ("bitsample_llm", "torch", "transformers", "trl", "accelerate", "peft", "datasets")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class StudyArguments:
+    """This study's own choices, beside TRL's."""
+
+    arm: str | None = field(default=None, metadata={"help": "Name of this way to train in reports; made up from the options by default."})
+    start: str | None = field(default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."})
+    task: str = field(default="addition", metadata={"help": "addition or subtraction."})
+    answer_format: str = field(default="reversed", metadata={"help": "plain, or reversed: least significant digit first."})
+    difficulty: int = field(default=2, metadata={"help": "Digits of the operands."})
+    mark: str = field(default=UNKNOWN_MARK, metadata={"help": "Author mark on every prompt; ? for an unknown author."})
+    num_train_problems: int = field(default=512, metadata={"help": "Distinct training problems."})
+    num_heldout_problems: int = field(default=256, metadata={"help": "Problems in each evaluation set."})
+    problem_seed: int = field(default=0, metadata={"help": "Seed of the problems, the same for all runs of a comparison."})
+    tuning: bool = field(
+        default=False, metadata={"help": "Train and evaluate on the problems set aside for tuning, which no reported run touches."}
+    )
+    flop_budget: float | None = field(
+        default=None, metadata={"help": "Stop after this many training FLOPs, rollouts included; max_steps holds as well."}
+    )
+    num_evaluations: int = field(default=10, metadata={"help": "Held-out evaluations, spaced evenly over the FLOP budget."})
+
+
+class OneLineParser(TrlParser):
+    """TRL's parser, whose errors are one line and not four hundred lines of usage."""
+
+    def error(self, message: str):
+        """Exit with status 2 and the message."""
+        print(f"{self.prog}: {message} (--help lists all options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what a user can get wrong into one line and exit status 1; anything else keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError, RecordError) as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False):
+    """The model to train and its tokenizer.
+
+    Raises:
+        ValueError: if no model is named, its folder does not exist, or its tokenizer lacks a pad or EOS token.
+    """
+    name = model_args.model_name_or_path
+    if name is None:
+        raise ValueError("no model: pass --model_name_or_path FOLDER or a Hub name")
+    if not Path(name).is_dir() and (name.startswith((".", "/")) or name.count("/") != 1 or Path(name).parent.is_dir()):
+        raise ValueError(f"model folder {name} does not exist: pass --model_name_or_path FOLDER or a Hub name")
+    options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    for token in ("pad_token", "eos_token"):
+        if getattr(tokenizer, token) is None:
+            raise ValueError(f"the tokenizer of {name} has no {token}: set it in its tokenizer_config.json")
+    dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, attn_implementation=model_args.attn_implementation, **options
+    )
+    return model, tokenizer
+
+
+@dataclass
+class StudyProblems:
+    """What a run trains on and is measured on."""
+
+    task: object
+    train: list[Problem]
+    evaluation_sets: dict[str, list[Problem]]
+
+
+def load_problems(study: StudyArguments) -> StudyProblems:
+    """Training problems and evaluation sets of a run.
+
+    Raises:
+        ValueError: for an unknown task, format or mark, or more problems than a split has.
+    """
+    mark = None if study.mark == UNKNOWN_MARK else study.mark
+    task = load_task(study.task, study.answer_format, difficulty=study.difficulty, mark=mark)
+    seed, num = study.problem_seed, study.num_heldout_problems
+    if study.tuning:
+        splits = {"heldout": "tuning_heldout"}
+        train = task.problems("tuning", study.num_train_problems, seed)
+    else:
+        splits = {"heldout": "heldout", "seen": "seen", "shifted": "shifted"}
+        train = task.problems("train", study.num_train_problems, seed)
+    sets = {name: task.problems(split, num, seed) for name, split in splits.items()}
+    return StudyProblems(task, train, sets | {"train": train[:num]})
+
+
+def problems_sha256(problems: Sequence[Problem]) -> str:
+    """Digest of the problems' ids and answers, in order."""
+    return hashlib.sha256("\n".join(f"{problem.problem_id}\t{problem.answer}" for problem in problems).encode()).hexdigest()
+
+
+def git_state() -> dict:
+    """Commit and dirty flag of the repository; null outside of one."""
+
+    def ask(*words: str) -> str | None:
+        answer = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
+
+
+def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems: StudyProblems, **choices) -> dict:
+    """What a run directory says of a run before it starts."""
+    folder = Path(model_args.model_name_or_path)
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    config = {"study": dataclasses.asdict(study), "model": dataclasses.asdict(model_args), "training": args.to_dict(), **choices}
+    return {
+        "arm": study.arm,
+        "start": study.start or folder.name,
+        "command": " ".join(sys.argv),
+        **git_state(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "model_sha256": {path.name: sha256_of_file(path) for path in weights},
+        "train_problems_sha256": problems_sha256(problems.train),
+        "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
+        "config": _plain(config),
+    }
+
+
+def _plain(value):
+    """JSON's types only."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def prepare_run_dir(args) -> str | None:
+    """Point the trainer's checkpoints into the run directory; the checkpoint to resume, if one was asked for and exists.
+
+    `--resume_from_checkpoint last` means the newest one, and the beginning where there is none yet.
+
+    Raises:
+        RecordError: if the directory holds a run and no resume was asked for, or a finished one.
+    """
+    run_dir = Path(args.output_dir)
+    check_run_dir(run_dir, resume=bool(args.resume_from_checkpoint))
+    args.output_dir = str(run_dir / "checkpoints")
+    if args.resume_from_checkpoint in ("last", "true", "True"):
+        return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    return args.resume_from_checkpoint
+
+
+def train_and_record(
+    trainer, study: StudyArguments, problems: StudyProblems, manifest: dict, checkpoint: str | None, counter: FlopCounter | None = None
+) -> InformationMeter:
+    """Train with the meter on, and leave a finished run directory with the trained model in it.
+
+    A run that raises leaves its records with state `failed` and the reason.
+    """
+    args = trainer.args
+    run_dir = Path(args.output_dir).parent
+    with one_line_errors():
+        meter = InformationMeter(
+            trainer,
+            output_dir=run_dir,
+            manifest=manifest,
+            verifier=RolloutVerifier(problems.task, problems.train, trainer.processing_class),
+            evaluation_sets=problems.evaluation_sets,
+            evaluation_flops=study.flop_budget / study.num_evaluations if study.flop_budget else None,
+            counter=counter,
+        )
+    trainer.add_callback(meter)
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(ProgressLine(meter, study.flop_budget))
+    if study.flop_budget:
+        trainer.add_callback(FlopBudget(meter, study.flop_budget))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
+        meter.close_failed(f"{type(error).__name__}: {error}")
+        raise
+    if args.save_strategy != "no":
+        trainer.save_model(str(run_dir / "model"))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # two CPU processes now and then abort at exit without it
+    return meter
+
+
+def unlimited_steps(args, flop_budget: float | None) -> None:
+    """Let the budget end the run where no number of steps was given."""
+    if flop_budget and args.max_steps <= 0:
+        args.max_steps = 10**9

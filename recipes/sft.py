@@ -1,0 +1,69 @@
+"""Supervised fine-tuning of a causal LM on arithmetic, with TRL's SFTTrainer and every sample accounted for.
+
+    accelerate launch recipes/sft.py --config recipes/configs/sft.yaml --output_dir runs/sft --learning_rate 1e-4
+
+Takes TRL's `SFTConfig` and `ModelConfig` and the choices of `StudyArguments` and below.
+"""
+
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+
+from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.rejection import passing_problems
+from bitsample_llm.study import (
+    OneLineParser,
+    StudyArguments,
+    load_model_and_tokenizer,
+    load_problems,
+    one_line_errors,
+    prepare_run_dir,
+    run_manifest,
+    train_and_record,
+    unlimited_steps,
+)
+
+
+@dataclass
+class SFTChoices:
+    """Where the labels come from."""
+
+    labels: str = field(
+        default="answers",
+        metadata={
+            "help": "answers: the right ones. passing_rollouts: those among the policy's own rollouts that pass, one label a pass.",
+            "choices": ["answers", "passing_rollouts"],
+        },
+    )
+    rollouts_per_prompt: int = field(default=8, metadata={"help": "Rollouts drawn for passing_rollouts; their FLOPs count."})
+
+
+def main() -> None:
+    with one_line_errors():
+        parser = OneLineParser((StudyArguments, SFTChoices, SFTConfig, ModelConfig))
+        study, choices, args, model_args = parser.parse_args_and_config()
+        problems = load_problems(study)
+        checkpoint = prepare_run_dir(args)
+        unlimited_steps(args, study.flop_budget)
+        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code)
+        study.arm = study.arm or ("sft" if choices.labels == "answers" else "sft_passing")
+        manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
+        counter, labelled = None, problems.train
+        if choices.labels == "passing_rollouts":
+            counter = FlopCounter(model, {tokenizer.eos_token_id})
+            labelled = passing_problems(model, tokenizer, problems.task, problems.train, choices.rollouts_per_prompt, args.seed)
+            manifest["passing_rollouts"] = len(labelled)
+        rows = [{"prompt": p.prompt, "completion": p.answer, "problem_id": p.problem_id} for p in labelled]
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model_args),
+        )
+    train_and_record(trainer, study, problems, manifest, checkpoint, counter)
+
+
+if __name__ == "__main__":
+    main()
