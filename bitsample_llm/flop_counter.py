@@ -144,7 +144,9 @@ class FlopCounter:
         return "score_old"
 
     def _add(self, phase: str, price, shape: PassShape, **options) -> None:
-        self.executed_flops[phase] += price(self.config, shape.tokens, shape.attended / max(shape.tokens, 1), shape.outputs, **options)
+        self.executed_flops[phase] += price(
+            self.config, shape.tokens, shape.attended / max(shape.tokens, 1), shape.outputs, **options
+        )
         self.useful_flops[phase] += price(
             self.config,
             shape.useful_tokens,

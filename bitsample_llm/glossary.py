@@ -71,6 +71,11 @@ GLOSSARY: dict[str, Metric] = {
 }
 
 
+def is_cumulative(key: str) -> bool:
+    """Whether a metric counts from the start of the run, so that a resumed run counts on from it."""
+    return key in GLOSSARY and GLOSSARY[key].cumulative
+
+
 def unknown_keys(keys) -> list[str]:
     """The keys that the glossary does not define, sorted."""
     return sorted(set(keys) - set(GLOSSARY))

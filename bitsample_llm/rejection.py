@@ -41,9 +41,7 @@ def sampled_completions(
     return completions
 
 
-def passing_problems(
-    model, tokenizer, task, problems: Sequence[Problem], rollouts_per_prompt: int, seed: int
-) -> list[Problem]:
+def passing_problems(model, tokenizer, task, problems: Sequence[Problem], rollouts_per_prompt: int, seed: int) -> list[Problem]:
     """The problems, each as often as one of its `rollouts_per_prompt` rollouts passed: with one accepted answer a passing
     rollout is that answer.
 

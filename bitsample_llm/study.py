@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -37,8 +38,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 class StudyArguments:
     """This study's own choices, beside TRL's."""
 
-    arm: str | None = field(default=None, metadata={"help": "Name of this way to train in reports; made up from the options by default."})
-    start: str | None = field(default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."})
+    arm: str | None = field(
+        default=None, metadata={"help": "Name of this way to train in reports; made up from the options by default."}
+    )
+    start: str | None = field(
+        default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."}
+    )
     task: str = field(default="addition", metadata={"help": "addition or subtraction."})
     answer_format: str = field(default="reversed", metadata={"help": "plain, or reversed: least significant digit first."})
     difficulty: int = field(default=2, metadata={"help": "Digits of the operands."})
@@ -52,7 +57,10 @@ class StudyArguments:
     flop_budget: float | None = field(
         default=None, metadata={"help": "Stop after this many training FLOPs, rollouts included; max_steps holds as well."}
     )
-    num_evaluations: int = field(default=10, metadata={"help": "Held-out evaluations, spaced evenly over the FLOP budget."})
+    num_evaluations: int = field(
+        default=12,
+        metadata={"help": "Held-out evaluations after the first, spaced evenly in the log of the FLOPs up to the budget."},
+    )
 
 
 class OneLineParser(TrlParser):
@@ -92,9 +100,7 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
         if getattr(tokenizer, token) is None:
             raise ValueError(f"the tokenizer of {name} has no {token}: set it in its tokenizer_config.json")
     dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, attn_implementation=model_args.attn_implementation, **options
-    )
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=model_args.attn_implementation, **options)
     return model, tokenizer
 
 
@@ -187,8 +193,20 @@ def prepare_run_dir(args) -> str | None:
     return args.resume_from_checkpoint
 
 
+def evaluation_points(study: StudyArguments) -> list[float]:
+    """Training FLOPs at which to evaluate: most learning is early, so from 1/256 of the budget on a log axis."""
+    if not study.flop_budget:
+        return []
+    return np.geomspace(study.flop_budget / 256, study.flop_budget, study.num_evaluations)[:-1].tolist()
+
+
 def train_and_record(
-    trainer, study: StudyArguments, problems: StudyProblems, manifest: dict, checkpoint: str | None, counter: FlopCounter | None = None
+    trainer,
+    study: StudyArguments,
+    problems: StudyProblems,
+    manifest: dict,
+    checkpoint: str | None,
+    counter: FlopCounter | None = None,
 ) -> InformationMeter:
     """Train with the meter on, and leave a finished run directory with the trained model in it.
 
@@ -203,7 +221,7 @@ def train_and_record(
             manifest=manifest,
             verifier=RolloutVerifier(problems.task, problems.train, trainer.processing_class),
             evaluation_sets=problems.evaluation_sets,
-            evaluation_flops=study.flop_budget / study.num_evaluations if study.flop_budget else None,
+            evaluation_flops=evaluation_points(study),
             counter=counter,
         )
     trainer.add_callback(meter)

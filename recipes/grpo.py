@@ -54,7 +54,9 @@ def check_completion_length(max_completion_length: int, tokenizer, problems) -> 
     """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer."""
     needed = max(len(encode_answer(tokenizer, problem)[1]) for problem in problems)
     if max_completion_length < needed:
-        raise ValueError(f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end")
+        raise ValueError(
+            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
+        )
 
 
 def main() -> None:

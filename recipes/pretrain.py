@@ -38,14 +38,17 @@ class PretrainArguments:
         default="uniform", metadata={"help": "Law of the wrong answers.", "choices": list(WRONG_ANSWER_LAWS)}
     )
     all_careful: bool = field(
-        default=False, metadata={"help": "Every author is always right: the marks say nothing and a low pass rate is a lack of skill."}
+        default=False,
+        metadata={"help": "Every author is always right: the marks say nothing and a low pass rate is a lack of skill."},
     )
     save_ladder: int = field(
         default=0, metadata={"help": "Number of checkpoints to keep, spaced evenly in log tokens, under <output_dir>/ladder."}
     )
     stop_at_pass_rate: float | None = field(
         default=None,
-        metadata={"help": "Stop once the mean exact pass rate of two-digit reversed addition by the always-right author reaches this."},
+        metadata={
+            "help": "Stop once the mean exact pass rate of two-digit reversed addition by the always-right author reaches this."
+        },
     )
     watch_steps: int = field(default=250, metadata={"help": "Steps between looks at the exact pass rates."})
 
@@ -84,7 +87,9 @@ class Watch(TrainerCallback):
             model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         if state.global_step % self.choices.watch_steps == 0:
-            watched = {name: float(exact_pass_rates(model, self.tokenizer, problems).mean()) for name, problems in self.problems.items()}
+            watched = {
+                name: float(exact_pass_rates(model, self.tokenizer, problems).mean()) for name, problems in self.problems.items()
+            }
             self.trainer.log(watched)
             target = self.choices.stop_at_pass_rate
             if target is not None and watched[f"pass_rate/2/{ALWAYS_RIGHT_MARK}"] >= target:

@@ -1,0 +1,230 @@
+"""From recorded runs to numbers: what each run absorbed and paid, and what the seeds of an arm say together.
+
+Reads run directories only. An arm is one way to train from one start; its runs differ in their seed.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bitsample_llm.estimators import t_interval
+from bitsample_llm.glossary import TRAINING_PHASES
+from bitsample_llm.records import RecordError, Run
+
+PETA = 1e15
+TARGET_BITS = 1.0  # the gain whose price in samples and FLOPs is compared
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Held-out state of a run at its evaluations: arrays of equal length, the start first."""
+
+    step: np.ndarray
+    flops: np.ndarray
+    seconds: np.ndarray
+    surprisal_bits: np.ndarray  # mean over problems
+    pass_rate: np.ndarray  # mean over problems
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run in numbers; a value that was not measured is None."""
+
+    run: Run
+    start: str
+    arm: str
+    regime: str
+    seed: int
+    curve: Curve
+    values: dict[str, float | None] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one arm from one start, ordered by seed."""
+
+    start: str
+    name: str
+    regime: str
+    results: list[RunResult]
+
+    def seeds(self) -> list[int]:
+        """Seeds, ascending."""
+        return [result.seed for result in self.results]
+
+    def measured(self, key: str) -> list[float]:
+        """Values of the seeds that have one."""
+        return [result.values[key] for result in self.results if result.values[key] is not None]
+
+    def summary(self, key: str) -> dict:
+        """Mean, 95 % t interval over seeds, count and values."""
+        values = self.measured(key)
+        interval = t_interval(values)
+        return {
+            "mean": float(np.mean(values)) if values else None,
+            "interval": list(interval) if interval else None,
+            "n": len(values),
+            "values": [result.values[key] for result in self.results],
+        }
+
+
+def heldout_curve(run: Run, split: str) -> tuple[Curve, np.ndarray, np.ndarray]:
+    """Curve of a split, and its log2 pass rates at the first and the last evaluation, problem by problem.
+
+    Raises:
+        RecordError: if the run has fewer than two evaluations of the split.
+    """
+    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split]
+    by_step: dict[int, dict[str, float]] = defaultdict(dict)
+    shared: dict[int, tuple[float, float]] = {}
+    for row in rows:
+        by_step[row["step"]][row["problem_id"]] = row["log2_pass_rate"]
+        shared[row["step"]] = row["total_flops"], row["total_seconds"]
+    steps = sorted(by_step)
+    if len(steps) < 2:
+        raise RecordError(f"{run.run_dir} has {len(steps)} evaluations of split {split!r}, and a gain needs two")
+    problem_ids = sorted(by_step[steps[0]])
+    log2_p = np.array([[by_step[step][problem_id] for problem_id in problem_ids] for step in steps])
+    curve = Curve(
+        step=np.array(steps),
+        flops=np.array([shared[step][0] for step in steps]),
+        seconds=np.array([shared[step][1] for step in steps]),
+        surprisal_bits=-log2_p.mean(axis=1),
+        pass_rate=np.exp2(log2_p).mean(axis=1),
+    )
+    return curve, log2_p[0], log2_p[-1]
+
+
+def first_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float | None:
+    """x at which the piecewise linear y first reaches `level`; None if it never does.
+
+    >>> first_crossing(np.array([0.0, 10.0]), np.array([0.0, 4.0]), 1.0)
+    2.5
+    """
+    above = np.flatnonzero(y >= level)
+    if not above.size:
+        return None
+    index = int(above[0])
+    if index == 0:
+        return float(x[0])
+    share = (level - y[index - 1]) / (y[index] - y[index - 1])
+    return float(x[index - 1] + share * (x[index] - x[index - 1]))
+
+
+def run_result(run: Run) -> RunResult:
+    """A finished run in numbers.
+
+    Raises:
+        RecordError: if it is not finished or has no steps.
+    """
+    manifest = run.manifest
+    if manifest["state"] != "finished" or not run.steps:
+        raise RecordError(f"{run.run_dir} holds a {manifest['state']} run: only finished runs are reported")
+    curve, before, after = heldout_curve(run, "heldout")
+    last = run.steps[-1]
+    gains = after - before
+    flops, seconds, samples = last["flops/total"], last["seconds/total"], last["samples/total"]
+    absorbed = float(gains.mean())
+    absorbed_curve = curve.surprisal_bits[0] - curve.surprisal_bits
+    samples_at = np.interp(
+        curve.step, [0, *[line["step"] for line in run.steps]], [0, *[line["samples/total"] for line in run.steps]]
+    )
+    half = float(curve.surprisal_bits[0]) / 2
+    flops_to_half = first_crossing(curve.flops, absorbed_curve, half)
+    values: dict[str, float | None] = {
+        "total_flops": flops,
+        "total_seconds": seconds,
+        "samples": samples,
+        "updates": float(last["step"]),
+        "offered_bits_per_sample": last["bits/offered_total"] / samples,
+        "offered_bits_per_petaflop": last["bits/offered_total"] / flops * PETA,
+        "offered_bits_per_second": last["bits/offered_total"] / seconds,
+        "absorbed_bits": absorbed,
+        "absorbed_bits_median": float(np.median(gains)),
+        "absorbed_bits_gains": float(np.maximum(gains, 0).mean()),
+        "absorbed_bits_losses": float(np.minimum(gains, 0).mean()),
+        "absorbed_bits_per_petaflop": absorbed / flops * PETA,
+        "absorbed_bits_per_second": absorbed / seconds,
+        "unsaturated_bits_per_petaflop": (half / flops_to_half if flops_to_half else absorbed / flops) * PETA,
+        "pass_rate_before": float(curve.pass_rate[0]),
+        "pass_rate_after": float(curve.pass_rate[-1]),
+        "pass_rate_bits": math.log2(curve.pass_rate[-1] / curve.pass_rate[0]),
+        "surprisal_bits_before": float(curve.surprisal_bits[0]),
+        "surprisal_bits_after": float(curve.surprisal_bits[-1]),
+        "flops_to_target": first_crossing(curve.flops, absorbed_curve, TARGET_BITS),
+        "samples_to_target": first_crossing(samples_at, absorbed_curve, TARGET_BITS),
+        "dead_group_flops_fraction": last.get("flops/dead_group_fraction"),
+        "informative_group_fraction": _mean_of_steps(run, "group/informative_fraction"),
+        "informative_group_fraction_predicted": _mean_of_steps(run, "group/informative_fraction_predicted"),
+        "update_norm": float(run.table("evals")["update_norm"][-1].as_py()),
+        **{f"flops_{phase}": last[f"flops/{phase}"] for phase in TRAINING_PHASES},
+        **{f"useful_flops_{phase}": last[f"flops_useful/{phase}"] for phase in TRAINING_PHASES},
+    }
+    for split in ("train", "seen", "shifted"):
+        if split in run.table("evals")["split"].unique().to_pylist():
+            _, before, after = heldout_curve(run, split)
+            values[f"absorbed_bits_{split}"] = float((after - before).mean())
+        else:
+            values[f"absorbed_bits_{split}"] = None
+    return RunResult(run, manifest["start"], manifest["arm"], manifest["regime"], manifest["seed"], curve, values)
+
+
+def _mean_of_steps(run: Run, key: str) -> float | None:
+    values = [line[key] for line in run.steps if line.get(key) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def arms_of(results: Sequence[RunResult]) -> list[Arm]:
+    """Arms in the order of their starts and names, SFT first.
+
+    Raises:
+        RecordError: if two runs of one arm have the same seed, or runs of one start were measured on different problems.
+    """
+    grouped: dict[tuple[str, str], list[RunResult]] = defaultdict(list)
+    heldout: dict[str, RunResult] = {}
+    for result in results:
+        grouped[result.start, result.arm].append(result)
+        first = heldout.setdefault(result.start, result)
+        if first.run.manifest["heldout_problems_sha256"] != result.run.manifest["heldout_problems_sha256"]:
+            raise RecordError(f"{first.run.run_dir} and {result.run.run_dir} were measured on different held-out problems")
+    arms = []
+    for (start, name), runs in sorted(grouped.items(), key=lambda item: (item[0][0], item[1][0].regime != "sft", item[0][1])):
+        runs = sorted(runs, key=lambda result: result.seed)
+        if len({result.seed for result in runs}) < len(runs):
+            raise RecordError(f"arm {name} from {start} has two runs of one seed: {', '.join(str(r.run.run_dir) for r in runs)}")
+        arms.append(Arm(start, name, runs[0].regime, runs))
+    return arms
+
+
+def paired_values(first: Arm, second: Arm, key: str) -> list[tuple[float, float]]:
+    """Values of two arms seed by seed, where both were measured."""
+    of_second = {result.seed: result.values[key] for result in second.results}
+    pairs = [(result.values[key], of_second.get(result.seed)) for result in first.results]
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
+
+
+def paired_difference(first: Arm, second: Arm, key: str) -> dict:
+    """Mean of first - second over seeds, with its 95 % t interval and count."""
+    values = [a - b for a, b in paired_values(first, second, key)]
+    interval = t_interval(values)
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "interval": list(interval) if interval else None,
+        "n": len(values),
+        "values": values,
+    }
+
+
+def paired_ratio(first: Arm, second: Arm, key: str) -> dict:
+    """Geometric mean of first / second over seeds with its t interval, from the logarithms; seeds where both are positive."""
+    logs = [math.log(a / b) for a, b in paired_values(first, second, key) if a > 0 and b > 0]
+    interval = t_interval(logs)
+    return {
+        "mean": math.exp(float(np.mean(logs))) if logs else None,
+        "interval": [math.exp(bound) for bound in interval] if interval else None,
+        "n": len(logs),
+        "values": [math.exp(value) for value in logs],
+    }

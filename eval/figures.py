@@ -1,0 +1,211 @@
+"""The pictures of the report, from runs in numbers. Every seed is drawn; colours are told apart by the colour-blind."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from bitsample_llm.glossary import TRAINING_PHASES
+from bitsample_llm.information import binary_entropy_bits, surprisal_bits
+from eval.arms import Arm
+
+# Okabe and Ito's palette; markers and dashes say the same once more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
+
+plt.rcParams.update(
+    {
+        "font.size": 11,
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "bitsample_llm",
+    }
+)
+
+
+def styles(arms: Sequence[Arm]) -> dict[str, dict]:
+    """One look an arm's name, the same in every figure."""
+    names = list(dict.fromkeys(arm.name for arm in arms))
+    return {
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i % len(DASHES)]}
+        for i, name in enumerate(names)
+    }
+
+
+def _recorded_points(arm: Arm, bits_key: str) -> list[tuple[float, float]]:
+    """(mean exact pass rate, mean bits a sample) of every step of every seed."""
+    points = []
+    for result in arm.results:
+        if arm.regime == "rl":
+            lines = [(line.get("group/pass_rate"), line.get(bits_key)) for line in result.run.steps]
+            points += [(pass_rate, bits) for pass_rate, bits in lines if pass_rate is not None and bits is not None]
+        else:  # a label is the accepted answer, so its surprisal is its problem's exact pass rate
+            table = result.run.table("prompts")
+            steps, bits_of_labels = table["step"].to_numpy(), table["offered_bits"].to_numpy()
+            _, index = np.unique(steps, return_inverse=True)
+            count = np.bincount(index)
+            pass_rates = np.bincount(index, np.exp2(-bits_of_labels)) / count
+            points += list(zip(pass_rates, np.bincount(index, bits_of_labels) / count, strict=True))
+    return points
+
+
+def _binned_points(arm: Arm, bits_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The recorded points, averaged in bins of the log of the pass rate, six a decade."""
+    points = np.array(_recorded_points(arm, bits_key)).reshape(-1, 2)
+    keys = np.round(np.log10(np.maximum(points[:, 0], 1e-9)) * 6)
+    means = np.array([points[keys == key].mean(axis=0) for key in np.unique(keys)]).reshape(-1, 2)
+    return means[:, 0], means[:, 1]
+
+
+def essay_figure(arms: Sequence[Arm]) -> Figure:
+    """Offered bits a sample against pass rate on a linear and a log axis, and the consistent pair beside them."""
+    look = styles(arms)
+    starts = list(dict.fromkeys(arm.start for arm in arms))
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.4))
+    p_linear = np.linspace(1e-4, 1 - 1e-6, 500)
+    p_log = np.geomspace(1e-4, 1 - 1e-6, 500)
+    for axis, p in ((axes[0], p_linear), (axes[1], p_log)):
+        axis.plot(p, surprisal_bits(p), color="#444444", label="label: $-\\log_2 p$")
+        axis.plot(p, binary_entropy_bits(p), color="#444444", linestyle=":", label="verdict: $H(p)$")
+        for arm in arms:
+            x, y = _binned_points(arm, "bits/offered_per_sample")
+            face = look[arm.name]["color"] if arm.start == starts[0] else "white"
+            axis.plot(
+                x,
+                y,
+                linestyle="none",
+                marker=look[arm.name]["marker"],
+                color=look[arm.name]["color"],
+                markerfacecolor=face,
+                markersize=6,
+                label=f"{arm.name}, {arm.start}",
+            )
+        axis.set_xlabel("pass rate p")
+        axis.set_ylabel("offered bits per sample")
+    axes[0].set_ylim(0, 8)
+    axes[0].set_title("The essay's pair, linear axis")
+    axes[1].set_title("The essay's pair, log axes")
+    axes[1].set_xscale("log")
+    axes[1].set_yscale("log")
+    axes[1].set_ylim(1e-3, 20)
+    axis = axes[2]
+    axis.set_title("One convention for both: believed bits")
+    for arm in arms:
+        if arm.regime != "rl":
+            continue
+        face = look[arm.name]["color"] if arm.start == starts[0] else "white"
+        for key, marker, what in (("bits/surprisal_per_sample", "v", "label"), ("bits/believed_per_sample", "^", "verdict")):
+            x, y = _binned_points(arm, key)
+            axis.plot(
+                x,
+                y,
+                linestyle="none",
+                marker=marker,
+                color=look[arm.name]["color"],
+                markerfacecolor=face,
+                label=f"{what}, policy of {arm.name}, {arm.start}",
+            )
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("pass rate p")
+    axis.set_xlim(1e-4, 1.5)
+    axis.set_ylabel("expected bits per sample")
+    for axis in (axes[1], axes[2]):
+        handles, labels = axis.get_legend_handles_labels()
+        if handles:
+            axis.legend(handles, labels, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1)
+    return figure
+
+
+def learning_figure(arms: Sequence[Arm]) -> Figure:
+    """Held-out surprisal (above) and pass rate (below) against cumulative training FLOPs, one column a start."""
+    look = styles(arms)
+    starts = list(dict.fromkeys(arm.start for arm in arms))
+    figure, axes = plt.subplots(2, len(starts), figsize=(5.2 * len(starts) + 1.2, 7), squeeze=False, sharex=True, sharey="row")
+    for column, start in enumerate(starts):
+        for arm in (arm for arm in arms if arm.start == start):
+            style = look[arm.name]
+            for index, result in enumerate(arm.results):
+                floor = result.curve.flops[1] / 2  # the start has no place on a log axis, so it stands at the left edge
+                x = np.maximum(result.curve.flops, floor)
+                options = {"color": style["color"], "linestyle": style["linestyle"], "marker": style["marker"], "markersize": 3}
+                options |= {"linewidth": 1.1, "alpha": 0.8, "label": arm.name if index == 0 else None}
+                axes[0][column].plot(x, result.curve.surprisal_bits, **options)
+                axes[1][column].plot(x, result.curve.pass_rate, **options)
+        axes[0][column].set_title(f"{start} start")
+        axes[0][column].set_xscale("log")
+        axes[1][column].set_yscale("log")
+        axes[1][column].set_xlabel("training FLOPs, rollouts included (left edge: before training)")
+    axes[0][0].set_ylabel("held-out surprisal of the answer (bits)")
+    axes[1][0].set_ylabel("mean held-out pass rate")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="every seed a line")
+    return figure
+
+
+def rate_figure(arms: Sequence[Arm]) -> Figure:
+    """Absorbed bits a petaFLOP by arm and start: every seed a point, mean and 95 % t interval beside it."""
+    look = styles(arms)
+    figure, axis = plt.subplots(figsize=(8.5, 0.55 * len(arms) + 1.6))
+    key = "unsaturated_bits_per_petaflop"
+    for row, arm in enumerate(reversed(arms)):
+        summary = arm.summary(key)
+        values = arm.measured(key)
+        style = look[arm.name]
+        axis.plot(values, [row] * len(values), linestyle="none", marker=style["marker"], color=style["color"], alpha=0.6)
+        if summary["interval"]:
+            low, high = summary["interval"]
+            axis.errorbar(
+                [summary["mean"]],
+                [row - 0.25],
+                xerr=[[summary["mean"] - low], [high - summary["mean"]]],
+                color=style["color"],
+                marker="|",
+                capsize=4,
+            )
+    axis.set_yticks(range(len(arms)), [f"{arm.name}, {arm.start} (n = {len(arm.results)})" for arm in reversed(arms)])
+    axis.axvline(0, color="#444444", linewidth=0.8)
+    largest = max((abs(value) for arm in arms for value in arm.measured(key)), default=1.0)
+    axis.set_xscale("symlog", linthresh=max(10 ** math.floor(math.log10(max(largest, 1e-9)) - 3), 1e-6))
+    axis.tick_params(axis="x", rotation=30)
+    axis.set_xlabel("absorbed bits per held-out problem per petaFLOP, up to half of what there is")
+    return figure
+
+
+def phase_figure(arms: Sequence[Arm]) -> Figure:
+    """Where the FLOPs went: share of each phase by arm, means over seeds."""
+    figure, axis = plt.subplots(figsize=(8.5, 0.45 * len(arms) + 1.8))
+    left = np.zeros(len(arms))
+    hatches = ("", "//", "..", "xx", "\\\\", "++", "oo")
+    for index, phase in enumerate(TRAINING_PHASES):
+        shares = np.array(
+            [np.mean([r.values[f"flops_{phase}"] / r.values["total_flops"] for r in arm.results]) for arm in reversed(arms)]
+        )
+        if shares.any():
+            axis.barh(
+                range(len(arms)),
+                shares * 100,
+                left=left,
+                color=COLOURS[index],
+                hatch=hatches[index],
+                edgecolor="white",
+                label=phase,
+            )
+            left += shares * 100
+    axis.set_yticks(range(len(arms)), [f"{arm.name}, {arm.start}" for arm in reversed(arms)])
+    axis.set_xlabel("share of training FLOPs (%)")
+    axis.set_xlim(0, 100)
+    axis.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=9)
+    return figure

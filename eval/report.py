@@ -1,0 +1,365 @@
+"""Compare recorded runs: `python -m eval.report RUN...` (run directories, or folders of them).
+
+Writes one self-contained report.html, summary.md, results.json and the figures as PNG files, and prints the table. Reads
+records alone: it imports neither torch nor TRL.
+"""
+
+import argparse
+import base64
+import html
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from bitsample_llm.glossary import TRAINING_PHASES
+from bitsample_llm.records import RecordError, read_run
+from eval.arms import TARGET_BITS, Arm, arms_of, paired_difference, paired_ratio, run_result
+from eval.figures import essay_figure, learning_figure, phase_figure, rate_figure
+
+# heading, key, what it is
+COLUMNS = (
+    (
+        "offered bits / sample",
+        "offered_bits_per_sample",
+        "essay convention: surprisal of a label, H(p) of a rollout; mean over samples",
+    ),
+    ("absorbed bits", "absorbed_bits", "mean over held-out problems of log2 p after - log2 p before"),
+    ("pass rate before", "pass_rate_before", "exact mean over held-out problems"),
+    ("pass rate after", "pass_rate_after", "the same after training"),
+    ("pass-rate bits", "pass_rate_bits", "log2 of the ratio of the two means"),
+    ("absorbed bits / PFLOP", "absorbed_bits_per_petaflop", "absorbed bits over all training FLOPs"),
+    (
+        "unsaturated bits / PFLOP",
+        "unsaturated_bits_per_petaflop",
+        "the same up to the point where half of the available bits are absorbed, so that a saturated run shows its rate",
+    ),
+    ("offered bits / PFLOP", "offered_bits_per_petaflop", "sum of offered bits over all training FLOPs"),
+    ("absorbed bits / s", "absorbed_bits_per_second", "wall clock of training, evaluation left out"),
+    ("offered bits / s", "offered_bits_per_second", "the same clock"),
+    ("GFLOP", "total_flops", "executed training FLOPs, rollouts included"),
+    ("samples", "samples", "labels or rollouts"),
+)
+SCALES = {"total_flops": 1e-9}
+
+
+def find_runs(paths: Sequence[str]) -> list[Path]:
+    """Run directories among the paths and one level below them.
+
+    Raises:
+        RecordError: for a path that is no run and holds none.
+    """
+    found = []
+    for path in map(Path, paths):
+        below = sorted(manifest.parent for manifest in path.glob("*/manifest.json"))
+        if (path / "manifest.json").is_file():
+            found.append(path)
+        elif below:
+            found += below
+        else:
+            raise RecordError(f"{path} is no run directory and holds none")
+    return found
+
+
+def number(value: float | None) -> str:
+    """A number with three digits that matter; a dash for what was not measured."""
+    if value is None:
+        return "–"
+    if value != 0 and (abs(value) >= 1e5 or abs(value) < 1e-3):
+        return f"{value:.2e}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def estimate(summary: dict, scale: float = 1.0) -> str:
+    """Mean with its interval."""
+    if summary["mean"] is None:
+        return "–"
+    text = number(summary["mean"] * scale)
+    if summary["interval"]:
+        low, high = (number(bound * scale) for bound in summary["interval"])
+        text += f" [{low}, {high}]"
+    return text
+
+
+def comparisons(arms: Sequence[Arm]) -> list[dict]:
+    """The questions the report answers in words: each with its statistic, interval, n and a verdict that follows from them."""
+    by_name = {(arm.start, arm.name): arm for arm in arms}
+    starts = list(dict.fromkeys(arm.start for arm in arms))
+    found = []
+
+    def add(question: str, statistic: str, result: dict, neutral: float, above: str, below: str) -> None:
+        interval = result["interval"]
+        if interval is None:
+            verdict = "undecided: fewer than two seeds have it"
+        elif interval[0] > neutral:
+            verdict = above
+        elif interval[1] < neutral:
+            verdict = below
+        else:
+            verdict = "undecided: the interval holds both answers"
+        found.append({"question": question, "statistic": statistic, **result, "verdict": verdict})
+
+    rl_names = [name for name in dict.fromkeys(arm.name for arm in arms if arm.regime == "rl") if not name.endswith("_random")]
+    for name in rl_names:
+        for start in starts:
+            if (start, name) in by_name and (start, "sft") in by_name:
+                add(
+                    f"From the {start} start, how many rollouts of {name} buy what one label buys?",
+                    f"samples to +{TARGET_BITS:g} held-out bit, {name} over sft",
+                    paired_ratio(by_name[start, name], by_name[start, "sft"], "samples_to_target"),
+                    1.0,
+                    "a label buys more than a rollout",
+                    "a rollout buys more than a label",
+                )
+                add(
+                    f"From the {start} start, what does {name} absorb per FLOP beside SFT?",
+                    f"FLOPs to +{TARGET_BITS:g} held-out bit, {name} over sft",
+                    paired_ratio(by_name[start, name], by_name[start, "sft"], "flops_to_target"),
+                    1.0,
+                    "SFT needs fewer FLOPs",
+                    "RL needs fewer FLOPs",
+                )
+        if len(starts) == 2 and all((start, name) in by_name for start in starts):
+            first, second = (by_name[start, name] for start in starts)
+            add(
+                f"At about the same pass rate, does {name} absorb the same from a {starts[0]} as from an {starts[1]} start?",
+                f"absorbed bits, {starts[0]} minus {starts[1]}, same seeds",
+                paired_difference(first, second, "absorbed_bits"),
+                0.0,
+                f"no: more from the {starts[0]} start, so pass rate alone does not predict what RL absorbs",
+                f"no: more from the {starts[1]} start, so pass rate alone does not predict what RL absorbs",
+            )
+    return found
+
+
+def data_uri(figure: Figure) -> str:
+    """A figure as an SVG data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def table_rows(arms: Sequence[Arm]) -> list[list[str]]:
+    """The table of arms as text, heading first."""
+    rows = [["start", "arm", "seeds", *[heading for heading, _, _ in COLUMNS]]]
+    for arm in arms:
+        cells = [estimate(arm.summary(key), SCALES.get(key, 1.0)) for _, key, _ in COLUMNS]
+        rows.append([arm.start, arm.name, str(len(arm.results)), *cells])
+    return rows
+
+
+def phase_rows(arms: Sequence[Arm]) -> list[list[str]]:
+    """Executed GFLOPs by phase, with the useful share of the whole, heading first."""
+    phases = [phase for phase in TRAINING_PHASES if any(any(arm.measured(f"flops_{phase}")) for arm in arms)]
+    rows = [["start", "arm", *[f"{phase} (GFLOP)" for phase in phases], "useful share", "dead groups' share"]]
+    for arm in arms:
+        useful = [
+            sum(result.values[f"useful_flops_{phase}"] for phase in TRAINING_PHASES) / result.values["total_flops"]
+            for result in arm.results
+        ]
+        cells = [number(arm.summary(f"flops_{phase}")["mean"] * 1e-9) for phase in phases]
+        rows.append(
+            [arm.start, arm.name, *cells, number(sum(useful) / len(useful)), estimate(arm.summary("dead_group_flops_fraction"))]
+        )
+    return rows
+
+
+def split_rows(arms: Sequence[Arm]) -> list[list[str]]:
+    """Absorbed bits by evaluation set, and how far the weights moved, heading first."""
+    columns = (
+        ("held-out", "absorbed_bits"),
+        ("held-out, median", "absorbed_bits_median"),
+        ("gains", "absorbed_bits_gains"),
+        ("losses", "absorbed_bits_losses"),
+        ("trained on", "absorbed_bits_train"),
+        ("seen in pretraining", "absorbed_bits_seen"),
+        ("one digit more", "absorbed_bits_shifted"),
+        ("norm of the update", "update_norm"),
+        (f"samples to +{TARGET_BITS:g} bit", "samples_to_target"),
+        ("informative groups", "informative_group_fraction"),
+        ("predicted", "informative_group_fraction_predicted"),
+    )
+    rows = [["start", "arm", *[heading for heading, _ in columns]]]
+    return rows + [[arm.start, arm.name, *[estimate(arm.summary(key)) for _, key in columns]] for arm in arms]
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """Rows as a Markdown table, the first being the heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def html_table(rows: list[list[str]]) -> str:
+    """Rows as an HTML table that scrolls sideways on a narrow screen."""
+    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def finding_sentences(found: list[dict]) -> list[str]:
+    """One sentence a comparison, made of its numbers."""
+    return [
+        f"{item['question']} {item['verdict'].capitalize()} ({item['statistic']}: {estimate(item)}, n = {item['n']} seeds)."
+        for item in found
+    ]
+
+
+def matching_sentence(arms: Sequence[Arm]) -> str:
+    """At which pass rates and surprisals the starts stand."""
+    parts = []
+    for start in dict.fromkeys(arm.start for arm in arms):
+        values = next(arm for arm in arms if arm.start == start).results[0].values
+        parts.append(
+            f"{start}: mean exact pass rate {number(values['pass_rate_before'])}, mean surprisal {number(values['surprisal_bits_before'])} bits"
+        )
+    return "Held-out problems before training: " + "; ".join(parts) + "."
+
+
+def provenance_sentence(arms: Sequence[Arm]) -> str:
+    """Commits and versions the runs were made with, and the command of this report."""
+    manifests = [result.run.manifest for arm in arms for result in arm.results]
+    commits = sorted(
+        {(m["git_commit"] or "unknown")[:12] + (" (with uncommitted changes)" if m["git_dirty"] else "") for m in manifests}
+    )
+    packages = ", ".join(f"{name} {version}" for name, version in manifests[0]["packages"].items())
+    return f"{len(manifests)} runs at commit {', '.join(commits)}; {packages}; device {manifests[0]['device']}. Made by: {' '.join(['python -m eval.report', *sys.argv[1:]])}"
+
+
+FIGURES = (
+    (
+        "essay",
+        "What does a sample offer, against the pass rate?",
+        essay_figure,
+        "Lines are the essay's two formulas, points are recorded samples in bins of the pass rate. The essay's pair compares a "
+        "realised surprisal with an expected entropy, which lets a verdict seem to tell more than a label above p = 0.5; in the "
+        "right panel both are what the policy expects to learn, and there a label never tells less. Points lie below the line of "
+        "H(p) where the prompts of a step differ in their pass rates.",
+    ),
+    (
+        "learning",
+        "What did a FLOP buy on held-out problems?",
+        learning_figure,
+        "Surprisal of the right answer and mean pass rate on problems whose operands were trained on in no form, exact, against "
+        "all FLOPs of training.",
+    ),
+    (
+        "rates",
+        "How fast were bits absorbed before saturation?",
+        rate_figure,
+        "Each point is a seed; the bar below is the mean with its 95 % t interval over seeds.",
+    ),
+    ("phases", "Where did the FLOPs go?", phase_figure, "Executed FLOPs, padding and finished rows included."),
+)
+
+
+def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
+    """Write report.html, summary.md, results.json and figures/*.png."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    figures_dir = output_dir / "figures"
+    figures_dir.mkdir(exist_ok=True)
+    found = comparisons(arms)
+    findings = [matching_sentence(arms), *finding_sentences(found)]
+    definitions = [f"{heading}: {meaning}" for heading, _, meaning in COLUMNS]
+    note = "Brackets hold the 95 % t interval over seeds."
+    parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in findings], "", note, ""]
+    markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]
+    for name, title, draw, sentence in FIGURES:
+        figure = draw(arms)
+        figure.savefig(figures_dir / f"{name}.png", dpi=120)
+        alternative = html.escape(f"{title} {sentence}")
+        parts.append(
+            f"<figure><h2>{title}</h2><img alt='{alternative}' src='{data_uri(figure)}'><figcaption>{sentence}</figcaption></figure>"
+        )
+        markdown += [f"## {title}", "", f"![{title}](figures/{name}.png)", "", sentence, ""]
+        figure.clear()
+    markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", provenance_sentence(arms), ""]
+    (output_dir / "summary.md").write_text("\n".join(markdown))
+    listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings)
+    defined = "".join(f"<li>{html.escape(line)}</li>" for line in definitions)
+    (output_dir / "report.html").write_text(f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Bits per FLOP, SFT and RL</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 0 auto; padding: 1rem; }}
+img {{ max-width: 100%; height: auto; }}
+figure {{ margin: 2.5rem 0; }}
+figcaption {{ max-width: 48rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }}
+th {{ vertical-align: bottom; white-space: normal; min-width: 5.5rem; }}
+</style></head><body>
+<h1>Bits per FLOP, SFT and RL</h1>
+<ul>{listed}</ul>
+<h2>Arms</h2><p>{note}</p>{html_table(table_rows(arms))}
+<h2>Who gained, and how far the weights moved</h2>{html_table(split_rows(arms))}
+{"".join(parts)}
+<h2>FLOPs by phase</h2>{html_table(phase_rows(arms))}
+<h2>Columns</h2><ul>{defined}</ul>
+<p>{html.escape(provenance_sentence(arms))}</p>
+</body></html>
+""")
+    results = {
+        "findings": found,
+        "arms": [
+            {
+                "start": arm.start,
+                "arm": arm.name,
+                "regime": arm.regime,
+                "seeds": arm.seeds(),
+                "runs": [str(result.run.run_dir) for result in arm.results],
+                "values": {key: arm.summary(key) for key in arm.results[0].values},
+            }
+            for arm in arms
+        ],
+        "provenance": provenance_sentence(arms),
+    }
+    (output_dir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+
+def terminal_table(arms: Sequence[Arm]) -> str:
+    """The columns that matter most, aligned for a terminal."""
+    keys = (
+        "offered_bits_per_sample",
+        "absorbed_bits",
+        "pass_rate_before",
+        "pass_rate_after",
+        "unsaturated_bits_per_petaflop",
+        "total_flops",
+    )
+    headings = {key: heading for heading, key, _ in COLUMNS}
+    rows = [["start", "arm", "n", *[headings[key] for key in keys]]]
+    for arm in arms:
+        rows.append(
+            [arm.start, arm.name, str(len(arm.results)), *[estimate(arm.summary(key), SCALES.get(key, 1.0)) for key in keys]]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the report."""
+    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or folders of run directories")
+    parser.add_argument("--output_dir", type=Path, help="where the report goes (default: report/ in the first RUN)")
+    options = parser.parse_args(arguments)
+    output_dir = options.output_dir or Path(options.runs[0]) / "report"
+    try:
+        arms = arms_of([run_result(read_run(run_dir)) for run_dir in find_runs(options.runs)])
+        write_report(arms, output_dir)
+    except (RecordError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(terminal_table(arms))
+    print()
+    for sentence in [matching_sentence(arms), *finding_sentences(comparisons(arms))]:
+        print(f"- {sentence}")
+    print(f"\nreport: {os.path.relpath(output_dir / 'report.html')}")
+
+
+if __name__ == "__main__":
+    main()
