@@ -9,6 +9,7 @@ The phase is read off the call: a cache means generation, a gradient means train
 evaluation mode is always `evaluation`.
 """
 
+import functools
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -66,10 +67,18 @@ class FlopCounter:
         self._started = 0.0
         self._cached_tokens = 0
         self._train_forward_ended: float | None = None
-        self._hooks = [
-            self.causal_lm.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.causal_lm.register_forward_hook(self._after, with_kwargs=True),
-        ]
+        self._embedded: torch.Tensor | None = None
+        self._hooks = [self.causal_lm.get_input_embeddings().register_forward_hook(self._keep_embedded)]
+        self._hook(self.causal_lm, fixed_phase=None)
+
+    def count_reference(self, reference_model) -> None:
+        """Count a reference policy of the same shapes too, under `score_reference`."""
+        self._hook(reference_model, fixed_phase="score_reference")
+
+    def _hook(self, model, fixed_phase: str | None) -> None:
+        after = functools.partial(self._after, fixed_phase)
+        self._hooks.append(model.register_forward_pre_hook(self._before, with_kwargs=True))
+        self._hooks.append(model.register_forward_hook(after, with_kwargs=True))
 
     def detach(self) -> None:
         """Remove the hooks."""
@@ -78,29 +87,35 @@ class FlopCounter:
 
     def _read_trainable_shapes(self) -> None:
         head = self.causal_lm.get_output_embeddings()
-        embedding_trains = self.causal_lm.get_input_embeddings().weight.requires_grad
-        self.adapter_parameters = self.trainable_parameters = self.inputs_without_gradient = 0
+        self.adapter_parameters = self.trainable_parameters = self.first_parameters = 0
         for name, weight in _matrices(self.causal_lm):
             if weight is head.weight:
                 continue
-            is_adapter = "lora_" in name
-            self.adapter_parameters += weight.numel() * is_adapter
+            self.adapter_parameters += weight.numel() * ("lora_" in name)
             self.trainable_parameters += weight.numel() * weight.requires_grad
+            # layers that read the embedded tokens, whose input needs no gradient where the embedding is frozen
             reads_embedding = ".0." in name and any(f".{part}" in name for part in FIRST_PROJECTIONS) and "lora_B" not in name
-            self.inputs_without_gradient += weight.numel() * (reads_embedding and not embedding_trains)
+            self.first_parameters += weight.numel() * reads_embedding
         self.output_trainable = head.weight.requires_grad
+
+    def _keep_embedded(self, module, args, output) -> None:
+        self._embedded = output  # whether it needs a gradient is known once all hooks have run
 
     def _before(self, module, args, kwargs) -> None:
         past = kwargs.get("past_key_values")
         self._cached_tokens = past.get_seq_length() if past is not None else 0
         self._started = time.perf_counter()
 
-    def _after(self, module, args, kwargs, output) -> None:
+    def _after(self, fixed_phase: str | None, module, args, kwargs, output) -> None:
         ended = time.perf_counter()
         input_ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
         in_generation = kwargs.get("past_key_values") is not None
         is_fused = bool(kwargs.get("fused_lm_head"))
-        if not module.training:
+        inputs_need_gradient = self._embedded is not None and self._embedded.requires_grad
+        self._embedded = None
+        if fixed_phase is not None:
+            phase = fixed_phase
+        elif not module.training:
             phase = "evaluation"
         elif in_generation:
             phase = "decode" if self._cached_tokens else "prefill"
@@ -122,7 +137,7 @@ class FlopCounter:
                 shape,
                 adapter_parameters=self.adapter_parameters,
                 trainable_parameters=self.trainable_parameters,
-                inputs_without_gradient=self.inputs_without_gradient,
+                inputs_without_gradient=0 if inputs_need_gradient else self.first_parameters,
                 output_trainable=self.output_trainable,
                 output_recomputed=is_fused,
                 blocks_recomputed=getattr(module, "is_activation_checkpointing", False),
@@ -138,9 +153,9 @@ class FlopCounter:
     def _scoring_phase(module) -> str:
         """Scores without a gradient are of the old policy, unless the adapters are off or are the reference's."""
         for child in module.modules():
-            if hasattr(child, "disable_adapters"):
-                reference = child.disable_adapters or "ref" in getattr(child, "active_adapters", ())
-                return "score_reference" if reference else "score_old"
+            disabled = getattr(child, "disable_adapters", None)
+            if isinstance(disabled, bool):  # an adapter's layer; models have a method of this name
+                return "score_reference" if disabled or "ref" in child.active_adapters else "score_old"
         return "score_old"
 
     def _add(self, phase: str, price, shape: PassShape, **options) -> None:

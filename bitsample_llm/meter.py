@@ -67,6 +67,8 @@ class InformationMeter(TrainerCallback):
         self.tokenizer = trainer.processing_class
         self.model = trainer.accelerator.unwrap_model(trainer.model)
         self.counter = counter or FlopCounter(self.model, {self.tokenizer.eos_token_id})
+        if getattr(trainer, "ref_model", None) is not None:
+            self.counter.count_reference(trainer.accelerator.unwrap_model(trainer.ref_model))
         self.cumulative: dict[str, float] = defaultdict(float)
         self.last_line: dict = {}
         self._counted = {key: np.zeros(len(PHASES)) for key in ("flops", "flops_useful", "seconds")}

@@ -1,0 +1,33 @@
+# make study   the main job: install, run the quick study, end with a table and the path of the report
+# make test    install, run the tests
+PYTHON ?= python3
+PIP_FLAGS ?=
+STUDY ?= runs/study
+BIN = .venv/bin
+
+.PHONY: install study test test-slow lint tune
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 ..."; exit 1; }
+	@test -d .venv || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[test]' 2>&1 | grep -v '^WARNING: Location' || true
+	@$(BIN)/python -c 'import torch, trl, bitsample_llm' || { echo "error: the installation failed: run '$(BIN)/pip install -c constraints.txt -e .[test]' to see why"; exit 1; }
+	@touch $@
+
+study: install
+	@$(BIN)/python recipes/study.py --config recipes/configs/study.yaml --output_dir $(STUDY)
+
+test: install
+	@$(BIN)/python -m pytest -n auto -m 'not slow'
+
+test-slow: install
+	@$(BIN)/python -m pytest -n auto -m slow
+
+lint: install
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+tune: install
+	@$(BIN)/python recipes/tune.py --output_dir runs/tune

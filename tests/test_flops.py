@@ -1,0 +1,161 @@
+"""FLOPs counted from shapes against torch's own counter, set up to see everything that runs."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from trl.trainer.utils import add_fused_lm_head
+
+from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.flops import forward_flops
+
+TOLERANCE = 0.02
+EOS = 1
+
+
+def product_flops(a_shape, b_shape, c_shape, *args, out_shape=None, **kwargs) -> int:
+    """FLOPs of addmm_: the stock counter does not know the in-place form, which TRL's fused head uses."""
+    return 2 * b_shape[0] * b_shape[1] * c_shape[1]
+
+
+def torch_counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: product_flops})
+
+
+def llama(**options):
+    defaults = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(**defaults | options, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager"))
+
+
+def qwen3(**options):
+    defaults = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
+    defaults |= {"num_key_value_heads": 2, "head_dim": 32}
+    return Qwen3ForCausalLM(Qwen3Config(**defaults | options, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager"))
+
+
+MODELS = {
+    "llama tied": lambda: llama(tie_word_embeddings=True),
+    "llama untied, vocabulary of 8192": lambda: llama(tie_word_embeddings=False, vocab_size=8192),
+    "qwen3 grouped-query tied": lambda: qwen3(tie_word_embeddings=True),
+    "qwen3 grouped-query untied": lambda: qwen3(tie_word_embeddings=False),
+}
+
+
+def batch(rows: int, length: int) -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, 64, (rows, length))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def assert_close(counted: float, true: float) -> None:
+    assert true > 0
+    assert abs(counted / true - 1) < TOLERANCE, f"{counted:.4e} counted, {true:.4e} by torch"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("rows", "length"), [(8, 12), (2, 512)])
+def test_training_through_the_fused_head_costs_what_torch_counts(name, rows, length):
+    model = MODELS[name]().train()
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    counter = FlopCounter(model, {EOS})
+    inputs = batch(rows, length)
+    with torch_counter() as true_forward:
+        output = model(**inputs, labels=inputs["input_ids"], fused_lm_head=True)
+    with torch_counter() as true_backward:
+        output.log_probs.sum().backward()
+    assert_close(counter.executed_flops["train_forward"], true_forward.get_total_flops())
+    assert_close(counter.executed_flops["train_backward"], true_backward.get_total_flops())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_through_the_plain_head_costs_what_torch_counts(name):
+    model = MODELS[name]().train()
+    counter = FlopCounter(model, {EOS})
+    inputs = batch(4, 32)
+    with torch_counter() as true:
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert_close(counter.executed_flops["train_forward"] + counter.executed_flops["train_backward"], true.get_total_flops())
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_lora_has_no_weight_gradient_of_frozen_weights(gradient_checkpointing):
+    model = get_peft_model(qwen3(), LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"))
+    model.train()
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    counter = FlopCounter(model, {EOS})
+    inputs = batch(8, 24)
+    with torch_counter() as true_forward:
+        loss = model(**inputs, labels=inputs["input_ids"]).loss
+    with torch_counter() as true_backward:
+        loss.backward()
+    assert_close(counter.executed_flops["train_forward"], true_forward.get_total_flops())
+    assert_close(counter.executed_flops["train_backward"], true_backward.get_total_flops())
+    assert true_backward.get_total_flops() < (2.6 if gradient_checkpointing else 1.6) * true_forward.get_total_flops()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_generation_costs_what_torch_counts(name):
+    model = MODELS[name]().train()
+    counter = FlopCounter(model, {EOS})
+    inputs = batch(8, 16)
+    with torch.no_grad(), torch_counter() as true:
+        model.generate(**inputs, do_sample=True, max_new_tokens=10, eos_token_id=None)
+    assert_close(counter.executed_flops["prefill"] + counter.executed_flops["decode"], true.get_total_flops())
+    assert set(counter.executed_flops) == {"prefill", "decode"}
+
+
+def test_scores_without_gradient_and_evaluation_are_phases_of_their_own():
+    model = llama().train()
+    counter = FlopCounter(model, {EOS})
+    with torch.no_grad():
+        model(**batch(2, 8))
+        model.eval()
+        model(**batch(2, 8))
+    assert counter.executed_flops["score_old"] == counter.executed_flops["evaluation"] == forward_flops(model.config, 16, 8)
+
+
+def test_rows_that_decode_on_after_their_end_are_executed_but_not_useful():
+    model = llama().train()
+    counter = FlopCounter(model, {EOS})
+    prompts = torch.tensor([[5, 6, 7], [5, 6, 7], [8, 9, 10]])
+    cache = model(input_ids=prompts, attention_mask=torch.ones(3, 3), past_key_values=None, use_cache=True).past_key_values
+    counter.executed_flops.clear(), counter.useful_flops.clear()
+    model(input_ids=prompts, attention_mask=torch.ones(3, 3), past_key_values=type(cache)(), logits_to_keep=1)
+    config = model.config
+    assert counter.executed_flops["prefill"] == forward_flops(config, 9, 3, 3)
+    # two distinct prompts of three tokens, each token attending to itself and what is before it: 2 on average
+    assert counter.useful_flops["prefill"] == forward_flops(config, 6, 2, 2)
+    with torch.no_grad():
+        for step, tokens in enumerate([[4, EOS, 4], [4, 0, 4]]):
+            mask = torch.ones(3, 4 + step)
+            model(input_ids=torch.tensor(tokens)[:, None], attention_mask=mask, past_key_values=cache, logits_to_keep=1)
+    assert counter.executed_flops["decode"] == forward_flops(config, 3, 4) + forward_flops(config, 3, 5)
+    assert counter.useful_flops["decode"] == forward_flops(config, 2, 4) + forward_flops(config, 2, 5)
+
+
+def test_padding_is_executed_but_not_useful():
+    model = llama().train()
+    counter = FlopCounter(model, {EOS})
+    inputs = batch(2, 6)
+    inputs["attention_mask"][1, 4:] = 0
+    with torch.no_grad():
+        model(**inputs)
+    assert counter.executed_flops["score_old"] == forward_flops(model.config, 12, 6)
+    # 6 tokens attend to 3.5 positions on average, 4 tokens to 2.5: 31 in all over 10 tokens
+    assert counter.useful_flops["score_old"] == pytest.approx(forward_flops(model.config, 10, 3.1))
+
+
+def test_an_unknown_architecture_is_refused_by_name():
+    config = LlamaConfig()
+    config.model_type = "perceptron"
+    with pytest.raises(ValueError, match="perceptron"):
+        forward_flops(config, 1, 1)
+
+
+def test_a_kaplan_sized_model_costs_the_published_number():
+    """GPT-2 small as Kaplan et al. count it: 85 M block parameters, two FLOPs each."""
+    from transformers import GPT2Config
+
+    config = GPT2Config()
+    assert forward_flops(config, 1, 0, 0) == 2 * 12 * 12 * 768 * 768
