@@ -181,6 +181,7 @@ class InformationMeter(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         """Score the end, and close the records."""
+        self.observer.end_generation()
         if self.evaluation_sets and state.global_step != self._last_evaluated_step:
             self._evaluate(state.global_step)
         if self._writer is not None:

@@ -109,6 +109,8 @@ class LabelObserver:
     def end_step(self) -> None:
         """Nothing is held back: labels are recorded as they are trained on."""
 
+    end_generation = end_step
+
 
 class RolloutObserver:
     """Records every rollout with its verdict, reward and surprisal, and every group with its pass rate."""
@@ -130,7 +132,7 @@ class RolloutObserver:
     def _around_rewards(self, original, inputs, prompts, completions, completion_ids):
         rewards_BF = original(inputs, prompts, completions, completion_ids)  # of all processes, groups complete
         if self.trainer.model.training:
-            self.end_step()
+            self.end_generation()
             self.generation_step += 1
             local = [self._judged(*parts) for parts in zip(inputs, completions, completion_ids, strict=True)]
             rollouts = [self.sink.place() | rollout for rollout in gather_object(local)]
@@ -167,7 +169,7 @@ class RolloutObserver:
 
     def _record_loss(self, loss: float, inputs: dict, logps_B: np.ndarray | None, forward_kwargs: dict | None) -> None:
         self.sink.observe("train/loss", [loss])
-        if logps_B is not None:
+        if logps_B is not None and self._logps_B is not None:  # later iterations on the same rollouts are not the policy's own
             self._logps_B[inputs["rollout_index"].tolist()] = logps_B
 
     def _record_groups(self, rollouts: list[dict]) -> None:
@@ -217,7 +219,12 @@ class RolloutObserver:
         return [np.exp(by_id[problem_id]) for problem_id in problem_ids]
 
     def end_step(self) -> None:
-        """Hand on the rollouts that were trained on, with the surprisal that their training forward showed."""
+        """Hand on the generation if all of it has been trained on."""
+        if self._logps_B is not None and not np.isnan(self._logps_B).any():
+            self.end_generation()
+
+    def end_generation(self) -> None:
+        """Hand on the rollouts with the surprisal that their training forward showed, null where none was run."""
         if self._rollouts is None or self._logps_B is None:
             return
         parts = gather_object([(self._logps_B.tolist(), self._prompt_tokens)])

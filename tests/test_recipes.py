@@ -1,0 +1,151 @@
+"""The recipes as a user runs them: every option a few steps, kills and resumes, and what bad input is told."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import BASE, REPOSITORY
+
+from bitsample_llm.records import read_run
+
+SMALL = ("--num_train_problems", 64, "--num_heldout_problems", 16, "--mark", "C", "--max_steps", 3)
+RUNS = {
+    "sft": ("sft",),
+    "sft with LoRA": ("sft", "--use_peft", "true"),
+    "sft on passing rollouts": ("sft", "--labels", "passing_rollouts", "--rollouts_per_prompt", 2),
+    "grpo": ("grpo",),
+    "grpo with LoRA": ("grpo", "--use_peft", "true"),
+    "rloo": ("grpo", "--trainer", "rloo"),
+    "random reward": ("grpo", "--reward", "random"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_way_to_train_runs_and_leaves_a_finished_record(recipe, tmp_path, name):
+    done = recipe(*RUNS[name], *SMALL, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = read_run(tmp_path / "run")
+    assert run.manifest["state"] == "finished"
+    assert run.manifest["git_commit"] and run.manifest["model_sha256"]
+    assert [line["step"] for line in run.steps] == [1, 2, 3]
+    evals = run.table("evals").to_pylist()
+    assert {(row["step"], row["split"]) for row in evals} == {(s, n) for s in (0, 3) for n in ("heldout", "seen", "shifted", "train")}
+    saved = "adapter_model.safetensors" if "LoRA" in name else "model.safetensors"
+    assert (tmp_path / "run" / "model" / saved).is_file()
+    if name == "sft on passing rollouts":
+        assert run.steps[0]["flops/decode"] > 0  # the rollouts behind the labels are paid for
+    if "LoRA" in name:
+        assert run.steps[0]["flops/train_backward"] < 1.6 * run.steps[0]["flops/train_forward"]
+
+
+def test_a_flop_budget_ends_the_run_with_less_than_one_step_over(recipe, tmp_path):
+    options = (*SMALL[:-2], "--max_steps", -1, "--flop_budget", 1e10, "--num_evaluations", 3, "--save_strategy", "no")
+    done = recipe("grpo", *options, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = read_run(tmp_path / "run").steps
+    assert lines[-2]["flops/total"] < 1e10 <= lines[-1]["flops/total"]
+
+
+def without_clocks(line: dict) -> dict:
+    return {key: value for key, value in line.items() if not key.startswith(("seconds/", "flops/lost"))}
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, name):
+    options = [*SMALL[:-2], "--max_steps", 40, "--save_steps", 10, "--flop_budget", 1e13, "--num_evaluations", 20]
+    whole = recipe(name, *options, "--output_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    config = REPOSITORY / "recipes" / "configs" / f"{name}.yaml"
+    command = [sys.executable, REPOSITORY / "recipes" / f"{name}.py", "--config", config, *options, "--output_dir", tmp_path / "cut"]
+    process = subprocess.Popen([str(word) for word in command], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    steps_file = tmp_path / "cut" / "steps.jsonl"
+    while process.poll() is None and not (steps_file.is_file() and steps_file.read_text().count("\n") >= 14):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((tmp_path / "cut" / "manifest.json").read_text())["state"] == "running"
+    resumed = recipe(name, *options, "--output_dir", tmp_path / "cut", "--resume_from_checkpoint", "last")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    first, second = read_run(tmp_path / "whole"), read_run(tmp_path / "cut")
+    assert [without_clocks(line) for line in first.steps] == [without_clocks(line) for line in second.steps]
+    assert second.steps[-1]["flops/lost"] > 0  # the steps after the checkpoint were paid for twice
+    for table in ("prompts", "rollouts"):
+        assert first.table(table).to_pylist() == second.table(table).to_pylist()
+    log2_p = [[row["log2_pass_rate"] for row in run.table("evals").to_pylist()] for run in (first, second)]
+    assert log2_p[0] == log2_p[1]
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_two_processes_record_every_sample_once_with_whole_groups(recipe, tmp_path, name):
+    accelerate = (str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", "recipes/accelerate/two_cpus.yaml")
+    port = ("--main_process_port", str(29600 + len(name)))
+    size = ("--per_device_train_batch_size", 12) if name == "grpo" else ()  # 1.5 groups of 8 a process
+    done = recipe(name, *SMALL, *size, "--output_dir", tmp_path / "run", launcher=(*accelerate, *port))
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = read_run(tmp_path / "run")
+    assert run.manifest["world_size"] == 2
+    prompts, rollouts = run.table("prompts").to_pylist(), run.table("rollouts").to_pylist()
+    if name == "sft":
+        assert len({(row["step"], row["problem_id"]) for row in prompts}) == len(prompts) == 3 * 16
+        return
+    assert len(prompts) == 3 * 3
+    assert len({(row["step"], row["problem_id"], row["sample"]) for row in rollouts}) == len(rollouts) == 3 * 24
+    for row in prompts:
+        group = [r for r in rollouts if (r["step"], r["problem_id"]) == (row["step"], row["problem_id"])]
+        assert len(group) == 8 and row["num_passed"] == sum(r["passed"] for r in group)
+
+
+BAD_INPUT = {
+    "unknown task": (("grpo", "--task", "sorting"), "unknown task 'sorting'; known: addition"),
+    "unknown format": (("sft", "--answer_format", "roman"), "unknown answer format 'roman'"),
+    "unknown mark": (("sft", "--mark", "Z"), "unknown author mark 'Z'"),
+    "unknown option": (("sft", "--learning_speed", "1"), "--learning_speed"),
+    "a choice that does not exist": (("grpo", "--reward", "praise"), "praise"),
+    "batch that the group does not divide": (("grpo", "--per_device_train_batch_size", "30"), "divisible by num_generations"),
+    "missing model folder": (("sft", "--model_name_or_path", "no/such/folder"), "no/such/folder does not exist"),
+    "completion limit that cuts answers off": (("grpo", "--max_completion_length", "3"), "max_completion_length 3 cuts answers off"),
+    "more problems than there are": (("sft", "--num_train_problems", "100000"), "asked for 100000"),
+    "nothing to resume": (("sft", "--resume_from_checkpoint", "last"), "is not a run directory"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_gets_one_line_that_names_it(recipe, tmp_path, name):
+    arguments, message = BAD_INPUT[name]
+    done = recipe(*arguments, "--output_dir", tmp_path / "run")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "arning" not in line and line.strip()]
+    assert message in lines[-1], done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("token", ["pad_token", "eos_token"])
+def test_a_model_without_a_special_token_is_refused_by_name(recipe, tmp_path, token):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in BASE.iterdir():
+        if path.name == "tokenizer_config.json":
+            config = json.loads(path.read_text())
+            config.pop(token)
+            (folder / path.name).write_text(json.dumps(config))
+        else:
+            (folder / path.name).symlink_to(path)
+    done = recipe("sft", "--model_name_or_path", folder, "--output_dir", tmp_path / "run")
+    assert done.returncode != 0
+    assert f"has no {token}" in done.stderr.splitlines()[-1]
+
+
+def test_a_finished_run_is_never_overwritten(recipe, tmp_path):
+    manifest = {"schema_version": 1, "state": "finished"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    for extra in ((), ("--resume_from_checkpoint", "last")):
+        done = recipe("sft", *SMALL, "--output_dir", tmp_path / "run", *extra)
+        assert done.returncode != 0
+        assert "finished run" in done.stderr.splitlines()[-1]
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text()) == manifest
