@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser
@@ -81,6 +83,12 @@ def one_line_errors() -> Iterator[None]:
         if int(os.environ.get("RANK", "0")) == 0:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to the run's own progress line: no bars for reading a small file."""
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False):

@@ -21,6 +21,7 @@ from bitsample_llm.study import (
     load_problems,
     one_line_errors,
     prepare_run_dir,
+    quiet_libraries,
     run_manifest,
     train_and_record,
     unlimited_steps,
@@ -60,6 +61,7 @@ def check_completion_length(max_completion_length: int, tokenizer, problems) -> 
 
 
 def main() -> None:
+    quiet_libraries()
     with one_line_errors():
         trainer_class, config_class = TRAINERS.get(asked_trainer(sys.argv[1:]), TRAINERS["grpo"])
         parser = OneLineParser((StudyArguments, GRPOChoices, config_class, ModelConfig))

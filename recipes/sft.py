@@ -19,6 +19,7 @@ from bitsample_llm.study import (
     load_problems,
     one_line_errors,
     prepare_run_dir,
+    quiet_libraries,
     run_manifest,
     train_and_record,
     unlimited_steps,
@@ -40,6 +41,7 @@ class SFTChoices:
 
 
 def main() -> None:
+    quiet_libraries()
     with one_line_errors():
         parser = OneLineParser((StudyArguments, SFTChoices, SFTConfig, ModelConfig))
         study, choices, args, model_args = parser.parse_args_and_config()

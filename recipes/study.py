@@ -7,6 +7,7 @@ kept and interrupted ones resumed, so the same command goes on where it stopped.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -41,11 +42,26 @@ def options_of(settings: dict) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
+def expanded_arms(arms: dict) -> dict[str, dict]:
+    """Arms by name; an arm with a `grid` (option -> values) becomes one arm for each point of it."""
+    expanded = {}
+    for name, settings in arms.items():
+        grid = settings.get("grid", {})
+        rest = {key: value for key, value in settings.items() if key != "grid"}
+        for point in itertools.product(*grid.values()):
+            label = "".join(f",{option}={value}" for option, value in zip(grid, point, strict=True))
+            expanded[name + label] = rest | dict(zip(grid, point, strict=True))
+    return expanded
+
+
 def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
-    """All runs of a study, seed by seed, so that an unfinished study has whole comparisons."""
+    """All runs of a study, seed by seed, so that an unfinished study has whole comparisons.
+
+    An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start.
+    """
     for seed in config["seeds"]:
         for start, start_settings in config["starts"].items():
-            for arm, arm_settings in config["arms"].items():
+            for arm, arm_settings in expanded_arms(config["arms"]).items():
                 settings = {**config["shared"], **start_settings, **arm_settings, **arm_settings.get("by_start", {}).get(start, {})}
                 recipe = settings.pop("recipe")
                 settings.pop("by_start", None)

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE = REPOSITORY / "data" / "base"
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the recipes that tests start; tests run beside each other
+torch.set_num_threads(1)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(REPOSITORY))  # eval/ and recipes/ are not installed
 
@@ -18,9 +21,6 @@ sys.path.insert(0, str(REPOSITORY))  # eval/ and recipes/ are not installed
 @pytest.fixture(scope="session")
 def base_model():
     """The embedded model and its tokenizer, in float32 with eager attention."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
     return model, AutoTokenizer.from_pretrained(BASE)
 
@@ -30,9 +30,12 @@ def recipe(tmp_path):
     """Runs a recipe as a user would and returns the finished process; `launcher` comes before its file name."""
 
     def run(name: str, *options, launcher=(sys.executable,), timeout: float = 600) -> subprocess.CompletedProcess:
-        command = [*launcher, str(REPOSITORY / "recipes" / f"{name}.py"), "--config", str(REPOSITORY / "recipes" / "configs" / f"{name}.yaml")]
-        return subprocess.run(
-            [*command, *map(str, options)], capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY
-        )
+        command = [
+            *launcher,
+            str(REPOSITORY / "recipes" / f"{name}.py"),
+            "--config",
+            str(REPOSITORY / "recipes" / "configs" / f"{name}.yaml"),
+        ]
+        return subprocess.run([*command, *map(str, options)], capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY)
 
     return run

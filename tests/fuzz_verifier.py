@@ -1,6 +1,6 @@
 """Try to make the verifiers of all tasks raise, dawdle, pass a wrong completion or fail a right one.
 
-    python tests/fuzz_verifier.py --num 100000 --seed 0
+python tests/fuzz_verifier.py --num 100000 --seed 0
 """
 
 import argparse
@@ -76,32 +76,29 @@ def disguises(answer: str) -> list[str]:
     ]
 
 
+def off_by_one(answer: str, rng: random.Random) -> str:
+    """The answer as a number, one more or less, read in either direction."""
+    direction = rng.choice((1, -1))
+    return str(abs(int(answer[::direction]) + rng.choice((1, -1))))[::direction]
+
+
 def near_miss(answer: str, rng: random.Random) -> str:
-    """The answer after one small change; now and then the change undoes itself."""
+    """The answer after one small change; now and then the change leaves it as it was."""
     position = rng.randrange(len(answer))
     before, here, after = answer[:position], answer[position], answer[position + 1 :]
-    digit = rng.choice("0123456789")
-    change = rng.randrange(10)
-    if change == 0:
-        return before + digit + here + after
-    if change == 1:
-        return before + after
-    if change == 2:
-        return before + digit + after
-    if change == 3:
-        return before + after[:1] + here + after[1:]
-    if change == 4:
-        return answer[::-1]
-    if change == 5:  # off by one, in either reading
-        number = str(abs(int(answer) + rng.choice((-1, 1))))
-        return number if rng.random() < 0.5 else str(abs(int(answer[::-1]) + rng.choice((-1, 1))))[::-1]
-    if change == 6:  # a carry forgotten or made up
-        return before + str((int(here) + rng.choice((-1, 1))) % 10) + after
-    if change == 7:
-        return before + chr(rng.randrange(0x110000)) + after
-    if change == 8:
-        return before + in_script(here, rng.choice(list(ZERO_BY_SCRIPT.values()))) + after
-    return rng.choice(disguises(answer))
+    changes = (
+        lambda: before + rng.choice("0123456789") + here + after,
+        lambda: before + after,
+        lambda: before + rng.choice("0123456789") + after,
+        lambda: before + after[:1] + here + after[1:],
+        lambda: answer[::-1],
+        lambda: off_by_one(answer, rng),
+        lambda: before + str((int(here) + rng.choice((1, -1))) % 10) + after,  # a carry forgotten or made up
+        lambda: before + chr(rng.randrange(0x110000)) + after,
+        lambda: before + in_script(here, rng.choice(list(ZERO_BY_SCRIPT.values()))) + after,
+        lambda: rng.choice(disguises(answer)),
+    )
+    return rng.choice(changes)()
 
 
 def random_completion(answer: str, rng: random.Random) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from bitsample_llm.flop_counter import FlopCounter
@@ -155,7 +155,5 @@ def test_an_unknown_architecture_is_refused_by_name():
 
 def test_a_kaplan_sized_model_costs_the_published_number():
     """GPT-2 small as Kaplan et al. count it: 85 M block parameters, two FLOPs each."""
-    from transformers import GPT2Config
-
     config = GPT2Config()
     assert forward_flops(config, 1, 0, 0) == 2 * 12 * 12 * 768 * 768

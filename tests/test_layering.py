@@ -70,13 +70,13 @@ def imported_modules(module: str, source: str) -> list[str]:
 
 def breaches(module: str, source: str) -> list[str]:
     """What a source imports against the rules, in words."""
-    folder = module.split(".")[0]
+    folder, *_ = module.split(".")
     rank = {"bitsample_llm": rank_of(module), "eval": EVAL_RANK, "recipes": max(RANKS.values())}[folder]
     if rank is None:
         return [f"{module} has no rank: add it to RANKS in {Path(__file__).name}"]
     found = []
     for target in imported_modules(module, source):
-        package = target.split(".")[0]
+        package, *_ = target.split(".")
         if package == "bitsample_llm":
             target_rank = rank_of(target)
             if target_rank is None:

@@ -31,7 +31,11 @@ def test_log_probabilities_are_those_of_a_step_by_step_walk(base_model):
 
 def test_batch_company_and_padding_do_not_change_a_probability(base_model):
     model, tokenizer = base_model
-    mixed = [p for digits in (1, 2, 4) for p in load_task("addition", "reversed", difficulty=digits, mark="A").problems("heldout", 5, seed=1)]
+    mixed = [
+        p
+        for digits in (1, 2, 4)
+        for p in load_task("addition", "reversed", difficulty=digits, mark="A").problems("heldout", 5, seed=1)
+    ]
     together = answer_logprobs(model, tokenizer, mixed)
     alone = [answer_logprobs(model, tokenizer, [problem])[0] for problem in mixed]
     for first, second in zip(together, alone, strict=True):

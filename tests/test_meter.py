@@ -1,6 +1,7 @@
 """The meter on real TRL trainers: what it records is true, and it changes nothing."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_cumulative_numbers_never_fall_and_phases_add_up(base_model, tmp_path):
         assert line["flops/total"] == pytest.approx(sum(line[f"flops/{phase}"] for phase in TRAINING_PHASES))
         for phase in TRAINING_PHASES:
             assert line[f"flops_useful/{phase}"] <= line[f"flops/{phase}"]
-    for before, after in zip(lines, lines[1:], strict=False):
+    for before, after in itertools.pairwise(lines):
         assert after["flops/total"] > before["flops/total"]
         assert after["samples/total"] == before["samples/total"] + 16
 
