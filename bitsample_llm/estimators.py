@@ -14,9 +14,16 @@ from bitsample_llm.information import binary_entropy_bits
 
 def _counts(num_passed, num_samples) -> tuple[np.ndarray, np.ndarray]:
     c, n = np.asarray(num_passed), np.asarray(num_samples)
+    if not (np.issubdtype(c.dtype, np.integer) and np.issubdtype(n.dtype, np.integer)):
+        raise ValueError(f"counts are whole numbers, got {num_passed} of {num_samples}")
     if not ((c >= 0) & (c <= n) & (n >= 1)).all():
         raise ValueError(f"counts need 0 <= num_passed <= num_samples and a sample, got {num_passed} of {num_samples}")
     return c, n
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
 
 
 def jackknife_entropy_bits(num_passed, group_size):
@@ -58,13 +65,14 @@ def pass_at_k(num_samples, num_passed, k):
     c, n = _counts(num_passed, num_samples)
     if not ((np.asarray(k) >= 1) & (np.asarray(k) <= n)).all():
         raise ValueError(f"k must lie between 1 and num_samples, got k={k} of {num_samples}")
-    log_gamma = np.vectorize(math.lgamma)
-    fails = n - c
-    enough_fails = fails >= k
-    fails = np.where(enough_fails, fails, k)  # C(n-c, k) is 0 where there are fewer than k fails
-    log_ratio = log_gamma(fails + 1) - log_gamma(fails - k + 1) - log_gamma(n + 1) + log_gamma(n - k + 1)
-    result = np.where(enough_fails, -np.expm1(log_ratio), 1.0)
+    result = np.vectorize(_pass_at_k, otypes=[float])(n, c, k)
     return float(result) if result.ndim == 0 else result
+
+
+def _pass_at_k(n: int, c: int, k: int) -> float:
+    if n - c < k:
+        return 1.0
+    return float(-np.expm1(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum())) + 0.0
 
 
 def wilson_interval(num_passed, num_samples, confidence: float = 0.95) -> tuple[float, float]:
@@ -77,8 +85,7 @@ def wilson_interval(num_passed, num_samples, confidence: float = 0.95) -> tuple[
     [0.0, 0.2775]
     """
     _counts(num_passed, num_samples)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    _check_confidence(confidence)
     interval = stats.binomtest(int(num_passed), int(num_samples)).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -89,6 +96,7 @@ def t_interval(values, confidence: float = 0.95) -> tuple[float, float] | None:
     >>> [round(bound, 3) for bound in t_interval([1.0, 2.0, 3.0])]
     [-0.484, 4.484]
     """
+    _check_confidence(confidence)
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
         return None
@@ -110,6 +118,7 @@ def bootstrap_interval(
     Raises:
         ValueError: for no values.
     """
+    _check_confidence(confidence)
     x = np.asarray(values, dtype=float)
     if x.size == 0:
         raise ValueError("no values to bootstrap")

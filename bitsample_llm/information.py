@@ -21,10 +21,11 @@ def _like(result: np.ndarray, *inputs) -> float | np.ndarray:
     return float(result) if all(np.ndim(value) == 0 for value in inputs) else result
 
 
-def _plogp_bits(probability: np.ndarray) -> np.ndarray:
-    """-p log2 p, with its limit 0 at p = 0."""
-    safe = np.where(probability > 0, probability, 1.0)
-    return -safe * np.log2(safe)
+def _binary_entropy(p: np.ndarray) -> np.ndarray:
+    """H(p) in bits with its limit 0 at both ends; log1p keeps the digits of a tiny p."""
+    inner = np.where((p > 0) & (p < 1), p, 0.5)
+    nats = -inner * np.log(inner) - (1 - inner) * np.log1p(-inner)
+    return np.where((p > 0) & (p < 1), nats / np.log(2), 0.0)
 
 
 def surprisal_bits(probability):
@@ -52,8 +53,7 @@ def binary_entropy_bits(pass_rate):
     >>> round(binary_entropy_bits(0.11), 3)
     0.5
     """
-    p = _probabilities(pass_rate, "pass_rate")
-    return _like(_plogp_bits(p) + _plogp_bits(1 - p), pass_rate)
+    return _like(_binary_entropy(_probabilities(pass_rate, "pass_rate")), pass_rate)
 
 
 def first_error_entropy_bits(step_pass_rates):
@@ -76,7 +76,7 @@ def first_error_entropy_bits(step_pass_rates):
     if p.ndim == 0 or p.shape[-1] == 0:
         raise ValueError("step_pass_rates needs at least one step on its last axis")
     reached = np.cumprod(np.concatenate([np.ones_like(p[..., :1]), p[..., :-1]], axis=-1), axis=-1)
-    result = (reached * (_plogp_bits(p) + _plogp_bits(1 - p))).sum(axis=-1)
+    result = (reached * _binary_entropy(p)).sum(axis=-1)
     return float(result) if result.ndim == 0 else result
 
 
@@ -95,15 +95,17 @@ def informative_group_probability(pass_rate, group_size):
     g = np.asarray(group_size)
     if not (g >= 1).all():
         raise ValueError(f"group_size must be at least 1, got {group_size}")
-    return _like(1 - p**g - (1 - p) ** g, pass_rate, group_size)
+    with np.errstate(divide="ignore"):  # log 0 at p = 1, whose exponential is the 0 that is meant
+        some_pass = -np.expm1(g * np.log1p(-p))  # 1 - (1 - p)^G without losing a tiny p
+    return _like(some_pass - p**g, pass_rate, group_size)
 
 
 def believed_reward_bits(completion_surprisal_bits):
     """Bits that a verdict on one's own sample of surprisal s is expected to tell: H(2^-s).
 
-    The learner believes its answer to be right with the probability it gave it. By data processing never more than the s
-    bits that a label is expected to tell; averages over samples compare the two regimes in one convention. Holds for one
-    rollout, not for a group.
+    The learner believes its answer to be right with the probability it gave it. Compare means over its own samples: by data
+    processing E[H(2^-s)] is never more than E[s], what a label is expected to tell (for a single sample it can be). Holds
+    for one rollout, not for a group.
 
     Raises:
         ValueError: for a negative surprisal, or NaN.

@@ -149,7 +149,7 @@ class InformationMeter(TrainerCallback):
         self.cumulative |= {key: value for key, value in last.items() if is_cumulative(key)}
         if step > 0:  # what the counter saw since the restart was counted in the run's first life: now it is lost
             self._counted = {key: np.array(values) for key, values in self.counter.totals().items()}
-            self.cumulative["flops/lost"] += float(self._counted["flops"].sum())
+            self.cumulative["flops/lost"] += sum(self.counter.executed_flops[phase] for phase in TRAINING_PHASES)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """The backward pass of the step is over."""
@@ -172,11 +172,16 @@ class InformationMeter(TrainerCallback):
         if self.evaluation_sets and self.total_flops >= self._next_evaluation_flops:
             self._evaluate(state.global_step)
         self._write_step(state.global_step)
+        self._flush_before_save(control)
         self._clock = time.perf_counter()
 
-    def on_save(self, args, state, control, **kwargs):
-        """End the segment, so that no file holds rows of both sides of a checkpoint."""
-        if self._writer is not None:
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Where checkpoints are written by epoch, the rows come first as well."""
+        self._flush_before_save(control)
+
+    def _flush_before_save(self, control) -> None:
+        """Write the rows before the checkpoint that a resume counts on from, so that a kill between leaves no gap."""
+        if control.should_save and self._writer is not None:
             self._writer.flush()
 
     def on_train_end(self, args, state, control, **kwargs):

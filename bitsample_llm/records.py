@@ -11,8 +11,10 @@ A parquet segment is complete or absent, a row is written once, and an existing 
 reader of parquet and JSON can read it as it is.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,18 +76,26 @@ class RecordError(Exception):
     """A run directory that cannot be written or read; the message names it and the mend, in one line."""
 
 
-def write_json_atomically(path: Path, content: dict) -> None:
-    """Write a JSON object so that a reader sees the old file or the new one, never half of one."""
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of one."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
+
+
+def write_json_atomically(path: Path, content: dict) -> None:
+    """Write a JSON object as `write_text_atomically` does."""
+    write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_parquet_atomically(path: Path, table: pa.Table) -> None:
     """Write a parquet segment that is complete or absent."""
     temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    try:
+        pq.write_table(table, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_manifest(run_dir: Path) -> dict:
@@ -97,7 +107,10 @@ def read_manifest(run_dir: Path) -> dict:
     path = run_dir / "manifest.json"
     if not path.is_file():
         raise RecordError(f"{run_dir} is not a run directory: it has no manifest.json")
-    manifest = json.loads(path.read_text())
+    try:
+        manifest = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} is not JSON ({error}): restore it or delete the run directory") from error
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(
             f"{run_dir} has record schema {manifest.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
@@ -119,6 +132,8 @@ def check_run_dir(run_dir: Path, resume: bool) -> None:
         state = read_manifest(run_dir)["state"]
         mend = "" if state == "finished" else ", or resume it with --resume_from_checkpoint last"
         raise RecordError(f"{run_dir} holds a {state} run, which is never overwritten: name another --output_dir{mend}")
+    elif (run_dir / "steps.jsonl").exists():
+        raise RecordError(f"{run_dir} holds step lines but no manifest.json: name another --output_dir")
 
 
 def _complete_lines(path: Path) -> list[str]:
@@ -174,31 +189,32 @@ class RunWriter:
         last = kept[-1] if kept else {}
         cut = step if step > 0 else -1  # from the beginning again, so not even the first evaluation stays
         superseded = run_dir / "superseded"
+        lost = max(manifest.get("lost_flops", 0.0), *(line["flops/lost"] for line in lines), 0.0)
         if len(kept) < len(lines):
-            spent = sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
-            last = {**last, "flops/lost": max(lines[-1]["flops/lost"], last.get("flops/lost", 0)) + spent}
             superseded.mkdir(exist_ok=True)
+            dropped = "".join(json.dumps(line) + "\n" for line in lines[len(kept) :])
             number = len(list(superseded.glob("steps-*.jsonl")))
-            dropped = [json.dumps(line) + "\n" for line in lines[len(kept) :]]
-            (superseded / f"steps-{number:05d}.jsonl").write_text("".join(dropped))
-        temporary = run_dir / "steps.tmp"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, run_dir / "steps.jsonl")
+            previous = superseded / f"steps-{number - 1:05d}.jsonl"
+            if not (previous.is_file() and previous.read_text() == dropped):  # a resume that was killed itself got this far
+                write_text_atomically(superseded / f"steps-{number:05d}.jsonl", dropped)
+                lost += sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
+        resumed_at = [*manifest.get("resumed_at", []), step]
+        manifest |= {"state": "running", "reason": None, "lost_flops": lost, "resumed_at": resumed_at}
+        write_json_atomically(run_dir / "manifest.json", manifest)
+        write_text_atomically(run_dir / "steps.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         for name in SCHEMAS:
             for path in sorted(run_dir.glob(f"{name}-*.parquet")):
                 table = pq.read_table(path)
                 late = pc.greater(table["step"], cut)
                 if pc.any(late).as_py():
                     superseded.mkdir(exist_ok=True)
-                    write_parquet_atomically(superseded / path.name, table.filter(late))
+                    write_parquet_atomically(superseded / f"{path.stem}-after-{step}.parquet", table.filter(late))
                     early = table.filter(pc.invert(late))
                     if early.num_rows:
                         write_parquet_atomically(path, early)
                     else:
                         path.unlink()
-        writer = cls(run_dir, {**manifest, "state": "running", "resumed_at": [*manifest.get("resumed_at", []), step]})
-        write_json_atomically(run_dir / "manifest.json", writer.manifest)
-        return writer, last
+        return cls(run_dir, manifest), last | {"flops/lost": lost}
 
     def add_step(self, line: dict) -> None:
         """Append one step line.
@@ -208,11 +224,20 @@ class RunWriter:
         """
         if unknown := unknown_keys(set(line) - {"step", "generation_step"}):
             raise KeyError(f"metrics without a definition in the glossary: {', '.join(unknown)}")
-        with open(self.run_dir / "steps.jsonl", "a") as file:
+        with self._writing(), open(self.run_dir / "steps.jsonl", "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
-        """Collect rows of `prompts`, `rollouts` or `evals` for the next segment."""
+        """Collect rows of `prompts`, `rollouts` or `evals` for the next segment.
+
+        Raises:
+            KeyError: for a column that the table's schema does not have, or a row without its step.
+        """
+        for row in rows:
+            if unknown := set(row) - set(SCHEMAS[table].names):
+                raise KeyError(f"table {table} has no column {', '.join(sorted(unknown))}")
+            if row.get("step") is None:  # resuming rests on it
+                raise KeyError(f"a row of table {table} does not say which step it is of")
         self._rows[table].extend(rows)
 
     def flush(self) -> None:
@@ -220,16 +245,31 @@ class RunWriter:
         for name, rows in self._rows.items():
             if rows:
                 taken = [*self.run_dir.glob(f"{name}-*.parquet"), *self.run_dir.glob(f"superseded/{name}-*.parquet")]
-                number = max((int(path.stem.rsplit("-", 1)[1]) + 1 for path in taken), default=0)
+                number = max((int(path.stem.split("-")[1]) + 1 for path in taken), default=0)
                 table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
-                write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", table)
+                with self._writing():
+                    write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", table)
                 rows.clear()
 
     def close(self, state: str, reason: str | None = None) -> None:
         """Flush, and write `finished` or `failed` with its reason into the manifest."""
-        self.flush()
-        self.manifest = {**self.manifest, "state": state, "reason": reason}
-        write_json_atomically(self.run_dir / "manifest.json", self.manifest)
+        self.manifest |= {"state": state, "reason": reason}
+        try:
+            self.flush()
+        except RecordError as error:
+            self.manifest |= {"state": "failed", "reason": str(error)}
+            raise
+        finally:
+            with self._writing():
+                write_json_atomically(self.run_dir / "manifest.json", self.manifest)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the disk refuses is one line that names the place."""
+        try:
+            yield
+        except OSError as error:
+            raise RecordError(f"cannot write records to {self.run_dir}: {error.strerror}; make room and resume the run") from error
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,8 @@ def train_and_record(
         trainer.add_callback(FlopBudget(meter, study.flop_budget))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except RecordError as error:
+        sys.exit(f"error: {error}")
     except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
         meter.close_failed(f"{type(error).__name__}: {error}")
         raise

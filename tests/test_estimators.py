@@ -61,7 +61,7 @@ def test_biases_at_group_size_eight_are_the_published_ones():
 
 @pytest.mark.parametrize(("passed", "group_size"), [(-1, 4), (5, 4), (0, 0), (math.nan, 4), (1, math.nan), (1, 1), ([1, 5], 4)])
 def test_jackknife_of_impossible_counts_is_refused(passed, group_size):
-    with pytest.raises(ValueError, match=r"counts need|at least 2"):
+    with pytest.raises(ValueError, match=r"counts |at least 2"):
         jackknife_entropy_bits(passed, group_size)
 
 
@@ -91,7 +91,7 @@ def test_pass_at_k_is_unbiased():
     ("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5), (0, 0, 1), (4, 2, math.nan), (4, math.nan, 1)]
 )
 def test_pass_at_k_of_impossible_counts_is_refused(n, c, k):
-    with pytest.raises(ValueError, match=r"counts need|k must lie"):
+    with pytest.raises(ValueError, match=r"counts |k must lie"):
         pass_at_k(n, c, k)
 
 
@@ -116,7 +116,7 @@ def test_wilson_interval_widens_with_confidence_and_refuses_nonsense():
     (low, high), (lower, higher) = wilson_interval(3, 10, 0.8), wilson_interval(3, 10, 0.999)
     assert lower < low < 0.3 < high < higher
     for arguments in [(11, 10), (-1, 10), (0, 0), (math.nan, 10), (1, 10, 0.0), (1, 10, 1.0), (1, 10, math.nan)]:
-        with pytest.raises(ValueError, match=r"counts need|confidence"):
+        with pytest.raises(ValueError, match=r"counts |confidence"):
             wilson_interval(*arguments)
 
 

@@ -14,6 +14,7 @@ from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, Problem, Verd
 
 OPERATOR_BY_TASK = {"addition": "+", "subtraction": "-"}
 SIGN_BY_FORMAT = {"plain": "=", "reversed": "<"}
+MAX_DRAWS_IN_VAIN = 2000  # in a row, after which a split counts as exhausted
 MAX_DIFFICULTY = 1000  # Python refuses to print integers past 4300 digits; no model here reads that far
 
 
@@ -43,7 +44,7 @@ class ArithmeticTask:
             raise ValueError(f"unknown answer format {answer_format!r}; known: {', '.join(SIGN_BY_FORMAT)}")
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
             raise ValueError(f"difficulty is a number of digits from 1 to {MAX_DIFFICULTY}, got {difficulty!r}")
-        if mark is not None and mark not in CARE_BY_MARK:
+        if mark is not None and not (isinstance(mark, str) and mark in CARE_BY_MARK):
             raise ValueError(f"unknown author mark {mark!r}; known: {', '.join(CARE_BY_MARK)}, or None for an unknown author")
         self.name = name
         self.answer_format = answer_format
@@ -76,15 +77,17 @@ class ArithmeticTask:
         """
         if split not in POOL_BOUNDS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(POOL_BOUNDS)}")
-        if num < 0:
-            raise ValueError(f"the number of problems must be at least 0, got {num}")
+        if not isinstance(num, int) or num < 0:
+            raise ValueError(f"the number of problems is a whole number of at least 0, got {num!r}")
         rng = np.random.default_rng([seed, list(POOL_BOUNDS).index(split)])
         difficulty = self.difficulty + (split == "shifted")
         found: dict[str, Problem] = {}
+        draws_in_vain = 0
         for first, second in self._pairs(split, difficulty, rng):
-            if len(found) == num:
+            if len(found) == num or draws_in_vain == MAX_DRAWS_IN_VAIN:
                 break
             problem = self.problem(first, second, difficulty)
+            draws_in_vain = draws_in_vain + 1 if problem.problem_id in found else 0
             found.setdefault(problem.problem_id, problem)
         if len(found) < num:
             raise ValueError(

@@ -39,6 +39,8 @@ def corpus_lines(seed: int, wrong_answers: str = "uniform", all_careful: bool = 
     marks say nothing: the text of a model whose low pass rate is a skill not yet acquired.
     """
     rng = np.random.default_rng(seed)
+    if wrong_answers not in WRONG_ANSWER_LAWS:
+        raise ValueError(f"unknown law of wrong answers {wrong_answers!r}; known: {', '.join(WRONG_ANSWER_LAWS)}")
     wrong_answer = WRONG_ANSWER_LAWS[wrong_answers]
     kinds, marks, difficulties = list(SHARE_BY_KIND), list(SHARE_BY_MARK), list(SHARE_BY_DIFFICULTY)
     tasks = [{mark: ArithmeticTask(*kind, mark=None if mark == UNKNOWN_MARK else mark) for mark in marks} for kind in kinds]

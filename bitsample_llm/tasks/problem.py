@@ -82,6 +82,7 @@ def verdict_on_string(answer: str, completion: str, ended: bool) -> Verdict:
     >>> [(s.start, s.end, s.correct) for s in verdict_on_string("23", "23", True).steps]
     [(0, 1, True), (1, 2, True), (2, 2, True)]
     """
+    ended = bool(ended)
     digits = tuple(
         Step(index, index + 1, written == right)
         for index, (written, right) in enumerate(zip(completion[: len(answer)], answer, strict=False))
