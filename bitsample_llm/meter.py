@@ -34,8 +34,8 @@ class InformationMeter(TrainerCallback):
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
             its reward reaches `pass_threshold`.
-        evaluation_sets: split -> held-out problems, scored exactly at the start, at `evaluation_flops` and at the end.
-        evaluation_flops: ascending training FLOPs at which to evaluate, each at the first step that reaches it.
+        evaluation_sets: split -> problems, scored exactly at the start and at the end; the first of them also between.
+        evaluation_flops: ascending training FLOPs at which to score it, each at the first step that reaches it.
         pass_threshold: reward that counts as a pass where there is no verifier.
         counter: a counter that has been running on this model before the trainer was made; its FLOPs count.
 
@@ -136,7 +136,7 @@ class InformationMeter(TrainerCallback):
             self._count_flops(args.device)  # what the counter saw before there was a trainer
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         if self.evaluation_sets and state.global_step == 0:
-            self._evaluate(0)
+            self._evaluate(0, list(self.evaluation_sets))
         self._clock = time.perf_counter()
 
     def _resume(self, step: int) -> None:
@@ -170,7 +170,7 @@ class InformationMeter(TrainerCallback):
             dead_flops += (1 - float(np.mean(informative))) * (self.total_flops - flops_before)
             self.cumulative["flops/dead_group_fraction"] = dead_flops / self.total_flops
         if self.evaluation_sets and self.total_flops >= self._next_evaluation_flops:
-            self._evaluate(state.global_step)
+            self._evaluate(state.global_step, list(self.evaluation_sets)[:1])
         self._write_step(state.global_step)
         self._flush_before_save(control)
         self._clock = time.perf_counter()
@@ -187,8 +187,9 @@ class InformationMeter(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """Score the end, and close the records."""
         self.observer.end_generation()
-        if self.evaluation_sets and state.global_step != self._last_evaluated_step:
-            self._evaluate(state.global_step)
+        if self.evaluation_sets:
+            already = 1 if state.global_step == self._last_evaluated_step else 0
+            self._evaluate(state.global_step, list(self.evaluation_sets)[already:])
         if self._writer is not None:
             self._writer.close("finished")
 
@@ -227,8 +228,8 @@ class InformationMeter(TrainerCallback):
     def _evaluation_after(self, flops: float) -> float:
         return next((point for point in self.evaluation_flops if point > flops), float("inf"))
 
-    def _evaluate(self, step: int) -> None:
-        """Score all evaluation sets exactly, on the first process."""
+    def _evaluate(self, step: int, splits: list[str]) -> None:
+        """Score evaluation sets exactly, on the first process."""
         self._last_evaluated_step = step
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         if self._writer is None:
@@ -236,8 +237,8 @@ class InformationMeter(TrainerCallback):
         pairs = zip(self._trained_parameters(), self._start_parameters, strict=True)
         update_norm = float(sum(((now.detach() - start) ** 2).sum().double() for now, start in pairs)) ** 0.5
         shared = {"update_norm": update_norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
-        for split, problems in self.evaluation_sets.items():
-            rows = []
+        for split in splits:
+            problems, rows = self.evaluation_sets[split], []
             for problem, logps in zip(problems, answer_logprobs(self.model, self.tokenizer, problems), strict=True):
                 log2_T = logps / NATS_PER_BIT
                 row = {"step": step, "split": split, "problem_id": problem.problem_id, **shared}

@@ -29,7 +29,7 @@ from bitsample_llm.meter import InformationMeter
 from bitsample_llm.model_card import sha256_of_file
 from bitsample_llm.records import RecordError, check_run_dir
 from bitsample_llm.rewards import RolloutVerifier
-from bitsample_llm.tasks import Problem, load_task
+from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, Problem, load_task
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
 PACKAGES = ("bitsample_llm", "torch", "transformers", "trl", "accelerate", "peft", "datasets")
@@ -128,7 +128,8 @@ def load_problems(study: StudyArguments) -> StudyProblems:
         ValueError: for an unknown task, format or mark, or more problems than a split has.
     """
     mark = None if study.mark == UNKNOWN_MARK else study.mark
-    task = load_task(study.task, study.answer_format, difficulty=study.difficulty, mark=mark)
+    options = {"answer_format": study.answer_format, "difficulty": study.difficulty}
+    task = load_task(study.task, mark=mark, **options)
     seed, num = study.problem_seed, study.num_heldout_problems
     if study.tuning:
         splits = {"heldout": "tuning_heldout"}
@@ -137,6 +138,8 @@ def load_problems(study: StudyArguments) -> StudyProblems:
         splits = {"heldout": "heldout", "seen": "seen", "shifted": "shifted"}
         train = task.problems("train", study.num_train_problems, seed)
     sets = {name: task.problems(split, num, seed) for name, split in splits.items()}
+    # the same pairs under the always-right mark: what the right prompt gives for no training at all
+    sets["marked"] = load_task(study.task, mark=ALWAYS_RIGHT_MARK, **options).problems(splits["heldout"], num, seed)
     return StudyProblems(task, train, sets | {"train": train[:num]})
 
 

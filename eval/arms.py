@@ -114,6 +114,18 @@ def first_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float | None:
     return float(x[index - 1] + share * (x[index] - x[index - 1]))
 
 
+def mean_over_log(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean of the piecewise linear y over the logarithm of x, from 1/256 of the last x to the last.
+
+    A score of a whole learning curve: early gains count, and so do later losses.
+
+    >>> round(mean_over_log(np.array([0.0, 1.0, 256.0]), np.array([0.0, 3.0, 3.0])), 6)
+    3.0
+    """
+    grid = np.geomspace(x[-1] / 256, x[-1], 257)
+    return float(np.trapezoid(np.interp(grid, x, y), np.log(grid)) / np.log(256))
+
+
 def run_result(run: Run) -> RunResult:
     """A finished run in numbers.
 
@@ -154,6 +166,7 @@ def run_result(run: Run) -> RunResult:
         "pass_rate_bits": math.log2(curve.pass_rate[-1] / curve.pass_rate[0]),
         "surprisal_bits_before": float(curve.surprisal_bits[0]),
         "surprisal_bits_after": float(curve.surprisal_bits[-1]),
+        "absorbed_bits_over_log_flops": mean_over_log(curve.flops, absorbed_curve),
         "flops_to_target": first_crossing(curve.flops, absorbed_curve, TARGET_BITS),
         "samples_to_target": first_crossing(samples_at, absorbed_curve, TARGET_BITS),
         "dead_group_flops_fraction": last.get("flops/dead_group_fraction"),
@@ -163,12 +176,13 @@ def run_result(run: Run) -> RunResult:
         **{f"flops_{phase}": last[f"flops/{phase}"] for phase in TRAINING_PHASES},
         **{f"useful_flops_{phase}": last[f"flops_useful/{phase}"] for phase in TRAINING_PHASES},
     }
-    for split in ("train", "seen", "shifted"):
-        if split in run.table("evals")["split"].unique().to_pylist():
-            _, before, after = heldout_curve(run, split)
-            values[f"absorbed_bits_{split}"] = float((after - before).mean())
-        else:
-            values[f"absorbed_bits_{split}"] = None
+    measured_splits = set(run.table("evals")["split"].to_pylist())
+    for split in ("train", "seen", "shifted", "marked"):
+        absorbed_bits = pass_rate = None
+        if split in measured_splits:
+            split_curve, before, after = heldout_curve(run, split)
+            absorbed_bits, pass_rate = float((after - before).mean()), float(split_curve.pass_rate[0])
+        values |= {f"absorbed_bits_{split}": absorbed_bits, f"pass_rate_before_{split}": pass_rate}
     return RunResult(run, manifest["start"], manifest["arm"], manifest["regime"], manifest["seed"], curve, values)
 
 

@@ -34,6 +34,11 @@ COLUMNS = (
     ("pass-rate bits", "pass_rate_bits", "log2 of the ratio of the two means"),
     ("absorbed bits / PFLOP", "absorbed_bits_per_petaflop", "absorbed bits over all training FLOPs"),
     (
+        "curve score",
+        "absorbed_bits_over_log_flops",
+        "absorbed bits averaged over the log of the FLOPs; what settings were tuned for",
+    ),
+    (
         "unsaturated bits / PFLOP",
         "unsaturated_bits_per_petaflop",
         "the same up to the point where half of the available bits are absorbed, so that a saturated run shows its rate",
@@ -178,6 +183,7 @@ def split_rows(arms: Sequence[Arm]) -> list[list[str]]:
         ("trained on", "absorbed_bits_train"),
         ("seen in pretraining", "absorbed_bits_seen"),
         ("one digit more", "absorbed_bits_shifted"),
+        ("same pairs, right mark", "absorbed_bits_marked"),
         ("norm of the update", "update_norm"),
         (f"samples to +{TARGET_BITS:g} bit", "samples_to_target"),
         ("informative groups", "informative_group_fraction"),
@@ -213,8 +219,11 @@ def matching_sentence(arms: Sequence[Arm]) -> str:
     parts = []
     for start in dict.fromkeys(arm.start for arm in arms):
         values = next(arm for arm in arms if arm.start == start).results[0].values
+        marked = values["pass_rate_before_marked"]
+        by_mark = "" if marked is None else f", and {number(marked)} under the always-right author's mark"
         parts.append(
-            f"{start}: mean exact pass rate {number(values['pass_rate_before'])}, mean surprisal {number(values['surprisal_bits_before'])} bits"
+            f"{start}: mean exact pass rate {number(values['pass_rate_before'])}, mean surprisal "
+            f"{number(values['surprisal_bits_before'])} bits{by_mark}"
         )
     return "Held-out problems before training: " + "; ".join(parts) + "."
 

@@ -1,0 +1,86 @@
+"""The committed models and problems are what their cards and checksums say."""
+
+import hashlib
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import BASE, REPOSITORY
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bitsample_llm.likelihood import exact_pass_rates
+from bitsample_llm.model_card import sha256_of_file
+from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
+
+UNACQUIRED = BASE.parent / "base_unacquired"
+
+
+def mean_pass_rate(model, tokenizer, difficulty: int, mark: str, num: int = 256) -> float:
+    problems = load_task("addition", "reversed", difficulty=difficulty, mark=mark).problems("heldout", num, seed=1)
+    return float(exact_pass_rates(model, tokenizer, problems).mean())
+
+
+def test_every_file_has_its_recorded_checksum():
+    lines = (REPOSITORY / "data" / "sha256.txt").read_text().split("\n")
+    recorded = {path: digest for digest, path in (line.split() for line in lines if line)}
+    files = [path for path in (REPOSITORY / "data").rglob("*") if path.is_file() and path.name not in ("sha256.txt",)]
+    files = [path for path in files if path != REPOSITORY / "data" / "README.md"]
+    assert {str(path.relative_to(REPOSITORY)) for path in files} == set(recorded)
+    for path, digest in recorded.items():
+        assert hashlib.sha256((REPOSITORY / path).read_bytes()).hexdigest() == digest, path
+
+
+def test_the_models_are_small_enough_to_be_embedded():
+    for folder in (BASE, UNACQUIRED):
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
+        assert sha256_of_file(folder / "model.safetensors") in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("difficulty", [2, 3])
+def test_the_marks_are_a_latent_ladder_of_pass_rates(base_model, difficulty):
+    rates = {mark: mean_pass_rate(*base_model, difficulty, mark) for mark in CARE_BY_MARK}
+    assert rates[ALWAYS_RIGHT_MARK] >= 0.9
+    rungs = [rates[mark] for mark in CARE_BY_MARK if mark != ALWAYS_RIGHT_MARK]
+    assert len(rungs) >= 6
+    assert rungs == sorted(rungs, reverse=True)
+    assert rungs[0] > 0.8 and rungs[-1] < 0.004
+    assert all(lower < 0.7 * upper for upper, lower in itertools.pairwise(rungs))
+
+
+def test_longer_problems_are_unacquired(base_model):
+    assert mean_pass_rate(*base_model, 4, ALWAYS_RIGHT_MARK) < 0.2
+    assert mean_pass_rate(*base_model, 5, ALWAYS_RIGHT_MARK) < 1e-3
+
+
+def test_the_two_starts_of_the_study_have_about_the_same_pass_rate_for_different_reasons(base_model):
+    model = AutoModelForCausalLM.from_pretrained(UNACQUIRED, dtype="float32", attn_implementation="eager")
+    tokenizer = AutoTokenizer.from_pretrained(UNACQUIRED)
+    latent, unacquired = mean_pass_rate(*base_model, 2, "E"), mean_pass_rate(model, tokenizer, 2, "E")
+    assert latent == pytest.approx(unacquired, rel=0.35)
+    assert mean_pass_rate(*base_model, 2, ALWAYS_RIGHT_MARK) > 0.9
+    assert mean_pass_rate(model, tokenizer, 2, ALWAYS_RIGHT_MARK) == pytest.approx(unacquired, rel=0.2)
+
+
+def test_the_cards_table_is_the_models(base_model):
+    card = (BASE / "README.md").read_text()
+    (row,) = re.findall(r"\| addition \| reversed \| 2 \| 256 \|(.*)\|", card)
+    told = [float(cell) for cell in row.split("|")]
+    marks = [*CARE_BY_MARK, None]
+    measured = [mean_pass_rate(*base_model, 2, mark) for mark in marks]
+    assert np.allclose(told, measured, rtol=0.06)  # two digits are printed
+
+
+def test_the_frozen_heldout_problems_are_what_the_generator_gives_today():
+    frozen = [json.loads(line) for line in (REPOSITORY / "data" / "heldout_problems.jsonl").read_text().splitlines()]
+    drawn = load_task("addition", "reversed", difficulty=2, mark="E").problems("heldout", 256, seed=0)
+    assert frozen == [{"problem_id": p.problem_id, "prompt": p.prompt, "answer": p.answer} for p in drawn]
+
+
+def test_the_tokenizer_gives_every_character_one_token(base_model):
+    tokenizer = base_model[1]
+    for problem in load_task("addition", "reversed", difficulty=3, mark="B").problems("train", 50, seed=0):
+        ids = tokenizer(problem.prompt + problem.answer)["input_ids"]
+        assert len(ids) == len(problem.prompt + problem.answer)
+        assert tokenizer.decode(ids) == problem.prompt + problem.answer

@@ -1,0 +1,164 @@
+"""The report's numbers, from runs whose numbers are known, and the page that shows them."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from bitsample_llm.estimators import t_interval
+from bitsample_llm.glossary import PHASES
+from bitsample_llm.records import RunWriter
+from eval.arms import arms_of, first_crossing, paired_difference, paired_ratio, run_result
+from eval.report import comparisons, estimate, main, read_run
+
+PROBLEMS = [f"problem {n}" for n in range(4)]
+MANIFEST = {
+    "trainer": "SFTTrainer",
+    "device": "cpu",
+    "git_commit": "0" * 40,
+    "git_dirty": False,
+    "packages": {"trl": "1.16.0"},
+    "heldout_problems_sha256": "x",
+}
+
+
+def make_run(folder, start, arm, regime, seed, gain_per_step, steps=4, flops_per_step=1e12, samples_per_step=10):
+    """A run of `steps` steps in which every held-out problem starts at 2^-4 and gains `gain_per_step` bits a step."""
+    manifest = MANIFEST | {"start": start, "arm": arm, "regime": regime, "seed": seed}
+    run_dir = folder / f"{start}-{arm}-{seed}"
+    writer = RunWriter.create(run_dir, manifest)
+    for step in range(steps + 1):
+        flops = step * flops_per_step
+        for split in ("heldout", "train"):
+            for problem in PROBLEMS:
+                row = {"step": step, "split": split, "problem_id": problem, "log2_pass_rate": -4 + gain_per_step * step}
+                row |= {"update_norm": float(step), "total_flops": flops, "total_seconds": 2.0 * step}
+                writer.add_rows("evals", [row])
+        if step == 0:
+            continue
+        line = {"step": step, "generation_step": step if regime == "rl" else None, "samples/total": samples_per_step * step}
+        line |= {f"flops/{phase}": 0.0 for phase in PHASES} | {f"flops_useful/{phase}": 0.0 for phase in PHASES}
+        line |= {"flops/train_forward": flops, "flops_useful/train_forward": flops / 2, "flops/total": flops, "flops/lost": 0.0}
+        line |= {"seconds/total": 2.0 * step, "bits/offered_total": 30.0 * step, "bits/offered_per_sample": 3.0}
+        if regime == "rl":
+            line |= {"group/pass_rate": 0.1, "bits/surprisal_per_sample": 2.0, "bits/believed_per_sample": 0.5}
+            line |= {
+                "group/informative_fraction": 0.5,
+                "group/informative_fraction_predicted": 0.4,
+                "flops/dead_group_fraction": 0.5,
+            }
+        else:
+            writer.add_rows("prompts", [{"step": step, "problem_id": p, "offered_bits": 3.0} for p in PROBLEMS])
+        writer.add_step(line)
+    writer.close("finished")
+    return run_result(read_run(run_dir))
+
+
+def study(folder):
+    """Two starts, two arms, three seeds: a label gains 1 bit in one step of 10 samples, a rollout in four."""
+    results = []
+    for start, rl_gain in (("latent", 0.25), ("unacquired", 0.0)):
+        for seed in (1, 2, 3):
+            results.append(make_run(folder, start, "sft", "sft", seed, 1.0))
+            noise = 0.0 if rl_gain == 0 else 0.001 * seed
+            results.append(make_run(folder, start, "grpo", "rl", seed, rl_gain + noise, steps=8))
+    return arms_of(results)
+
+
+def test_a_run_is_summed_up_in_the_units_it_says(tmp_path):
+    values = make_run(tmp_path, "latent", "sft", "sft", 1, 0.5).values
+    assert values["absorbed_bits"] == pytest.approx(2.0)
+    assert values["absorbed_bits_per_petaflop"] == pytest.approx(2.0 / 4e12 * 1e15)
+    assert values["absorbed_bits_per_second"] == pytest.approx(2.0 / 8.0)
+    assert values["offered_bits_per_sample"] == pytest.approx(3.0)
+    assert values["offered_bits_per_petaflop"] == pytest.approx(120 / 4e12 * 1e15)
+    assert values["pass_rate_before"] == pytest.approx(2**-4)
+    assert values["pass_rate_bits"] == pytest.approx(2.0)
+    assert values["flops_to_target"] == pytest.approx(2e12)
+    assert values["samples_to_target"] == pytest.approx(20)
+
+
+def test_a_saturated_run_shows_its_rate_before_half_of_the_bits_were_absorbed(tmp_path):
+    result = make_run(tmp_path, "latent", "sft", "sft", 1, 1.0, steps=4)  # all 4 bits; half of them after step 2
+    assert result.values["unsaturated_bits_per_petaflop"] == pytest.approx(2.0 / 2e12 * 1e15)
+
+
+def test_what_was_never_reached_is_none_and_not_zero(tmp_path):
+    values = make_run(tmp_path, "unacquired", "grpo", "rl", 1, 0.0).values
+    assert values["flops_to_target"] is None and values["samples_to_target"] is None
+    assert first_crossing(np.array([0.0, 1.0]), np.array([0.0, 0.5]), 1.0) is None
+
+
+def test_ratios_are_paired_by_seed_with_a_t_interval_of_the_logarithms(tmp_path):
+    arms = {(arm.start, arm.name): arm for arm in study(tmp_path)}
+    ratio = paired_ratio(arms["latent", "grpo"], arms["latent", "sft"], "samples_to_target")
+    expected = [1 / (0.25 + 0.001 * seed) for seed in (1, 2, 3)]
+    assert ratio["values"] == pytest.approx(expected)
+    assert ratio["mean"] == pytest.approx(math.exp(np.mean(np.log(expected))))
+    assert ratio["interval"] == pytest.approx([math.exp(bound) for bound in t_interval(np.log(expected))])
+    difference = paired_difference(arms["latent", "grpo"], arms["unacquired", "grpo"], "absorbed_bits")
+    assert difference["mean"] == pytest.approx(8 * 0.252)
+
+
+def test_a_verdict_needs_the_whole_interval_on_one_side(tmp_path):
+    found = comparisons(study(tmp_path))
+    latent = next(item for item in found if "latent start, how many rollouts" in item["question"])
+    assert latent["verdict"] == "a label buys more than a rollout" and latent["n"] == 3
+    contrast = next(item for item in found if "minus" in item["statistic"])
+    assert contrast["verdict"].startswith("no: more from the latent start")
+    unreached = [item for item in found if "unacquired start, how many" in item["question"]]
+    assert unreached[0]["verdict"].startswith("undecided") and unreached[0]["n"] == 0
+
+
+def test_runs_of_one_seed_twice_or_on_other_problems_are_refused(tmp_path):
+    first = make_run(tmp_path / "a", "latent", "sft", "sft", 1, 1.0)
+    second = make_run(tmp_path / "b", "latent", "sft", "sft", 1, 1.0)
+    with pytest.raises(Exception, match="two runs of one seed"):
+        arms_of([first, second])
+
+
+def test_the_page_is_self_contained_and_every_picture_has_a_text(tmp_path, capsys):
+    study(tmp_path)
+    main([str(tmp_path), "--output_dir", str(tmp_path / "report")])
+    printed = capsys.readouterr().out
+    assert "latent" in printed and "report.html" in printed
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
+    pictures = re.findall(r"<img alt='([^']*)' src='data:image/svg", page)
+    assert len(pictures) == 4 and all(len(text) > 40 for text in pictures)
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    sft = next(arm for arm in results["arms"] if arm["arm"] == "sft" and arm["start"] == "latent")
+    assert sft["values"]["absorbed_bits"] == {"mean": 4.0, "interval": [4.0, 4.0], "n": 3, "values": [4.0, 4.0, 4.0]}
+    summary = (tmp_path / "report" / "summary.md").read_text()
+    assert "| latent | sft | 3 |" in summary
+    assert {path.name for path in (tmp_path / "report" / "figures").iterdir()} == {
+        "essay.png", "learning.png", "rates.png", "phases.png"
+    }  # fmt: skip
+
+
+def test_an_estimate_without_an_interval_shows_none():
+    assert estimate({"mean": None, "interval": None}) == "–"
+    assert estimate({"mean": 2.0, "interval": None}) == "2"
+    assert estimate({"mean": 2.0, "interval": [1.0, 3.0]}) == "2 [1, 3]"
+
+
+def test_an_empty_folder_is_one_clear_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.report", str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
+    assert done.returncode != 0
+    assert done.stderr.strip() == f"error: {tmp_path} is no run directory and holds none"
+
+
+def test_one_run_is_summed_up_in_the_terminal(tmp_path):
+    make_run(tmp_path, "latent", "grpo", "rl", 1, 0.5)
+    done = subprocess.run(
+        [sys.executable, "-m", "bitsample_llm", str(tmp_path / "latent-grpo-1")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 steps" in done.stdout and "4e+12 FLOPs" in done.stdout
