@@ -12,6 +12,7 @@ import numpy as np
 
 from bitsample_llm.estimators import t_interval
 from bitsample_llm.glossary import TRAINING_PHASES
+from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError, Run
 
 PETA = 1e15
@@ -164,6 +165,7 @@ def run_result(run: Run) -> RunResult:
         "pass_rate_before": float(curve.pass_rate[0]),
         "pass_rate_after": float(curve.pass_rate[-1]),
         "pass_rate_bits": math.log2(curve.pass_rate[-1] / curve.pass_rate[0]),
+        "surprisal_over_entropy_before": float(-before.mean() / binary_entropy_bits(np.minimum(np.exp2(before), 1.0)).mean()),
         "surprisal_bits_before": float(curve.surprisal_bits[0]),
         "surprisal_bits_after": float(curve.surprisal_bits[-1]),
         "absorbed_bits_over_log_flops": mean_over_log(curve.flops, absorbed_curve),

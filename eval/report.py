@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.records import RecordError, read_run
-from eval.arms import TARGET_BITS, Arm, arms_of, paired_difference, paired_ratio, run_result
+from eval.arms import TARGET_BITS, Arm, arms_of, run_result
 from eval.figures import essay_figure, learning_figure, phase_figure, rate_figure
+from eval.findings import estimate, findings, matching_sentence, number, sentence_of
 
 # heading, key, what it is
 COLUMNS = (
@@ -67,77 +68,6 @@ def find_runs(paths: Sequence[str]) -> list[Path]:
             found += below
         else:
             raise RecordError(f"{path} is no run directory and holds none")
-    return found
-
-
-def number(value: float | None) -> str:
-    """A number with three digits that matter; a dash for what was not measured."""
-    if value is None:
-        return "–"
-    if value != 0 and (abs(value) >= 1e5 or abs(value) < 1e-3):
-        return f"{value:.2e}"
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def estimate(summary: dict, scale: float = 1.0) -> str:
-    """Mean with its interval."""
-    if summary["mean"] is None:
-        return "–"
-    text = number(summary["mean"] * scale)
-    if summary["interval"]:
-        low, high = (number(bound * scale) for bound in summary["interval"])
-        text += f" [{low}, {high}]"
-    return text
-
-
-def comparisons(arms: Sequence[Arm]) -> list[dict]:
-    """The questions the report answers in words: each with its statistic, interval, n and a verdict that follows from them."""
-    by_name = {(arm.start, arm.name): arm for arm in arms}
-    starts = list(dict.fromkeys(arm.start for arm in arms))
-    found = []
-
-    def add(question: str, statistic: str, result: dict, neutral: float, above: str, below: str) -> None:
-        interval = result["interval"]
-        if interval is None:
-            verdict = "undecided: fewer than two seeds have it"
-        elif interval[0] > neutral:
-            verdict = above
-        elif interval[1] < neutral:
-            verdict = below
-        else:
-            verdict = "undecided: the interval holds both answers"
-        found.append({"question": question, "statistic": statistic, **result, "verdict": verdict})
-
-    rl_names = [name for name in dict.fromkeys(arm.name for arm in arms if arm.regime == "rl") if not name.endswith("_random")]
-    for name in rl_names:
-        for start in starts:
-            if (start, name) in by_name and (start, "sft") in by_name:
-                add(
-                    f"From the {start} start, how many rollouts of {name} buy what one label buys?",
-                    f"samples to +{TARGET_BITS:g} held-out bit, {name} over sft",
-                    paired_ratio(by_name[start, name], by_name[start, "sft"], "samples_to_target"),
-                    1.0,
-                    "a label buys more than a rollout",
-                    "a rollout buys more than a label",
-                )
-                add(
-                    f"From the {start} start, what does {name} absorb per FLOP beside SFT?",
-                    f"FLOPs to +{TARGET_BITS:g} held-out bit, {name} over sft",
-                    paired_ratio(by_name[start, name], by_name[start, "sft"], "flops_to_target"),
-                    1.0,
-                    "SFT needs fewer FLOPs",
-                    "RL needs fewer FLOPs",
-                )
-        if len(starts) == 2 and all((start, name) in by_name for start in starts):
-            first, second = (by_name[start, name] for start in starts)
-            add(
-                f"At about the same pass rate, does {name} absorb the same from a {starts[0]} as from an {starts[1]} start?",
-                f"absorbed bits, {starts[0]} minus {starts[1]}, same seeds",
-                paired_difference(first, second, "absorbed_bits"),
-                0.0,
-                f"no: more from the {starts[0]} start, so pass rate alone does not predict what RL absorbs",
-                f"no: more from the {starts[1]} start, so pass rate alone does not predict what RL absorbs",
-            )
     return found
 
 
@@ -206,28 +136,6 @@ def html_table(rows: list[list[str]]) -> str:
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def finding_sentences(found: list[dict]) -> list[str]:
-    """One sentence a comparison, made of its numbers."""
-    return [
-        f"{item['question']} {item['verdict'].capitalize()} ({item['statistic']}: {estimate(item)}, n = {item['n']} seeds)."
-        for item in found
-    ]
-
-
-def matching_sentence(arms: Sequence[Arm]) -> str:
-    """At which pass rates and surprisals the starts stand."""
-    parts = []
-    for start in dict.fromkeys(arm.start for arm in arms):
-        values = next(arm for arm in arms if arm.start == start).results[0].values
-        marked = values["pass_rate_before_marked"]
-        by_mark = "" if marked is None else f", and {number(marked)} under the always-right author's mark"
-        parts.append(
-            f"{start}: mean exact pass rate {number(values['pass_rate_before'])}, mean surprisal "
-            f"{number(values['surprisal_bits_before'])} bits{by_mark}"
-        )
-    return "Held-out problems before training: " + "; ".join(parts) + "."
-
-
 def provenance_sentence(arms: Sequence[Arm]) -> str:
     """Commits and versions the runs were made with, and the command of this report."""
     manifests = [result.run.manifest for arm in arms for result in arm.results]
@@ -270,11 +178,11 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     figures_dir = output_dir / "figures"
     figures_dir.mkdir(exist_ok=True)
-    found = comparisons(arms)
-    findings = [matching_sentence(arms), *finding_sentences(found)]
+    found = findings(arms)
+    sentences = [matching_sentence(arms), *map(sentence_of, found)]
     definitions = [f"{heading}: {meaning}" for heading, _, meaning in COLUMNS]
     note = "Brackets hold the 95 % t interval over seeds."
-    parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in findings], "", note, ""]
+    parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in sentences], "", note, ""]
     markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]
     for name, title, draw, sentence in FIGURES:
         figure = draw(arms)
@@ -287,7 +195,7 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
         figure.clear()
     markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", provenance_sentence(arms), ""]
     (output_dir / "summary.md").write_text("\n".join(markdown))
-    listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings)
+    listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
     defined = "".join(f"<li>{html.escape(line)}</li>" for line in definitions)
     (output_dir / "report.html").write_text(f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -365,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(terminal_table(arms))
     print()
-    for sentence in [matching_sentence(arms), *finding_sentences(comparisons(arms))]:
+    for sentence in [matching_sentence(arms), *map(sentence_of, findings(arms))]:
         print(f"- {sentence}")
     print(f"\nreport: {os.path.relpath(output_dir / 'report.html')}")
 

@@ -1,6 +1,7 @@
 """The recipes as a user runs them: every option a few steps, kills and resumes, and what bad input is told."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,43 @@ def test_a_model_without_a_special_token_is_refused_by_name(recipe, tmp_path, to
     done = recipe("sft", "--model_name_or_path", folder, "--output_dir", tmp_path / "run")
     assert done.returncode != 0
     assert f"has no {token}" in done.stderr.splitlines()[-1]
+
+
+def test_pretraining_resumed_from_a_checkpoint_gives_the_same_model(recipe, tmp_path):
+    options = ("--max_steps", 12, "--save_steps", 6, "--watch_steps", 4, "--per_device_train_batch_size", 32)
+    whole = recipe("pretrain", *options, "--save_ladder", 3, "--output_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    shutil.copytree(tmp_path / "whole" / "checkpoint-6", tmp_path / "cut" / "checkpoint-6")
+    resumed = recipe("pretrain", *options, "--output_dir", tmp_path / "cut")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    cards = [(tmp_path / name / "model" / "README.md").read_text() for name in ("whole", "cut")]
+    told = [[line for line in card.splitlines() if "command" not in line] for card in cards]
+    assert told[0] == told[1]  # pass rates, tokens, FLOPs and the checksum of the weights
+    assert len(list((tmp_path / "whole" / "ladder").iterdir())) == 3
+    again = recipe("pretrain", *options, "--output_dir", tmp_path / "whole")
+    assert again.returncode != 0 and "finished model" in again.stderr.splitlines()[-1]
+
+
+def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
+    arm = {"learning_rate": 1e-4, "per_device_train_batch_size": 8}
+    config = {
+        "seeds": [1],
+        "shared": {"num_train_problems": 16, "num_heldout_problems": 8, "mark": "E", "max_steps": 2, "save_strategy": "no"},
+        "starts": {"latent": {"model_name_or_path": str(BASE)}},
+        "arms": {"sft": arm | {"recipe": "sft"}, "grpo": arm | {"recipe": "grpo"}},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "recipes/study.py", "--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out")]
+    first = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert first.returncode == 0, first.stderr[-2000:]
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/manifest.json")}
+    assert len(written) == 2 and "report.html" in first.stdout
+    second = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert second.returncode == 0 and "2 of 2 runs are finished and kept" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    (tmp_path / "study.yaml").write_text(json.dumps(config | {"seeds": [2]}))
+    third = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert third.returncode != 0 and "another configuration" in third.stderr
 
 
 def test_a_finished_run_is_never_overwritten(recipe, tmp_path):

@@ -14,7 +14,8 @@ from bitsample_llm.estimators import t_interval
 from bitsample_llm.glossary import PHASES
 from bitsample_llm.records import RunWriter
 from eval.arms import arms_of, first_crossing, paired_difference, paired_ratio, run_result
-from eval.report import comparisons, estimate, main, read_run
+from eval.findings import estimate, findings
+from eval.report import main, read_run
 
 PROBLEMS = [f"problem {n}" for n in range(4)]
 MANIFEST = {
@@ -106,11 +107,11 @@ def test_ratios_are_paired_by_seed_with_a_t_interval_of_the_logarithms(tmp_path)
 
 
 def test_a_verdict_needs_the_whole_interval_on_one_side(tmp_path):
-    found = comparisons(study(tmp_path))
+    found = findings(study(tmp_path))
     latent = next(item for item in found if "latent start, how many rollouts" in item["question"])
     assert latent["verdict"] == "a label buys more than a rollout" and latent["n"] == 3
     contrast = next(item for item in found if "minus" in item["statistic"])
-    assert contrast["verdict"].startswith("no: more from the latent start")
+    assert contrast["verdict"].startswith("no, more from the latent start")
     unreached = [item for item in found if "unacquired start, how many" in item["question"]]
     assert unreached[0]["verdict"].startswith("undecided") and unreached[0]["n"] == 0
 
