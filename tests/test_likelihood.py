@@ -103,5 +103,5 @@ def test_sampled_rollouts_pass_as_often_as_the_exact_pass_rate_says(base_model):
     p_value = pooled_chi_square(passed, pass_rates, ROLLOUTS)
     print(f"pooled chi-square over {PROMPTS} prompts, {ROLLOUTS} rollouts each: p = {p_value:.3f}")
     assert p_value > LEVEL
-    # the same test sees a sampler that is off by as little as a temperature of 1.05
+    # the same test sees pass rates that are off by as little as p ** 1.05
     assert pooled_chi_square(passed, pass_rates**1.05, ROLLOUTS) < LEVEL
