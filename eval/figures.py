@@ -20,6 +20,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
 
+BLOCK = 64  # samples averaged into one point before binning: a mean of two labels says little about either
+
 plt.rcParams.update(
     {
         "font.size": 11,
@@ -45,26 +47,35 @@ def styles(arms: Sequence[Arm]) -> dict[str, dict]:
     }
 
 
-def _recorded_points(arm: Arm, bits_key: str) -> list[tuple[float, float]]:
-    """(mean exact pass rate, mean bits a sample) of every step of every seed."""
-    points = []
+def _offered_points(arm: Arm) -> np.ndarray:
+    """(mean exact pass rate, mean offered bits a sample) of every block of `BLOCK` consecutive samples of every seed.
+
+    A label is the accepted answer, so its surprisal is its problem's exact pass rate.
+    """
+    points = [np.empty((0, 2))]
     for result in arm.results:
-        if arm.regime == "rl":
-            lines = [(line.get("group/pass_rate"), line.get(bits_key)) for line in result.run.steps]
-            points += [(pass_rate, bits) for pass_rate, bits in lines if pass_rate is not None and bits is not None]
-        else:  # a label is the accepted answer, so its surprisal is its problem's exact pass rate
-            table = result.run.table("prompts")
-            steps, bits_of_labels = table["step"].to_numpy(), table["offered_bits"].to_numpy()
-            _, index = np.unique(steps, return_inverse=True)
-            count = np.bincount(index)
-            pass_rates = np.bincount(index, np.exp2(-bits_of_labels)) / count
-            points += list(zip(pass_rates, np.bincount(index, bits_of_labels) / count, strict=True))
-    return points
+        table = result.run.table("prompts")
+        if not table.num_rows:
+            continue
+        bits = table["offered_bits"].to_numpy()
+        pass_rates = table["pass_rate"].to_numpy() if arm.regime == "rl" else np.exp2(-bits)
+        size = BLOCK // (table["group_size"][0].as_py() or 1)
+        blocks = max(len(bits) // size, 1)
+        means = [[part.mean() for part in np.array_split(values, blocks)] for values in (pass_rates, bits)]
+        points.append(np.array(means).T)
+    return np.concatenate(points)
 
 
-def _binned_points(arm: Arm, bits_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """The recorded points, averaged in bins of the log of the pass rate, six a decade."""
-    points = np.array(_recorded_points(arm, bits_key)).reshape(-1, 2)
+def _believed_points(arm: Arm, key: str) -> np.ndarray:
+    """(mean exact pass rate, mean believed bits a sample) of every step of every seed."""
+    lines = [line for result in arm.results for line in result.run.steps]
+    found = [(line["group/pass_rate"], line[key]) for line in lines if line.get("group/pass_rate") and line.get(key) is not None]
+    return np.array(found).reshape(-1, 2)
+
+
+def _binned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points averaged in bins of the log of the pass rate, six a decade."""
+    points = points[~np.isnan(points).any(axis=1)]
     keys = np.round(np.log10(np.maximum(points[:, 0], 1e-9)) * 6)
     means = np.array([points[keys == key].mean(axis=0) for key in np.unique(keys)]).reshape(-1, 2)
     return means[:, 0], means[:, 1]
@@ -81,18 +92,15 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
         axis.plot(p, surprisal_bits(p), color="#444444", label="label: $-\\log_2 p$")
         axis.plot(p, binary_entropy_bits(p), color="#444444", linestyle=":", label="verdict: $H(p)$")
         for arm in arms:
-            x, y = _binned_points(arm, "bits/offered_per_sample")
+            x, y = _binned(_offered_points(arm))
             face = look[arm.name]["color"] if arm.start == starts[0] else "white"
-            axis.plot(
-                x,
-                y,
-                linestyle="none",
-                marker=look[arm.name]["marker"],
-                color=look[arm.name]["color"],
-                markerfacecolor=face,
-                markersize=6,
-                label=f"{arm.name}, {arm.start}",
-            )
+            options = {
+                "marker": look[arm.name]["marker"],
+                "color": look[arm.name]["color"],
+                "markerfacecolor": face,
+                "markersize": 6,
+            }
+            axis.plot(x, y, linestyle="none", label=f"{arm.name}, {arm.start}", **options)
         axis.set_xlabel("pass rate p")
         axis.set_ylabel("offered bits per sample")
     axes[0].set_ylim(0, 8)
@@ -100,33 +108,24 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
     axes[1].set_title("The essay's pair, log axes")
     axes[1].set_xscale("log")
     axes[1].set_yscale("log")
+    axes[1].set_xlim(1e-4, 1.5)
     axes[1].set_ylim(1e-3, 20)
-    axis = axes[2]
-    axis.set_title("One convention for both: believed bits")
+    axes[2].set_title("One convention for both: believed bits")
     for arm in arms:
-        if arm.regime != "rl":
+        if arm.regime != "rl" or arm.name.endswith("_random"):
             continue
         face = look[arm.name]["color"] if arm.start == starts[0] else "white"
         for key, marker, what in (("bits/surprisal_per_sample", "v", "label"), ("bits/believed_per_sample", "^", "verdict")):
-            x, y = _binned_points(arm, key)
-            axis.plot(
-                x,
-                y,
-                linestyle="none",
-                marker=marker,
-                color=look[arm.name]["color"],
-                markerfacecolor=face,
-                label=f"{what}, policy of {arm.name}, {arm.start}",
-            )
-    axis.set_xscale("log")
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel("pass rate p")
-    axis.set_xlim(1e-4, 1.5)
-    axis.set_ylabel("expected bits per sample")
-    for axis in (axes[1], axes[2]):
-        handles, labels = axis.get_legend_handles_labels()
-        if handles:
-            axis.legend(handles, labels, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1)
+            x, y = _binned(_believed_points(arm, key))
+            options = {"marker": marker, "color": look[arm.name]["color"], "markerfacecolor": face}
+            axes[2].plot(x, y, linestyle="none", label=f"{what}, policy of {arm.name}, {arm.start}", **options)
+    axes[2].set_xscale("log")
+    axes[2].set_xlim(1e-4, 1.5)
+    axes[2].set_ylim(bottom=0)
+    axes[2].set_xlabel("pass rate p")
+    axes[2].set_ylabel("expected bits per sample")
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=9, loc="outside lower left", ncols=3)
+    figure.legend(*axes[2].get_legend_handles_labels(), fontsize=9, loc="outside lower right")
     return figure
 
 
@@ -178,8 +177,8 @@ def rate_figure(arms: Sequence[Arm]) -> Figure:
     axis.set_yticks(range(len(arms)), [f"{arm.name}, {arm.start} (n = {len(arm.results)})" for arm in reversed(arms)])
     axis.axvline(0, color="#444444", linewidth=0.8)
     largest = max((abs(value) for arm in arms for value in arm.measured(key)), default=1.0)
-    axis.set_xscale("symlog", linthresh=max(10 ** math.floor(math.log10(max(largest, 1e-9)) - 3), 1e-6))
-    axis.tick_params(axis="x", rotation=30)
+    axis.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(max(largest, 1.0)) - 2), linscale=0.6)
+    axis.margins(x=0.08)
     axis.set_xlabel("absorbed bits per held-out problem per petaFLOP, up to half of what there is")
     return figure
 

@@ -13,28 +13,32 @@ CONTRAST_MARGIN_BITS = 0.5
 
 
 def number(value: float | None) -> str:
-    """A number with three digits that matter; a dash for what was not measured."""
+    """A number with three digits that matter; a dash for what was not measured.
+
+    >>> number(0.11634), number(-56948.2), number(2.264e6), number(1e-5), number(None)
+    ('0.116', '-56,900', '2,260,000', '1.00e-05', '–')
+    """
     if value is None:
         return "–"
-    if value != 0 and (abs(value) >= 1e5 or abs(value) < 1e-3):
+    if value != 0 and abs(value) < 1e-3:
         return f"{value:.2e}"
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def estimate(summary: dict, scale: float = 1.0) -> str:
-    """Mean with its interval."""
+    """Mean with its interval, which is left out where all seeds agree (before training they do)."""
     if summary["mean"] is None:
         return "–"
     text = number(summary["mean"] * scale)
-    if summary["interval"]:
+    if summary["interval"] and summary["interval"][0] < summary["interval"][1]:
         low, high = (number(bound * scale) for bound in summary["interval"])
         text += f" [{low}, {high}]"
     return text
 
 
-def _verdict(result: dict, low: float, high: float, above: str, between: str, below: str, num_seeds: int) -> str:
+def _verdict(result: dict, low: float, high: float, above: str, between: str, below: str, unmeasured: str) -> str:
     if result["interval"] is None:
-        return f"undecided: {result['n']} of {num_seeds} seeds have both sides of it within the budget"
+        return f"undecided: {unmeasured}"
     start, end = result["interval"]
     if start > high:
         return above
@@ -71,7 +75,7 @@ def _contrast(first: Arm, second: Arm) -> dict:
         no.format(first.start),
         f"yes, within {CONTRAST_MARGIN_BITS} bits",
         no.format(second.start),
-        len(first.results),
+        "fewer than two seeds have both",
     )
     return {
         "question": f"At about the same pass rate, does {first.name} absorb the same from the {first.start} and the {second.start} start?",
@@ -86,7 +90,8 @@ def _prices(rl: Arm, sft: Arm) -> list[dict]:
     values = sft.results[0].values
     essay, inverse = number(values["surprisal_over_entropy_before"]), number(1 / values["pass_rate_before"])
     samples, flops = (paired_ratio(rl, sft, key) for key in ("samples_to_target", "flops_to_target"))
-    seeds = len(rl.results)
+    reached = ", ".join(f"{len(arm.measured('flops_to_target'))} of {len(arm.results)} seeds of {arm.name}" for arm in (sft, rl))
+    reached = f"within the budget {reached} gained the bit"
     label = ("a label buys more than a rollout", "neither", "a rollout buys more than a label")
     cheaper = ("SFT needs fewer FLOPs", "neither", "RL needs fewer FLOPs")
     return [
@@ -95,13 +100,13 @@ def _prices(rl: Arm, sft: Arm) -> list[dict]:
             "statistic": f"samples to +{TARGET_BITS:g} held-out bit, {rl.name} over {sft.name}; the essay's -log2 p / H(p) says "
             f"{essay}, the algebra's 1/p says {inverse}",
             **samples,
-            "verdict": _verdict(samples, 1.0, 1.0, *label, seeds),
+            "verdict": _verdict(samples, 1.0, 1.0, *label, reached),
         },
         {
             "question": f"From the {rl.start} start, what does {rl.name} pay in FLOPs beside {sft.name}?",
             "statistic": f"FLOPs to +{TARGET_BITS:g} held-out bit, {rl.name} over {sft.name}",
             **flops,
-            "verdict": _verdict(flops, 1.0, 1.0, *cheaper, seeds),
+            "verdict": _verdict(flops, 1.0, 1.0, *cheaper, reached),
         },
     ]
 

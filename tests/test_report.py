@@ -14,7 +14,7 @@ from bitsample_llm.estimators import t_interval
 from bitsample_llm.glossary import PHASES
 from bitsample_llm.records import RunWriter
 from eval.arms import arms_of, first_crossing, paired_difference, paired_ratio, run_result
-from eval.findings import estimate, findings
+from eval.findings import estimate, findings, sentence_of
 from eval.report import main, read_run
 
 PROBLEMS = [f"problem {n}" for n in range(4)]
@@ -53,6 +53,8 @@ def make_run(folder, start, arm, regime, seed, gain_per_step, steps=4, flops_per
                 "group/informative_fraction_predicted": 0.4,
                 "flops/dead_group_fraction": 0.5,
             }
+            row = {"step": step, "group_size": 8, "pass_rate": 0.1, "offered_bits": 0.469}
+            writer.add_rows("prompts", [row | {"problem_id": p} for p in PROBLEMS])
         else:
             writer.add_rows("prompts", [{"step": step, "problem_id": p, "offered_bits": 3.0} for p in PROBLEMS])
         writer.add_step(line)
@@ -163,3 +165,15 @@ def test_one_run_is_summed_up_in_the_terminal(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "4 steps" in done.stdout and "4e+12 FLOPs" in done.stdout
+
+
+def test_the_readme_shows_the_output_of_the_recorded_study():
+    record = REPOSITORY / "eval" / "records" / "2026-11-21_quick_study"
+    printed = (record / "table.txt").read_text()
+    assert printed.strip() in (REPOSITORY / "README.md").read_text()
+    results = json.loads((record / "results.json").read_text())
+    for finding in results["findings"]:
+        assert sentence_of(finding) in printed
+    for arm in results["arms"]:
+        cells = [arm["start"], arm["arm"], str(len(arm["seeds"])), estimate(arm["values"]["absorbed_bits"])]
+        assert re.search(r"\s+".join(map(re.escape, cells[:3])) + r"\s.*" + re.escape(cells[3]), printed)
