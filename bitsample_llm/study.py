@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to the run's own progress line: no bars for reading a small file."""
+    """Leave the terminal to the run's own progress line: no bars for reading a small file, no warning meant for TRL."""
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
 
@@ -250,6 +252,8 @@ def train_and_record(
         raise
     if args.save_strategy != "no":
         trainer.save_model(str(run_dir / "model"))
+    if trainer.accelerator.is_main_process:
+        print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # two CPU processes now and then abort at exit without it
     return meter
