@@ -1,5 +1,6 @@
 # make study   the main job: install, run the quick study, end with a table and the path of the report
 # make test    install, run the tests
+# make tune    the search behind the study's learning rates and batch sizes
 PYTHON ?= python3
 PIP_FLAGS ?=
 STUDY ?= runs/study
@@ -13,8 +14,8 @@ install: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 ..."; exit 1; }
 	@test -d .venv || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (a minute or two the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[test]' 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/python -c 'import torch, trl, bitsample_llm' || { echo "error: the installation failed: run '$(BIN)/pip install -c constraints.txt -e .[test]' to see why"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[test]' 2> .venv/install.log \
+		|| { cat .venv/install.log; echo "error: the installation failed, see above"; exit 1; }
 	@touch $@
 
 study: install
@@ -30,4 +31,4 @@ lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 tune: install
-	@$(BIN)/python recipes/tune.py --output_dir runs/tune
+	@$(BIN)/python recipes/study.py --config recipes/configs/tune.yaml --output_dir runs/tune

@@ -9,10 +9,10 @@ The phase is read off the call: a cache means generation, a gradient means train
 evaluation mode is always `evaluation`.
 """
 
+import dataclasses
 import functools
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 
 import torch
 
@@ -22,7 +22,7 @@ from bitsample_llm.glossary import PHASES
 FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PassShape:
     """Shapes of one forward pass: what ran, and the real part of it."""
 
@@ -69,14 +69,19 @@ class FlopCounter:
         self._train_forward_ended: float | None = None
         self._embedded: torch.Tensor | None = None
         self._hooks = [self.causal_lm.get_input_embeddings().register_forward_hook(self._keep_embedded)]
-        self._hook(self.causal_lm, fixed_phase=None)
+        self._hooks.append(self.causal_lm.register_forward_pre_hook(self._before, with_kwargs=True))
+        self._hooks.append(self.causal_lm.register_forward_hook(self._after, with_kwargs=True))
 
-    def count_reference(self, reference_model) -> None:
-        """Count a reference policy of the same shapes too, under `score_reference`."""
-        self._hook(reference_model, fixed_phase="score_reference")
+    def count_other(self, model, phase: str) -> None:
+        """Count the forward passes of another model too, all under one phase: a reference policy, or a reward model.
 
-    def _hook(self, model, fixed_phase: str | None) -> None:
-        after = functools.partial(self._after, fixed_phase)
+        Raises:
+            ValueError: for a model type without a formula.
+        """
+        config = model.config.get_text_config()
+        forward_flops(config, 1, 1)
+        has_output_projection = model.get_output_embeddings() is not None
+        after = functools.partial(self._after_other, phase, config, has_output_projection)
         self._hooks.append(model.register_forward_pre_hook(self._before, with_kwargs=True))
         self._hooks.append(model.register_forward_hook(after, with_kwargs=True))
 
@@ -106,16 +111,22 @@ class FlopCounter:
         self._cached_tokens = past.get_seq_length() if past is not None else 0
         self._started = time.perf_counter()
 
-    def _after(self, fixed_phase: str | None, module, args, kwargs, output) -> None:
+    def _after_other(self, phase: str, config, has_output_projection: bool, module, args, kwargs, output) -> None:
+        self.seconds[phase] += time.perf_counter() - self._started
+        input_ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
+        shape = self._full_pass_shape(input_ids, kwargs, bool(kwargs.get("fused_lm_head")))
+        if not has_output_projection:
+            shape = dataclasses.replace(shape, outputs=0, useful_outputs=0)
+        self._add(phase, forward_flops, config, shape)
+
+    def _after(self, module, args, kwargs, output) -> None:
         ended = time.perf_counter()
         input_ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
         in_generation = kwargs.get("past_key_values") is not None
         is_fused = bool(kwargs.get("fused_lm_head"))
         inputs_need_gradient = self._embedded is not None and self._embedded.requires_grad
         self._embedded = None
-        if fixed_phase is not None:
-            phase = fixed_phase
-        elif not module.training:
+        if not module.training:
             phase = "evaluation"
         elif in_generation:
             phase = "decode" if self._cached_tokens else "prefill"
@@ -128,12 +139,13 @@ class FlopCounter:
             shape = self._generation_shape(input_ids, kwargs)
         else:
             shape = self._full_pass_shape(input_ids, kwargs, is_fused)
-        self._add(phase, forward_flops, shape, adapter_parameters=self.adapter_parameters)
+        self._add(phase, forward_flops, self.config, shape, adapter_parameters=self.adapter_parameters)
         if phase == "train_forward":
             self._train_forward_ended = ended
             self._add(
                 "train_backward",
                 backward_flops,
+                self.config,
                 shape,
                 adapter_parameters=self.adapter_parameters,
                 trainable_parameters=self.trainable_parameters,
@@ -158,17 +170,11 @@ class FlopCounter:
                 return "score_reference" if disabled or "ref" in child.active_adapters else "score_old"
         return "score_old"
 
-    def _add(self, phase: str, price, shape: PassShape, **options) -> None:
-        self.executed_flops[phase] += price(
-            self.config, shape.tokens, shape.attended / max(shape.tokens, 1), shape.outputs, **options
-        )
-        self.useful_flops[phase] += price(
-            self.config,
-            shape.useful_tokens,
-            shape.useful_attended / max(shape.useful_tokens, 1),
-            shape.useful_outputs,
-            **options,
-        )
+    def _add(self, phase: str, price, config, shape: PassShape, **options) -> None:
+        executed_context = shape.attended / max(shape.tokens, 1)
+        useful_context = shape.useful_attended / max(shape.useful_tokens, 1)
+        self.executed_flops[phase] += price(config, shape.tokens, executed_context, shape.outputs, **options)
+        self.useful_flops[phase] += price(config, shape.useful_tokens, useful_context, shape.useful_outputs, **options)
 
     def _full_pass_shape(self, input_ids, kwargs, is_fused: bool) -> PassShape:
         rows, length = input_ids.shape

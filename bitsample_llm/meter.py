@@ -46,6 +46,7 @@ class InformationMeter(TrainerCallback):
     Raises:
         RecordError: if the run directory holds a run, or cannot be written.
         AttributeError: naming the attribute of TRL that this version of the meter misses.
+        ValueError: for a model type without a FLOP formula, or generation by vLLM, which it does not see.
     """
 
     def __init__(
@@ -67,8 +68,13 @@ class InformationMeter(TrainerCallback):
         self.tokenizer = trainer.processing_class
         self.model = trainer.accelerator.unwrap_model(trainer.model)
         self.counter = counter or FlopCounter(self.model, {self.tokenizer.eos_token_id})
+        if getattr(trainer.args, "use_vllm", False):
+            raise ValueError("the meter does not see what vLLM generates, and would count it as free: set use_vllm=False")
         if getattr(trainer, "ref_model", None) is not None:
-            self.counter.count_reference(trainer.accelerator.unwrap_model(trainer.ref_model))
+            self.counter.count_other(trainer.accelerator.unwrap_model(trainer.ref_model), "score_reference")
+        for reward in getattr(trainer, "reward_funcs", ()):
+            if isinstance(reward, torch.nn.Module):
+                self.counter.count_other(reward, "reward_model")
         self.cumulative: dict[str, float] = defaultdict(float)
         self.last_line: dict = {}
         self._counted = {key: np.zeros(len(PHASES)) for key in ("flops", "flops_useful", "seconds")}

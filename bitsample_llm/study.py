@@ -61,7 +61,7 @@ class StudyArguments:
         default=None, metadata={"help": "Stop after this many training FLOPs, rollouts included; max_steps holds as well."}
     )
     num_evaluations: int = field(
-        default=12,
+        default=16,
         metadata={"help": "Held-out evaluations after the first, spaced evenly in the log of the FLOPs up to the budget."},
     )
 
@@ -207,10 +207,10 @@ def prepare_run_dir(args) -> str | None:
 
 
 def evaluation_points(study: StudyArguments) -> list[float]:
-    """Training FLOPs at which to evaluate: most learning is early, so from 1/256 of the budget on a log axis."""
+    """Training FLOPs at which to evaluate: most learning is early, so from 1/1024 of the budget on a log axis."""
     if not study.flop_budget:
         return []
-    return np.geomspace(study.flop_budget / 256, study.flop_budget, study.num_evaluations)[:-1].tolist()
+    return np.geomspace(study.flop_budget / 1024, study.flop_budget, study.num_evaluations)[:-1].tolist()
 
 
 def train_and_record(

@@ -170,6 +170,7 @@ def run_result(run: Run) -> RunResult:
         "surprisal_bits_after": float(curve.surprisal_bits[-1]),
         "absorbed_bits_over_log_flops": mean_over_log(curve.flops, absorbed_curve),
         "flops_to_target": first_crossing(curve.flops, absorbed_curve, TARGET_BITS),
+        "updates_to_target": first_crossing(curve.step, absorbed_curve, TARGET_BITS),
         "samples_to_target": first_crossing(samples_at, absorbed_curve, TARGET_BITS),
         "dead_group_flops_fraction": last.get("flops/dead_group_fraction"),
         "informative_group_fraction": _mean_of_steps(run, "group/informative_fraction"),

@@ -88,6 +88,7 @@ def _contrast(first: Arm, second: Arm) -> dict:
 def _prices(rl: Arm, sft: Arm) -> list[dict]:
     """The gain of one held-out bit, in samples and in FLOPs."""
     values = sft.results[0].values
+    updates = " and ".join(f"{number(arm.summary('updates_to_target')['mean'])} updates of {arm.name}" for arm in (sft, rl))
     essay, inverse = number(values["surprisal_over_entropy_before"]), number(1 / values["pass_rate_before"])
     samples, flops = (paired_ratio(rl, sft, key) for key in ("samples_to_target", "flops_to_target"))
     reached = ", ".join(f"{len(arm.measured('flops_to_target'))} of {len(arm.results)} seeds of {arm.name}" for arm in (sft, rl))
@@ -98,7 +99,7 @@ def _prices(rl: Arm, sft: Arm) -> list[dict]:
         {
             "question": f"From the {rl.start} start, how many rollouts of {rl.name} buy what one label buys?",
             "statistic": f"samples to +{TARGET_BITS:g} held-out bit, {rl.name} over {sft.name}; the essay's -log2 p / H(p) says "
-            f"{essay}, the algebra's 1/p says {inverse}",
+            f"{essay}, the algebra's 1/p says {inverse}; in {updates}",
             **samples,
             "verdict": _verdict(samples, 1.0, 1.0, *label, reached),
         },

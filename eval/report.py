@@ -116,6 +116,7 @@ def split_rows(arms: Sequence[Arm]) -> list[list[str]]:
         ("same pairs, right mark", "absorbed_bits_marked"),
         ("norm of the update", "update_norm"),
         (f"samples to +{TARGET_BITS:g} bit", "samples_to_target"),
+        (f"updates to +{TARGET_BITS:g} bit", "updates_to_target"),
         ("informative groups", "informative_group_fraction"),
         ("predicted", "informative_group_fraction_predicted"),
     )

@@ -41,6 +41,17 @@ class GRPOChoices:
     )
 
 
+def parsed_arguments(arguments: list[str]):
+    """Study, choices, training and model arguments; which options there are depends on the trainer, named in either place."""
+    trainer = asked_trainer(arguments)
+    while True:
+        config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[1]
+        parsed = OneLineParser((StudyArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
+        if TRAINERS[parsed[1].trainer][1] is config_class:
+            return parsed
+        trainer = parsed[1].trainer  # the YAML file named it
+
+
 def asked_trainer(arguments: list[str]) -> str:
     """The trainer named on the command line, needed before parsing because it decides which options there are."""
     for index, word in enumerate(arguments):
@@ -63,9 +74,7 @@ def check_completion_length(max_completion_length: int, tokenizer, problems) -> 
 def main() -> None:
     quiet_libraries()
     with one_line_errors():
-        trainer_class, config_class = TRAINERS.get(asked_trainer(sys.argv[1:]), TRAINERS["grpo"])
-        parser = OneLineParser((StudyArguments, GRPOChoices, config_class, ModelConfig))
-        study, choices, args, model_args = parser.parse_args_and_config()
+        study, choices, args, model_args = parsed_arguments(sys.argv[1:])
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
@@ -76,7 +85,7 @@ def main() -> None:
         else:
             reward = RandomReward(args.seed, PartialState().process_index)
         study.arm = study.arm or (choices.trainer if choices.reward == "outcome" else f"{choices.trainer}_random")
-        trainer = trainer_class(
+        trainer = TRAINERS[choices.trainer][0](
             model=model,
             reward_funcs=[reward],
             args=args,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from test_flops import torch_counter
+from transformers import Qwen3Config, Qwen3ForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from bitsample_llm import InformationMeter
@@ -46,7 +47,9 @@ def rl_trainer(base_model, folder, trainer=GRPOTrainer, config=GRPOConfig, rewar
     sizes = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0}
     args = config(output_dir=str(folder / "checkpoints"), **SHARED | sizes | options)
     reward = reward or OutcomeReward(RolloutVerifier(TASK, PROBLEMS, tokenizer))
-    return trainer(copy.deepcopy(model), [reward], args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    options = {"reward_processing_classes": [tokenizer]} if isinstance(reward, torch.nn.Module) else {}
+    dataset = Dataset.from_list(rows)
+    return trainer(copy.deepcopy(model), [reward], args=args, train_dataset=dataset, processing_class=tokenizer, **options)
 
 
 def metered(trainer, folder, with_verifier=True, **options):
@@ -206,3 +209,25 @@ def test_a_trainer_without_the_method_it_hooks_is_named(base_model, tmp_path, mo
     monkeypatch.delattr(GRPOTrainer, "_calculate_rewards")
     with pytest.raises(AttributeError, match="GRPOTrainer has no _calculate_rewards"):
         metered(trainer, tmp_path)
+
+
+def test_a_reward_model_is_paid_for(base_model, tmp_path):
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        attn_implementation="eager",
+        num_labels=1,
+        pad_token_id=0,
+    )
+    reward = Qwen3ForSequenceClassification(config).eval()
+    trainer = rl_trainer(base_model, tmp_path, reward=reward, max_steps=2)
+    meter = metered(trainer, tmp_path, pass_threshold=0.0)
+    with torch_counter() as true:
+        trainer.train()
+    assert meter.cumulative["flops/reward_model"] > 0
+    assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
