@@ -34,7 +34,9 @@ def summary_lines(run: Run) -> list[str]:
         if last.get(key) is not None:
             lines.append(f"  {key:<28} {last[key]:>12.5g} {GLOSSARY[key].unit}")
     if last["flops/total"]:
-        lines.append(f"  offered bits a petaFLOP      {last['bits/offered_total'] / last['flops/total'] * PETA:>12.5g} bits")
+        if last.get("bits/offered_total") is not None:
+            per_petaflop = last["bits/offered_total"] / last["flops/total"] * PETA
+            lines.append(f"  offered bits a petaFLOP      {per_petaflop:>12.5g} bits")
         for phase in TRAINING_PHASES:
             if last[f"flops/{phase}"]:
                 lines.append(f"    {phase:<26} {last[f'flops/{phase}'] / last['flops/total']:>12.1%} of the training FLOPs")

@@ -64,7 +64,9 @@ GLOSSARY: dict[str, Metric] = {
         for phase in PHASES
     },
     **{
-        f"flops_useful/{phase}": Metric("FLOPs", f"The part of flops/{phase} that went to real, distinct tokens", "masks", True)
+        f"flops_useful/{phase}": Metric(
+            "FLOPs", f"The part of flops/{phase} that went to real tokens (in prefill: of distinct prompts)", "masks", True
+        )
         for phase in PHASES
     },
     **{f"seconds/{phase}": Metric("s", f"Wall-clock time in phase {phase}", "clock, first process", True) for phase in PHASES},

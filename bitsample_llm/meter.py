@@ -35,8 +35,9 @@ class InformationMeter(TrainerCallback):
         verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
             its reward reaches `pass_threshold`.
         evaluation_sets: split -> problems, scored exactly at the start and at the end; the first of them also between.
-        evaluation_flops: ascending training FLOPs at which to score it, each at the first step that reaches it.
+        evaluation_flops: ascending FLOPs of the trainer at which to score it, each at the first step that reaches it.
         pass_threshold: reward that counts as a pass where there is no verifier.
+        reward_is_verdict: whether the reward tells if a rollout passed; if not, what it offers is not measured.
         counter: a counter that has been running on this model before the trainer was made; its FLOPs count.
 
     Attributes:
@@ -58,6 +59,7 @@ class InformationMeter(TrainerCallback):
         evaluation_sets: dict[str, Sequence[Problem]] | None = None,
         evaluation_flops: Sequence[float] = (),
         pass_threshold: float = 1.0,
+        reward_is_verdict: bool = True,
         counter: FlopCounter | None = None,
     ):
         self.trainer = trainer
@@ -79,6 +81,8 @@ class InformationMeter(TrainerCallback):
         self.last_line: dict = {}
         self._counted = {key: np.zeros(len(PHASES)) for key in ("flops", "flops_useful", "seconds")}
         self._step_values: dict[str, list[float]] = defaultdict(list)
+        self._informative_fraction: float | None = None  # of the generation being trained on, over all its steps
+        self._flops_before_training = 0.0
         self._next_evaluation_flops = float("inf")
         self._last_evaluated_step = -1
         self._start_parameters = [parameter.detach().clone() for parameter in self._trained_parameters()]
@@ -90,7 +94,7 @@ class InformationMeter(TrainerCallback):
             else:
                 self._writer = RunWriter.create(self.run_dir, self._facts() | (manifest or {}))
         if self.is_rl:
-            self.observer = RolloutObserver(trainer, self.counter.causal_lm, self, verifier, pass_threshold)
+            self.observer = RolloutObserver(trainer, self.counter.causal_lm, self, verifier, pass_threshold, reward_is_verdict)
         else:
             self.observer = LabelObserver(trainer, self.counter.causal_lm, self)
 
@@ -136,13 +140,16 @@ class InformationMeter(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Score the start; a resumed run counts on from its checkpoint's step."""
+        self._flops_before_training = sum(self.counter.executed_flops[phase] for phase in TRAINING_PHASES)
         if args.resume_from_checkpoint:
             self._resume(state.global_step)
-        else:
-            self._count_flops(args.device)  # what the counter saw before there was a trainer
+        if state.global_step == 0:  # what the counter saw before there was a trainer
+            self._count_flops(args.device)
+            self.cumulative["seconds/total"] += sum(self.cumulative[f"seconds/{phase}"] for phase in TRAINING_PHASES)
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         if self.evaluation_sets and state.global_step == 0:
             self._evaluate(0, list(self.evaluation_sets))
+            self._count_flops(args.device)
         self._clock = time.perf_counter()
 
     def _resume(self, step: int) -> None:
@@ -155,7 +162,7 @@ class InformationMeter(TrainerCallback):
         self.cumulative |= {key: value for key, value in last.items() if is_cumulative(key)}
         if step > 0:  # what the counter saw since the restart was counted in the run's first life: now it is lost
             self._counted = {key: np.array(values) for key, values in self.counter.totals().items()}
-            self.cumulative["flops/lost"] += sum(self.counter.executed_flops[phase] for phase in TRAINING_PHASES)
+            self.cumulative["flops/lost"] += self._flops_before_training
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """The backward pass of the step is over."""
@@ -168,15 +175,19 @@ class InformationMeter(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Sum up the step over processes, evaluate where due, and write the step line."""
         self.observer.end_step()
-        flops_before = self.total_flops
+        flops_before, evaluation_seconds = self.total_flops, self.cumulative["seconds/evaluation"]
         self._count_flops(args.device)
-        self.cumulative["seconds/total"] += time.perf_counter() - self._clock
+        evaluation_seconds = self.cumulative["seconds/evaluation"] - evaluation_seconds  # exact pass rates of the prompts
+        self.cumulative["seconds/total"] += time.perf_counter() - self._clock - evaluation_seconds
         if informative := self._step_values.get("group/informative_fraction"):
+            self._informative_fraction = float(np.mean(informative))
+        if self._informative_fraction is not None:
             dead_flops = self.cumulative["flops/dead_group_fraction"] * flops_before
-            dead_flops += (1 - float(np.mean(informative))) * (self.total_flops - flops_before)
+            dead_flops += (1 - self._informative_fraction) * (self.total_flops - flops_before)
             self.cumulative["flops/dead_group_fraction"] = dead_flops / self.total_flops
         if self.evaluation_sets and self.total_flops >= self._next_evaluation_flops:
             self._evaluate(state.global_step, list(self.evaluation_sets)[:1])
+            self._count_flops(args.device)  # so that its seconds are not taken for the next step's
         self._write_step(state.global_step)
         self._flush_before_save(control)
         self._clock = time.perf_counter()
@@ -232,7 +243,8 @@ class InformationMeter(TrainerCallback):
         self._step_values.clear()
 
     def _evaluation_after(self, flops: float) -> float:
-        return next((point for point in self.evaluation_flops if point > flops), float("inf"))
+        points = (self._flops_before_training + point for point in self.evaluation_flops)
+        return next((point for point in points if point > flops), float("inf"))
 
     def _evaluate(self, step: int, splits: list[str]) -> None:
         """Score evaluation sets exactly, on the first process."""

@@ -115,15 +115,19 @@ class LabelObserver:
 class RolloutObserver:
     """Records every rollout with its verdict, reward and surprisal, and every group with its pass rate."""
 
-    def __init__(self, trainer, causal_lm, sink: Sink, verifier: RolloutVerifier | None, pass_threshold: float):
+    def __init__(
+        self, trainer, causal_lm, sink: Sink, verifier: RolloutVerifier | None, pass_threshold: float, reward_is_verdict: bool
+    ):
         self.trainer = trainer
         self.causal_lm = causal_lm
         self.sink = sink
         self.verifier = verifier
         self.pass_threshold = pass_threshold
+        self.reward_is_verdict = reward_is_verdict
         self.generation_step = 0
         self._rollouts: list[dict] | None = None  # the generation being trained on, of all processes
         self._logps_B: np.ndarray | None = None  # of this process's part of it
+        self._trained_B: np.ndarray | None = None  # which rows of it have been trained on
         self._prompt_tokens = 0
         SequenceLogps(trainer, causal_lm, self._record_loss)
         wrap(trainer, "_generate_and_score_completions", self._around_generation)
@@ -164,13 +168,16 @@ class RolloutObserver:
             # the trainer shuffles rows after this; the index goes with them and finds its rollout again
             output["rollout_index"] = torch.arange(len(inputs), device=output["completion_ids"].device)
             self._logps_B = np.full(len(inputs), np.nan)
+            self._trained_B = np.zeros(len(inputs), dtype=bool)
             self._prompt_tokens = int(output["prompt_mask"].sum())
         return output
 
     def _record_loss(self, loss: float, inputs: dict, logps_B: np.ndarray | None, forward_kwargs: dict | None) -> None:
         self.sink.observe("train/loss", [loss])
         if logps_B is not None and self._logps_B is not None:  # later iterations on the same rollouts are not the policy's own
-            self._logps_B[inputs["rollout_index"].tolist()] = logps_B
+            rows = inputs["rollout_index"].tolist()
+            self._logps_B[rows] = logps_B
+            self._trained_B[rows] = True
 
     def _record_groups(self, rollouts: list[dict]) -> None:
         size = self.trainer.num_generations
@@ -185,7 +192,10 @@ class RolloutObserver:
             if exact is not None:
                 pass_rate = min(1.0, float(np.prod(exact[index])))
                 row |= {"pass_rate": pass_rate, "step_pass_rates": exact[index].tolist()}
-                row |= {"offered_bits": binary_entropy_bits(pass_rate), "offered_bits_estimator": "exact"}
+            if not self.reward_is_verdict:
+                pass  # what a reward tells that is not the verdict is not measured: null
+            elif exact is not None:
+                row |= {"offered_bits": binary_entropy_bits(row["pass_rate"]), "offered_bits_estimator": "exact"}
             elif size > 1:
                 row |= {"offered_bits": jackknife_entropy_bits(num_passed, size), "offered_bits_estimator": "jackknife"}
             rows.append(row)
@@ -193,11 +203,13 @@ class RolloutObserver:
         if exact is not None:
             pass_rates = [row["pass_rate"] for row in rows]
             self.sink.observe("group/pass_rate", pass_rates)
-            predicted = informative_group_probability(np.array(pass_rates), size)
-            self.sink.observe("group/informative_fraction_predicted", predicted.tolist())
+            if self.reward_is_verdict:
+                predicted = informative_group_probability(np.array(pass_rates), size)
+                self.sink.observe("group/informative_fraction_predicted", predicted.tolist())
         bits = [row["offered_bits"] for row in rows if "offered_bits" in row]
-        self.sink.observe("bits/offered_per_sample", bits)
-        self.sink.count("bits/offered_total", sum(bits) * size)
+        if bits:
+            self.sink.observe("bits/offered_per_sample", bits)
+            self.sink.count("bits/offered_total", sum(bits) * size)
         self.sink.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
         self.sink.observe("group/informative_fraction", informative)
         self.sink.count("samples/total", len(rollouts))
@@ -220,7 +232,7 @@ class RolloutObserver:
 
     def end_step(self) -> None:
         """Hand on the generation if all of it has been trained on."""
-        if self._logps_B is not None and not np.isnan(self._logps_B).any():
+        if self._logps_B is not None and self._trained_B.all():  # the same on every process, which all gather or none
             self.end_generation()
 
     def end_generation(self) -> None:

@@ -111,6 +111,8 @@ def read_manifest(run_dir: Path) -> dict:
         manifest = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise RecordError(f"{path} is not JSON ({error}): restore it or delete the run directory") from error
+    if not isinstance(manifest, dict):
+        raise RecordError(f"{path} is not a manifest: restore it or delete the run directory")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(
             f"{run_dir} has record schema {manifest.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
@@ -136,11 +138,19 @@ def check_run_dir(run_dir: Path, resume: bool) -> None:
         raise RecordError(f"{run_dir} holds step lines but no manifest.json: name another --output_dir")
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Lines that end in a newline; a kill can leave a torn one at the end."""
+def _step_lines(path: Path) -> list[dict]:
+    """The step lines that end in a newline; a kill can leave a torn one at the end.
+
+    Raises:
+        RecordError: for a line that is not JSON.
+    """
     if not path.is_file():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} holds a line that is not JSON ({error}): restore it or delete the run directory") from error
 
 
 class RunWriter:
@@ -182,7 +192,7 @@ class RunWriter:
         """
         check_run_dir(run_dir, resume=True)
         manifest = read_manifest(run_dir)
-        lines = [json.loads(line) for line in _complete_lines(run_dir / "steps.jsonl")]
+        lines = _step_lines(run_dir / "steps.jsonl")
         kept = [line for line in lines if line["step"] <= step]
         if step > 0 and (not kept or kept[-1]["step"] != step):
             raise RecordError(f"{run_dir} has a checkpoint of step {step} but no record of it: resume an earlier checkpoint")
@@ -281,9 +291,16 @@ class Run:
     steps: list[dict]
 
     def table(self, name: str) -> pa.Table:
-        """All rows of `prompts`, `rollouts` or `evals`, in the order they were written."""
+        """All rows of `prompts`, `rollouts` or `evals`, in the order they were written.
+
+        Raises:
+            RecordError: for a file that is not parquet.
+        """
         paths = sorted(self.run_dir.glob(f"{name}-*.parquet"))
-        return pa.concat_tables([pq.read_table(path) for path in paths]) if paths else SCHEMAS[name].empty_table()
+        try:
+            return pa.concat_tables([pq.read_table(path) for path in paths]) if paths else SCHEMAS[name].empty_table()
+        except pa.ArrowInvalid as error:
+            raise RecordError(f"table {name} of {self.run_dir} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def read_run(run_dir: str | Path) -> Run:
@@ -294,4 +311,4 @@ def read_run(run_dir: str | Path) -> Run:
     """
     run_dir = Path(run_dir)
     manifest = read_manifest(run_dir)
-    return Run(run_dir, manifest, [json.loads(line) for line in _complete_lines(run_dir / "steps.jsonl")])
+    return Run(run_dir, manifest, _step_lines(run_dir / "steps.jsonl"))

@@ -127,8 +127,13 @@ def load_problems(study: StudyArguments) -> StudyProblems:
     """Training problems and evaluation sets of a run.
 
     Raises:
-        ValueError: for an unknown task, format or mark, or more problems than a split has.
+        ValueError: for an unknown task, format or mark, more problems than a split has or none, or a budget of nothing.
     """
+    for name in ("num_train_problems", "num_heldout_problems", "num_evaluations"):
+        if getattr(study, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(study, name)}")
+    if study.flop_budget is not None and study.flop_budget <= 0:
+        raise ValueError(f"--flop_budget must be above 0, got {study.flop_budget}")
     mark = None if study.mark == UNKNOWN_MARK else study.mark
     options = {"answer_format": study.answer_format, "difficulty": study.difficulty}
     task = load_task(study.task, mark=mark, **options)
@@ -198,6 +203,8 @@ def prepare_run_dir(args) -> str | None:
     Raises:
         RecordError: if the directory holds a run and no resume was asked for, or a finished one.
     """
+    if args.output_dir == "trainer_output":  # what transformers makes of no answer
+        raise ValueError("no run directory: pass --output_dir FOLDER")
     run_dir = Path(args.output_dir)
     check_run_dir(run_dir, resume=bool(args.resume_from_checkpoint))
     args.output_dir = str(run_dir / "checkpoints")
@@ -207,7 +214,7 @@ def prepare_run_dir(args) -> str | None:
 
 
 def evaluation_points(study: StudyArguments) -> list[float]:
-    """Training FLOPs at which to evaluate: most learning is early, so from 1/1024 of the budget on a log axis."""
+    """FLOPs of the trainer at which to evaluate: most learning is early, so from 1/1024 of the budget on a log axis."""
     if not study.flop_budget:
         return []
     return np.geomspace(study.flop_budget / 1024, study.flop_budget, study.num_evaluations)[:-1].tolist()
@@ -220,6 +227,7 @@ def train_and_record(
     manifest: dict,
     checkpoint: str | None,
     counter: FlopCounter | None = None,
+    reward_is_verdict: bool = True,
 ) -> InformationMeter:
     """Train with the meter on, and leave a finished run directory with the trained model in it.
 
@@ -236,6 +244,7 @@ def train_and_record(
             evaluation_sets=problems.evaluation_sets,
             evaluation_flops=evaluation_points(study),
             counter=counter,
+            reward_is_verdict=reward_is_verdict,
         )
     trainer.add_callback(meter)
     for callback in (ProgressCallback, PrinterCallback):

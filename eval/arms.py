@@ -3,6 +3,7 @@
 Reads run directories only. An arm is one way to train from one start; its runs differ in their seed.
 """
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ import numpy as np
 
 from bitsample_llm.estimators import t_interval
 from bitsample_llm.glossary import TRAINING_PHASES
-from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError, Run
 
 PETA = 1e15
@@ -40,6 +40,8 @@ class RunResult:
     regime: str
     seed: int
     curve: Curve
+    log2_before: dict[str, float] = field(repr=False)  # held-out problem -> exact log2 pass rate before training
+    log2_after: dict[str, float] = field(repr=False)
     values: dict[str, float | None] = field(repr=False)
 
 
@@ -62,18 +64,11 @@ class Arm:
 
     def summary(self, key: str) -> dict:
         """Mean, 95 % t interval over seeds, count and values."""
-        values = self.measured(key)
-        interval = t_interval(values)
-        return {
-            "mean": float(np.mean(values)) if values else None,
-            "interval": list(interval) if interval else None,
-            "n": len(values),
-            "values": [result.values[key] for result in self.results],
-        }
+        return with_interval(self.measured(key)) | {"values": [result.values[key] for result in self.results]}
 
 
-def heldout_curve(run: Run, split: str) -> tuple[Curve, np.ndarray, np.ndarray]:
-    """Curve of a split, and its log2 pass rates at the first and the last evaluation, problem by problem.
+def evaluated_curve(run: Run, split: str) -> tuple[Curve, dict[str, float], dict[str, float]]:
+    """Curve of a split, and its log2 pass rates by problem at the first and the last evaluation.
 
     Raises:
         RecordError: if the run has fewer than two evaluations of the split.
@@ -96,7 +91,12 @@ def heldout_curve(run: Run, split: str) -> tuple[Curve, np.ndarray, np.ndarray]:
         surprisal_bits=-log2_p.mean(axis=1),
         pass_rate=np.exp2(log2_p).mean(axis=1),
     )
-    return curve, log2_p[0], log2_p[-1]
+    return curve, by_step[steps[0]], by_step[steps[-1]]
+
+
+def gains_bits(before: dict[str, float], after: dict[str, float]) -> np.ndarray:
+    """Absorbed bits of each problem."""
+    return np.array([after[problem_id] - before[problem_id] for problem_id in before])
 
 
 def first_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float | None:
@@ -136,25 +136,26 @@ def run_result(run: Run) -> RunResult:
     manifest = run.manifest
     if manifest["state"] != "finished" or not run.steps:
         raise RecordError(f"{run.run_dir} holds a {manifest['state']} run: only finished runs are reported")
-    curve, before, after = heldout_curve(run, "heldout")
+    curve, before, after = evaluated_curve(run, "heldout")
     last = run.steps[-1]
-    gains = after - before
+    gains = gains_bits(before, after)
     flops, seconds, samples = last["flops/total"], last["seconds/total"], last["samples/total"]
     absorbed = float(gains.mean())
     absorbed_curve = curve.surprisal_bits[0] - curve.surprisal_bits
-    samples_at = np.interp(
-        curve.step, [0, *[line["step"] for line in run.steps]], [0, *[line["samples/total"] for line in run.steps]]
-    )
     half = float(curve.surprisal_bits[0]) / 2
     flops_to_half = first_crossing(curve.flops, absorbed_curve, half)
+    flops_to_target = first_crossing(curve.flops, absorbed_curve, TARGET_BITS)
+    until = flops_to_half or flops  # what is offered after saturation says nothing of the rate
+    at = functools.partial(_cumulative_at, run, float(curve.flops[0]))
+    offered = at("bits/offered_total", until)
     values: dict[str, float | None] = {
         "total_flops": flops,
         "total_seconds": seconds,
         "samples": samples,
         "updates": float(last["step"]),
-        "offered_bits_per_sample": last["bits/offered_total"] / samples,
-        "offered_bits_per_petaflop": last["bits/offered_total"] / flops * PETA,
-        "offered_bits_per_second": last["bits/offered_total"] / seconds,
+        "offered_bits_per_sample": None if offered is None else offered / at("samples/total", until),
+        "offered_bits_per_petaflop": None if offered is None else offered / until * PETA,
+        "offered_bits_per_second": None if offered is None else offered / at("seconds/total", until),
         "absorbed_bits": absorbed,
         "absorbed_bits_median": float(np.median(gains)),
         "absorbed_bits_gains": float(np.maximum(gains, 0).mean()),
@@ -165,13 +166,12 @@ def run_result(run: Run) -> RunResult:
         "pass_rate_before": float(curve.pass_rate[0]),
         "pass_rate_after": float(curve.pass_rate[-1]),
         "pass_rate_bits": math.log2(curve.pass_rate[-1] / curve.pass_rate[0]),
-        "surprisal_over_entropy_before": float(-before.mean() / binary_entropy_bits(np.minimum(np.exp2(before), 1.0)).mean()),
         "surprisal_bits_before": float(curve.surprisal_bits[0]),
         "surprisal_bits_after": float(curve.surprisal_bits[-1]),
         "absorbed_bits_over_log_flops": mean_over_log(curve.flops, absorbed_curve),
-        "flops_to_target": first_crossing(curve.flops, absorbed_curve, TARGET_BITS),
+        "flops_to_target": flops_to_target,
         "updates_to_target": first_crossing(curve.step, absorbed_curve, TARGET_BITS),
-        "samples_to_target": first_crossing(samples_at, absorbed_curve, TARGET_BITS),
+        "samples_to_target": None if flops_to_target is None else at("samples/total", flops_to_target),
         "dead_group_flops_fraction": last.get("flops/dead_group_fraction"),
         "informative_group_fraction": _mean_of_steps(run, "group/informative_fraction"),
         "informative_group_fraction_predicted": _mean_of_steps(run, "group/informative_fraction_predicted"),
@@ -183,10 +183,18 @@ def run_result(run: Run) -> RunResult:
     for split in ("train", "seen", "shifted", "marked"):
         absorbed_bits = pass_rate = None
         if split in measured_splits:
-            split_curve, before, after = heldout_curve(run, split)
-            absorbed_bits, pass_rate = float((after - before).mean()), float(split_curve.pass_rate[0])
+            split_curve, *both = evaluated_curve(run, split)
+            absorbed_bits, pass_rate = float(gains_bits(*both).mean()), float(split_curve.pass_rate[0])
         values |= {f"absorbed_bits_{split}": absorbed_bits, f"pass_rate_before_{split}": pass_rate}
-    return RunResult(run, manifest["start"], manifest["arm"], manifest["regime"], manifest["seed"], curve, values)
+    return RunResult(run, manifest["start"], manifest["arm"], manifest["regime"], manifest["seed"], curve, before, after, values)
+
+
+def _cumulative_at(run: Run, flops_before_training: float, key: str, flops: float) -> float | None:
+    """A cumulative metric when the run had cost `flops`, linear between steps; None where it was not measured."""
+    if run.steps[-1].get(key) is None:
+        return None
+    spent = [flops_before_training, *[line["flops/total"] for line in run.steps]]
+    return float(np.interp(flops, spent, [0.0, *[line[key] for line in run.steps]]))
 
 
 def _mean_of_steps(run: Run, key: str) -> float | None:
@@ -216,6 +224,28 @@ def arms_of(results: Sequence[RunResult]) -> list[Arm]:
     return arms
 
 
+def matched_gains_bits(first: RunResult, second: RunResult, factor: float) -> tuple[float, float, int] | None:
+    """Mean absorbed bits of two runs on the problems whose pass rates before training lay within `factor` of each other, and
+    their number; None without such a problem."""
+    shared = [p for p in first.log2_before if p in second.log2_before]
+    close = [p for p in shared if abs(first.log2_before[p] - second.log2_before[p]) <= math.log2(factor)]
+    if not close:
+        return None
+    means = [float(np.mean([run.log2_after[p] - run.log2_before[p] for p in close])) for run in (first, second)]
+    return means[0], means[1], len(close)
+
+
+def with_interval(values: list[float]) -> dict:
+    """Mean of the seeds' values, 95 % t interval and count."""
+    interval = t_interval(values)
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "interval": list(interval) if interval else None,
+        "n": len(values),
+        "values": values,
+    }
+
+
 def paired_values(first: Arm, second: Arm, key: str) -> list[tuple[float, float]]:
     """Values of two arms seed by seed, where both were measured."""
     of_second = {result.seed: result.values[key] for result in second.results}
@@ -225,14 +255,7 @@ def paired_values(first: Arm, second: Arm, key: str) -> list[tuple[float, float]
 
 def paired_difference(first: Arm, second: Arm, key: str) -> dict:
     """Mean of first - second over seeds, with its 95 % t interval and count."""
-    values = [a - b for a, b in paired_values(first, second, key)]
-    interval = t_interval(values)
-    return {
-        "mean": float(np.mean(values)) if values else None,
-        "interval": list(interval) if interval else None,
-        "n": len(values),
-        "values": values,
-    }
+    return with_interval([a - b for a, b in paired_values(first, second, key)])
 
 
 def paired_ratio(first: Arm, second: Arm, key: str) -> dict:

@@ -134,12 +134,12 @@ def learning_figure(arms: Sequence[Arm]) -> Figure:
     look = styles(arms)
     starts = list(dict.fromkeys(arm.start for arm in arms))
     figure, axes = plt.subplots(2, len(starts), figsize=(5.2 * len(starts) + 1.2, 7), squeeze=False, sharex=True, sharey="row")
+    left_edge = min(result.curve.flops[result.curve.flops > 0].min() for arm in arms for result in arm.results) / 2
     for column, start in enumerate(starts):
         for arm in (arm for arm in arms if arm.start == start):
             style = look[arm.name]
             for index, result in enumerate(arm.results):
-                floor = result.curve.flops[1] / 2  # the start has no place on a log axis, so it stands at the left edge
-                x = np.maximum(result.curve.flops, floor)
+                x = np.maximum(result.curve.flops, left_edge)
                 options = {"color": style["color"], "linestyle": style["linestyle"], "marker": style["marker"], "markersize": 3}
                 options |= {"linewidth": 1.1, "alpha": 0.8, "label": arm.name if index == 0 else None}
                 axes[0][column].plot(x, result.curve.surprisal_bits, **options)
@@ -147,7 +147,7 @@ def learning_figure(arms: Sequence[Arm]) -> Figure:
         axes[0][column].set_title(f"{start} start")
         axes[0][column].set_xscale("log")
         axes[1][column].set_yscale("log")
-        axes[1][column].set_xlabel("training FLOPs, rollouts included (left edge: before training)")
+        axes[1][column].set_xlabel("training FLOPs, rollouts included\n(left edge: 0)")
     axes[0][0].set_ylabel("held-out surprisal of the answer (bits)")
     axes[1][0].set_ylabel("mean held-out pass rate")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="every seed a line")
@@ -179,7 +179,7 @@ def rate_figure(arms: Sequence[Arm]) -> Figure:
     largest = max((abs(value) for arm in arms for value in arm.measured(key)), default=1.0)
     axis.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(max(largest, 1.0)) - 2), linscale=0.6)
     axis.margins(x=0.08)
-    axis.set_xlabel("absorbed bits per held-out problem per petaFLOP, up to half of what there is")
+    axis.set_xlabel("absorbed bits per held-out problem per petaFLOP, before saturation")
     return figure
 
 
@@ -206,5 +206,6 @@ def phase_figure(arms: Sequence[Arm]) -> Figure:
     axis.set_yticks(range(len(arms)), [f"{arm.name}, {arm.start}" for arm in reversed(arms)])
     axis.set_xlabel("share of training FLOPs (%)")
     axis.set_xlim(0, 100)
+    axis.set_axisbelow(True)
     axis.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=9)
     return figure

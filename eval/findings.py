@@ -5,11 +5,13 @@ A verdict is given only if the whole 95 % interval lies on one side of its thres
 
 from collections.abc import Sequence
 
-from eval.arms import TARGET_BITS, Arm, paired_difference, paired_ratio
+from eval.arms import TARGET_BITS, Arm, matched_gains_bits, paired_difference, paired_ratio, with_interval
 
 # Two starts of about the same pass rate absorb "the same" if they differ by less than this many bits: well above what the
 # remaining difference of their pass rates could explain. Fixed before the study was run.
 CONTRAST_MARGIN_BITS = 0.5
+# Problems count as matched if their pass rates before training lie within this factor of each other.
+MATCHING_FACTOR = 1.25
 
 
 def number(value: float | None) -> str:
@@ -36,8 +38,8 @@ def estimate(summary: dict, scale: float = 1.0) -> str:
     return text
 
 
-def _verdict(result: dict, low: float, high: float, above: str, between: str, below: str, unmeasured: str) -> str:
-    if result["interval"] is None:
+def _verdict(result: dict, low: float, high: float, above: str, between: str, below: str, num_seeds: int, unmeasured: str) -> str:
+    if result["interval"] is None or result["n"] < num_seeds:  # the seeds that got there are not a fair sample of all
         return f"undecided: {unmeasured}"
     start, end = result["interval"]
     if start > high:
@@ -56,60 +58,62 @@ def findings(arms: Sequence[Arm]) -> list[dict]:
     controls = [name for _, name in by_name if name.endswith("_random")]
     rl_names = [name for name in dict.fromkeys(arm.name for arm in arms if arm.regime == "rl") if name not in controls]
     found = []
-    for name in rl_names:
+    for name in [*rl_names, "sft"]:  # SFT beside RL: what differs between the starts need not be peculiar to RL
         if len(starts) == 2 and all((start, name) in by_name for start in starts):
-            found.append(_contrast(by_name[starts[0], name], by_name[starts[1], name]))
+            found += _contrast(by_name[starts[0], name], by_name[starts[1], name])
+    for name in rl_names:
         for start in starts:
             if (start, name) in by_name and (start, "sft") in by_name:
-                found += _prices(by_name[start, name], by_name[start, "sft"])
+                found.append(_prices(by_name[start, name], by_name[start, "sft"]))
     return found
 
 
-def _contrast(first: Arm, second: Arm) -> dict:
-    result = paired_difference(first, second, "absorbed_bits")
-    no = "no, more from the {} start: pass rate alone does not predict what RL absorbs"
-    verdict = _verdict(
-        result,
-        -CONTRAST_MARGIN_BITS,
-        CONTRAST_MARGIN_BITS,
-        no.format(first.start),
-        f"yes, within {CONTRAST_MARGIN_BITS} bits",
-        no.format(second.start),
-        "fewer than two seeds have both",
-    )
-    return {
-        "question": f"At about the same pass rate, does {first.name} absorb the same from the {first.start} and the {second.start} start?",
-        "statistic": f"absorbed bits, {first.start} minus {second.start}, same seeds, threshold {CONTRAST_MARGIN_BITS} bits",
-        **result,
-        "verdict": verdict,
-    }
-
-
-def _prices(rl: Arm, sft: Arm) -> list[dict]:
-    """The gain of one held-out bit, in samples and in FLOPs."""
-    values = sft.results[0].values
-    updates = " and ".join(f"{number(arm.summary('updates_to_target')['mean'])} updates of {arm.name}" for arm in (sft, rl))
-    essay, inverse = number(values["surprisal_over_entropy_before"]), number(1 / values["pass_rate_before"])
-    samples, flops = (paired_ratio(rl, sft, key) for key in ("samples_to_target", "flops_to_target"))
-    reached = ", ".join(f"{len(arm.measured('flops_to_target'))} of {len(arm.results)} seeds of {arm.name}" for arm in (sft, rl))
-    reached = f"within the budget {reached} gained the bit"
-    label = ("a label buys more than a rollout", "neither", "a rollout buys more than a label")
-    cheaper = ("SFT needs fewer FLOPs", "neither", "RL needs fewer FLOPs")
+def _contrast(first: Arm, second: Arm) -> list[dict]:
+    """The same arm from both starts, on all held-out problems and on those that match problem by problem."""
+    no = "no, more from the {} start: pass rate alone does not predict what it absorbs"
+    words = (no.format(first.start), f"yes, within {CONTRAST_MARGIN_BITS} bits", no.format(second.start))
+    margins = (-CONTRAST_MARGIN_BITS, CONTRAST_MARGIN_BITS)
+    by_seed = {result.seed: result for result in second.results}
+    pairs = [(result, by_seed[result.seed]) for result in first.results if result.seed in by_seed]
+    matched = [found for pair in pairs if (found := matched_gains_bits(*pair, MATCHING_FACTOR)) is not None]
+    statistic = f"absorbed bits, {first.start} minus {second.start}, same seeds, threshold {CONTRAST_MARGIN_BITS} bits"
+    cases = [("At about the same mean pass rate", paired_difference(first, second, "absorbed_bits"), statistic)]
+    if matched:
+        question = "On the same problems at about the same pass rate each"
+        counted = f"{statistic}, {matched[0][2]} held-out problems within a factor of {MATCHING_FACTOR}"
+        cases.append((question, with_interval([a - b for a, b, _ in matched]), counted))
     return [
         {
-            "question": f"From the {rl.start} start, how many rollouts of {rl.name} buy what one label buys?",
-            "statistic": f"samples to +{TARGET_BITS:g} held-out bit, {rl.name} over {sft.name}; the essay's -log2 p / H(p) says "
-            f"{essay}, the algebra's 1/p says {inverse}; in {updates}",
-            **samples,
-            "verdict": _verdict(samples, 1.0, 1.0, *label, reached),
-        },
-        {
-            "question": f"From the {rl.start} start, what does {rl.name} pay in FLOPs beside {sft.name}?",
-            "statistic": f"FLOPs to +{TARGET_BITS:g} held-out bit, {rl.name} over {sft.name}",
-            **flops,
-            "verdict": _verdict(flops, 1.0, 1.0, *cheaper, reached),
-        },
+            "question": f"{question}, does {first.name} absorb the same from the {first.start} and the {second.start} start?",
+            "statistic": text,
+            **result,
+            "verdict": _verdict(result, *margins, *words, len(first.results), "not every seed has both"),
+        }
+        for question, result, text in cases
     ]
+
+
+def _prices(rl: Arm, sft: Arm) -> dict:
+    """The gain of one held-out bit in FLOPs, with the samples and updates behind it."""
+    samples, flops = (paired_ratio(rl, sft, key) for key in ("samples_to_target", "flops_to_target"))
+    reached = ", ".join(f"{len(arm.measured('flops_to_target'))} of {len(arm.results)} seeds of {arm.name}" for arm in (sft, rl))
+    updates = " and ".join(f"{number(arm.summary('updates_to_target')['mean'])} updates of {arm.name}" for arm in (sft, rl))
+    rollouts = f", {number(samples['mean'])} rollouts a label" if samples["n"] else ""
+    return {
+        "question": f"From the {rl.start} start, what does {rl.name} pay in FLOPs beside {sft.name}?",
+        "statistic": f"FLOPs to +{TARGET_BITS:g} held-out bit, {rl.name} over {sft.name}, each at its tuned setting; {updates}{rollouts}",
+        **flops,
+        "verdict": _verdict(
+            flops,
+            1.0,
+            1.0,
+            "SFT needs fewer FLOPs",
+            "neither",
+            "RL needs fewer FLOPs",
+            len(rl.results),
+            f"within the budget {reached} gained the bit",
+        ),
+    }
 
 
 def sentence_of(finding: dict) -> str:

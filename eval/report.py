@@ -27,7 +27,8 @@ COLUMNS = (
     (
         "offered bits / sample",
         "offered_bits_per_sample",
-        "essay convention: surprisal of a label, H(p) of a rollout; mean over samples",
+        "essay convention: surprisal of a label, H(p) of a rollout; mean over samples until half of the held-out bits were "
+        "absorbed (all samples where they never were), null where the reward is not the verdict",
     ),
     ("absorbed bits", "absorbed_bits", "mean over held-out problems of log2 p after - log2 p before"),
     ("pass rate before", "pass_rate_before", "exact mean over held-out problems"),
@@ -44,11 +45,11 @@ COLUMNS = (
         "unsaturated_bits_per_petaflop",
         "the same up to the point where half of the available bits are absorbed, so that a saturated run shows its rate",
     ),
-    ("offered bits / PFLOP", "offered_bits_per_petaflop", "sum of offered bits over all training FLOPs"),
+    ("offered bits / PFLOP", "offered_bits_per_petaflop", "sum of offered bits over FLOPs, of the same samples"),
     ("absorbed bits / s", "absorbed_bits_per_second", "wall clock of training, evaluation left out"),
-    ("offered bits / s", "offered_bits_per_second", "the same clock"),
+    ("offered bits / s", "offered_bits_per_second", "of the same samples, on the same clock"),
     ("GFLOP", "total_flops", "executed training FLOPs, rollouts included"),
-    ("samples", "samples", "labels or rollouts"),
+    ("samples", "samples", "labels (also where they are passing rollouts) or rollouts trained on"),
 )
 SCALES = {"total_flops": 1e-9}
 
@@ -152,10 +153,12 @@ FIGURES = (
         "essay",
         "What does a sample offer, against the pass rate?",
         essay_figure,
-        "Lines are the essay's two formulas, points are recorded samples in bins of the pass rate. The essay's pair compares a "
-        "realised surprisal with an expected entropy, which lets a verdict seem to tell more than a label above p = 0.5; in the "
-        "right panel both are what the policy expects to learn, and there a label never tells less. Points lie below the line of "
-        "H(p) where the prompts of a step differ in their pass rates.",
+        "Lines are the essay's two formulas; points show where the recorded samples fell, in blocks of 64 averaged over bins of "
+        "the pass rate. With an exact pass rate a single sample lies on its line; a mean over differing prompts lies above the "
+        "label's and below the verdict's. The essay's pair compares a realised surprisal with an expected entropy, so a verdict "
+        "seems to tell more than a label above p = 0.5. In the right panel both are what a policy expects to learn from its own "
+        "completion (the surprisal of the completion as a label, H of its probability as a verdict): there a label never tells "
+        "less.",
     ),
     (
         "learning",
@@ -168,7 +171,8 @@ FIGURES = (
         "rates",
         "How fast were bits absorbed before saturation?",
         rate_figure,
-        "Each point is a seed; the bar below is the mean with its 95 % t interval over seeds.",
+        "Each point is a seed; the bar below is the mean with its 95 % t interval over seeds. The axis is linear around 0 and "
+        "logarithmic outside. Runs that absorbed half of the bits are rated up to that point, the others over their whole budget.",
     ),
     ("phases", "Where did the FLOPs go?", phase_figure, "Executed FLOPs, padding and finished rows included."),
 )
@@ -250,7 +254,7 @@ def terminal_table(arms: Sequence[Arm]) -> str:
         "total_flops",
     )
     headings = {key: heading for heading, key, _ in COLUMNS}
-    rows = [["start", "arm", "n", *[headings[key] for key in keys]]]
+    rows = [["start", "arm", "seeds", *[headings[key] for key in keys]]]
     for arm in arms:
         rows.append(
             [arm.start, arm.name, str(len(arm.results)), *[estimate(arm.summary(key), SCALES.get(key, 1.0)) for key in keys]]

@@ -94,7 +94,7 @@ def main() -> None:
             peft_config=get_peft_config(model_args),
         )
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    train_and_record(trainer, study, problems, manifest, checkpoint)
+    train_and_record(trainer, study, problems, manifest, checkpoint, reward_is_verdict=choices.reward == "outcome")
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from trl import TrlParser
 
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.likelihood import exact_pass_rates
 from bitsample_llm.model_card import pass_rate_rows, write_model_card
 from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer
+from bitsample_llm.study import OneLineParser, one_line_errors
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, load_task
 from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
 
@@ -97,8 +97,10 @@ class Watch(TrainerCallback):
 
 
 def main() -> None:
-    parser = TrlParser((PretrainArguments, TrainingArguments))
-    choices, args = parser.parse_args_and_config()
+    with one_line_errors():
+        choices, args = OneLineParser((PretrainArguments, TrainingArguments)).parse_args_and_config()
+        if args.max_steps < 1:
+            raise ValueError(f"--max_steps must be at least 1, got {args.max_steps}")
     args.include_num_input_tokens_seen = "non_padding"  # real tokens; the command line takes it for a yes or no
     model_dir = Path(args.output_dir) / "model"
     if model_dir.exists():

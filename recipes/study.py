@@ -30,6 +30,7 @@ class PlannedRun:
     """One run of a study: its directory and the command that fills it."""
 
     run_dir: Path
+    recipe_config: Path
     command: list[str]
 
     def state(self) -> str:
@@ -69,7 +70,7 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
                 settings |= {"arm": arm, "start": start, "seed": seed, "output_dir": run_dir}
                 recipe_config = RECIPES / "configs" / f"{recipe}.yaml"
                 command = [sys.executable, str(RECIPES / f"{recipe}.py"), "--config", str(recipe_config), *options_of(settings)]
-                yield PlannedRun(run_dir, command)
+                yield PlannedRun(run_dir, recipe_config, command)
 
 
 def execute(run: PlannedRun) -> int:
@@ -87,14 +88,23 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the runs and the report")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: the number of cores)")
     options = parser.parse_args()
-    config = yaml.safe_load(options.config.read_text())
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    kept_config = options.output_dir / "study.json"
-    if kept_config.exists() and json.loads(kept_config.read_text()) != config:
+    if options.jobs < 1:
+        sys.exit(f"error: --jobs must be at least 1, got {options.jobs}")
+    try:
+        config = yaml.safe_load(options.config.read_text())
+        runs = list(planned_runs(config, options.output_dir))
+        recipe_configs = {run.recipe_config.name: run.recipe_config.read_text() for run in runs}
+    except KeyError as error:
+        sys.exit(f"error: {options.config} has no {error}")
+    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
+        sys.exit(f"error: {options.config} is not the configuration of a study: {' '.join(str(error).split())}")
+    kept_config, whole_config = options.output_dir / "study.json", {"study": config, "recipes": recipe_configs}
+    begun = any(options.output_dir.glob("*/manifest.json"))
+    if begun and json.loads(kept_config.read_text()) != whole_config:
         sys.exit(f"error: {options.output_dir} holds a study of another configuration: name another --output_dir")
-    write_json_atomically(kept_config, config)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(kept_config, whole_config)
 
-    runs = list(planned_runs(config, options.output_dir))
     waiting = [run for run in runs if run.state() != "finished"]
     if len(waiting) < len(runs):
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished and kept")

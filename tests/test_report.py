@@ -110,11 +110,11 @@ def test_ratios_are_paired_by_seed_with_a_t_interval_of_the_logarithms(tmp_path)
 
 def test_a_verdict_needs_the_whole_interval_on_one_side(tmp_path):
     found = findings(study(tmp_path))
-    latent = next(item for item in found if "latent start, how many rollouts" in item["question"])
-    assert latent["verdict"] == "a label buys more than a rollout" and latent["n"] == 3
+    latent = next(item for item in found if item["question"].startswith("From the latent start"))
+    assert latent["verdict"] == "SFT needs fewer FLOPs" and latent["n"] == 3
     contrast = next(item for item in found if "minus" in item["statistic"])
     assert contrast["verdict"].startswith("no, more from the latent start")
-    unreached = [item for item in found if "unacquired start, how many" in item["question"]]
+    unreached = [item for item in found if item["question"].startswith("From the unacquired start")]
     assert unreached[0]["verdict"].startswith("undecided") and unreached[0]["n"] == 0
 
 
