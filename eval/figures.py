@@ -93,6 +93,8 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
         axis.plot(p, binary_entropy_bits(p), color="#444444", linestyle=":", label="verdict: $H(p)$")
         for arm in arms:
             x, y = _binned(_offered_points(arm))
+            if not x.size:  # a coin offers nothing that is measured
+                continue
             face = look[arm.name]["color"] if arm.start == starts[0] else "white"
             options = {
                 "marker": look[arm.name]["marker"],
@@ -147,7 +149,7 @@ def learning_figure(arms: Sequence[Arm]) -> Figure:
         axes[0][column].set_title(f"{start} start")
         axes[0][column].set_xscale("log")
         axes[1][column].set_yscale("log")
-        axes[1][column].set_xlabel("training FLOPs, rollouts included\n(left edge: 0)")
+        axes[1][column].set_xlabel("training FLOPs, rollouts included\n(leftmost points: before training)")
     axes[0][0].set_ylabel("held-out surprisal of the answer (bits)")
     axes[1][0].set_ylabel("mean held-out pass rate")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="every seed a line")

@@ -169,15 +169,26 @@ def test_groups_and_flops_are_right_in_every_way_trl_runs(base_model, tmp_path, 
     assert len(keys) == len(set(keys))
     assert len(rollouts) == 4 * run.table("prompts").num_rows == run.steps[-1]["samples/total"]
     assert all(row["surprisal_bits"] is not None for row in rollouts)
+    dead = [
+        all(r["passed"] == group[0]["passed"] for r in group)
+        for row in run.table("prompts").to_pylist()
+        for group in [
+            [r for r in rollouts if (r["generation_step"], r["problem_id"]) == (row["generation_step"], row["problem_id"])]
+        ]
+    ]
+    assert run.steps[-1]["flops/dead_group_fraction"] == pytest.approx(np.mean(dead), abs=0.1)  # generations cost nearly the same
     if "beta" in options:
         assert run.steps[-1]["flops/score_reference"] > 0
 
 
 def test_a_random_reward_tells_nothing_and_is_the_same_for_the_same_seed(base_model, tmp_path):
     trainer = rl_trainer(base_model, tmp_path, reward=RandomReward(seed=3))
-    metered(trainer, tmp_path)
+    metered(trainer, tmp_path, reward_is_verdict=False)
     trainer.train()
-    rollouts = read_run(tmp_path / "run").table("rollouts").to_pylist()
+    run = read_run(tmp_path / "run")
+    assert {row["offered_bits"] for row in run.table("prompts").to_pylist()} == {None}
+    assert "bits/offered_total" not in run.steps[-1] and run.steps[-1]["group/pass_rate"] > 0
+    rollouts = run.table("rollouts").to_pylist()
     rewards = np.array([dict(row["rewards"])["random"] for row in rollouts])
     passed = np.array([row["passed"] for row in rollouts])
     assert set(rewards) == {0.0, 1.0}

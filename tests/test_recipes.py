@@ -57,15 +57,23 @@ def without_clocks(line: dict) -> dict:
     return {key: value for key, value in line.items() if not key.startswith(("seconds/", "flops/lost"))}
 
 
-@pytest.mark.parametrize("name", ["sft", "grpo"])
+KILLS = {
+    "sft": ("sft", "--save_steps", 10),
+    "grpo": ("grpo", "--save_steps", 10),
+    "before the first checkpoint, rollouts already paid": ("sft", "--save_strategy", "no", "--labels", "passing_rollouts"),
+}
+
+
+@pytest.mark.parametrize("name", KILLS)
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, name):
-    options = [*SMALL[:-2], "--max_steps", 40, "--save_steps", 10, "--flop_budget", 1e13, "--num_evaluations", 20]
-    whole = recipe(name, *options, "--output_dir", tmp_path / "whole")
+    script, *how = KILLS[name]
+    options = [*SMALL[:-2], *how, "--max_steps", 40, "--flop_budget", 1e13, "--num_evaluations", 20]
+    whole = recipe(script, *options, "--output_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
-    config = REPOSITORY / "recipes" / "configs" / f"{name}.yaml"
+    config = REPOSITORY / "recipes" / "configs" / f"{script}.yaml"
     command = [
         sys.executable,
-        REPOSITORY / "recipes" / f"{name}.py",
+        REPOSITORY / "recipes" / f"{script}.py",
         "--config",
         config,
         *options,
@@ -79,15 +87,15 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert json.loads((tmp_path / "cut" / "manifest.json").read_text())["state"] == "running"
-    resumed = recipe(name, *options, "--output_dir", tmp_path / "cut", "--resume_from_checkpoint", "last")
+    resumed = recipe(script, *options, "--output_dir", tmp_path / "cut", "--resume_from_checkpoint", "last")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     first, second = read_run(tmp_path / "whole"), read_run(tmp_path / "cut")
     assert [without_clocks(line) for line in first.steps] == [without_clocks(line) for line in second.steps]
     assert second.steps[-1]["flops/lost"] > 0  # the steps after the checkpoint were paid for twice
     for table in ("prompts", "rollouts"):
         assert first.table(table).to_pylist() == second.table(table).to_pylist()
-    log2_p = [[row["log2_pass_rate"] for row in run.table("evals").to_pylist()] for run in (first, second)]
-    assert log2_p[0] == log2_p[1]
+    evals = [[(row["log2_pass_rate"], row["total_flops"]) for row in run.table("evals").to_pylist()] for run in (first, second)]
+    assert evals[0] == evals[1]
 
 
 @pytest.mark.parametrize("name", ["sft", "grpo"])
@@ -123,6 +131,9 @@ BAD_INPUT = {
         "max_completion_length 3 cuts answers off",
     ),
     "more problems than there are": (("sft", "--num_train_problems", "100000"), "asked for 100000"),
+    "no problems": (("sft", "--num_train_problems", "0"), "--num_train_problems must be at least 1"),
+    "no budget": (("grpo", "--flop_budget", "-5"), "--flop_budget must be above 0"),
+    "pretraining for no steps": (("pretrain", "--max_steps", "0"), "--max_steps must be at least 1"),
     "nothing to resume": (("sft", "--resume_from_checkpoint", "last"), "is not a run directory"),
 }
 
@@ -189,6 +200,21 @@ def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
     (tmp_path / "study.yaml").write_text(json.dumps(config | {"seeds": [2]}))
     third = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert third.returncode != 0 and "another configuration" in third.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("seeds: [1]", "has no 'starts'"), ("seeds: [1\nstarts", "is not the configuration of a study"), (None, "No such file")],
+)
+def test_a_broken_study_configuration_is_one_line_and_leaves_nothing(tmp_path, content, message):
+    path = tmp_path / "study.yaml"
+    if content is not None:
+        path.write_text(content)
+    command = [sys.executable, "recipes/study.py", "--config", str(path), "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode != 0
+    assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_run_is_never_overwritten(recipe, tmp_path):

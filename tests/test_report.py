@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from bitsample_llm.estimators import t_interval
 from bitsample_llm.glossary import PHASES
 from bitsample_llm.records import RunWriter
-from eval.arms import arms_of, first_crossing, paired_difference, paired_ratio, run_result
+from eval.arms import arms_of, first_crossing, matched_gains_bits, paired_difference, paired_ratio, run_result
 from eval.findings import estimate, findings, sentence_of
 from eval.report import main, read_run
 
@@ -123,6 +123,17 @@ def test_runs_of_one_seed_twice_or_on_other_problems_are_refused(tmp_path):
     second = make_run(tmp_path / "b", "latent", "sft", "sft", 1, 1.0)
     with pytest.raises(Exception, match="two runs of one seed"):
         arms_of([first, second])
+
+
+def test_matched_gains_leave_out_problems_whose_pass_rates_differ():
+    class Result:
+        def __init__(self, before, gains):
+            self.log2_before = dict(zip("abc", before, strict=True))
+            self.log2_after = {name: value + gain for (name, value), gain in zip(self.log2_before.items(), gains, strict=True)}
+
+    first, second = Result([-3.0, -3.0, -3.0], [1.0, 2.0, 10.0]), Result([-3.1, -2.9, -8.0], [0.0, 0.5, 7.0])
+    assert matched_gains_bits(first, second, 1.25) == (1.5, 0.25, 2)
+    assert matched_gains_bits(first, second, 1.01) is None
 
 
 def test_the_page_is_self_contained_and_every_picture_has_a_text(tmp_path, capsys):
