@@ -19,10 +19,12 @@ from transformers import TrainerCallback
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
 from bitsample_llm.likelihood import answer_logprobs
-from bitsample_llm.observers import NATS_PER_BIT, LabelObserver, RolloutObserver
+from bitsample_llm.observers import NATS_PER_BIT, LabelObserver, RolloutObserver, wrap
 from bitsample_llm.records import RunWriter, check_run_dir
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.tasks import Problem
+
+LOGGED = ("bits/", "flops/", "group/")  # metrics that go to the trainer's back ends too
 
 
 class InformationMeter(TrainerCallback):
@@ -98,6 +100,14 @@ class InformationMeter(TrainerCallback):
         else:
             self.observer = LabelObserver(trainer, self.counter.causal_lm, self)
 
+        wrap(trainer, "log", self._around_log)
+
+    def _around_log(self, original, logs: dict, *args, **kwargs) -> None:
+        """Whatever back end the trainer reports to sees the last step's metrics too."""
+        if "loss" in logs:  # a training log, and neither an evaluation nor the closing summary
+            logs |= {key: value for key, value in self.last_line.items() if key.startswith(LOGGED) and value is not None}
+        original(logs, *args, **kwargs)
+
     def _facts(self) -> dict:
         return {
             "regime": "rl" if self.is_rl else "sft",
@@ -140,7 +150,10 @@ class InformationMeter(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Score the start; a resumed run counts on from its checkpoint's step."""
-        self._flops_before_training = sum(self.counter.executed_flops[phase] for phase in TRAINING_PHASES)
+        before = torch.tensor(
+            sum(self.counter.executed_flops[phase] for phase in TRAINING_PHASES), dtype=torch.float64, device=args.device
+        )
+        self._flops_before_training = float(self.trainer.accelerator.reduce(before, "sum"))  # the same on every process
         if args.resume_from_checkpoint:
             self._resume(state.global_step)
         if state.global_step == 0:  # what the counter saw before there was a trainer

@@ -215,6 +215,19 @@ def test_cumulative_numbers_never_fall_and_phases_add_up(base_model, tmp_path):
         assert after["samples/total"] == before["samples/total"] + 16
 
 
+@pytest.mark.parametrize("make", [sft_trainer, rl_trainer])
+def test_metrics_reach_the_trainers_own_log(base_model, tmp_path, make):
+    trainer = make(base_model, tmp_path, logging_steps=2)
+    meter = metered(trainer, tmp_path)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logs] == [2, 4]
+    assert logs[-1]["flops/total"] == meter.total_flops
+    lines = read_run(tmp_path / "run").steps
+    assert logs[0]["bits/offered_per_sample"] == lines[1]["bits/offered_per_sample"]
+    assert "flops/total" not in trainer.state.log_history[-1]  # the closing summary is the trainer's own
+
+
 def test_a_trainer_without_the_method_it_hooks_is_named(base_model, tmp_path, monkeypatch):
     trainer = rl_trainer(base_model, tmp_path)
     monkeypatch.delattr(GRPOTrainer, "_calculate_rewards")
