@@ -4,7 +4,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from trl.trainer.utils import add_fused_lm_head
 
 from bitsample_llm.flop_counter import FlopCounter
@@ -34,7 +45,27 @@ def qwen3(**options):
     return Qwen3ForCausalLM(Qwen3Config(**defaults | options, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager"))
 
 
+def qwen2(**options):
+    defaults = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return Qwen2ForCausalLM(
+        Qwen2Config(**defaults | options, num_key_value_heads=2, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager")
+    )
+
+
+def gpt2():
+    sizes = {"vocab_size": 64, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}
+    return GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager"))
+
+
+def gpt_neox():
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager"))
+
+
 MODELS = {
+    "qwen2 grouped-query": qwen2,
+    "gpt2": gpt2,
+    "gpt-neox": gpt_neox,
     "llama tied": lambda: llama(tie_word_embeddings=True),
     "llama untied, vocabulary of 8192": lambda: llama(tie_word_embeddings=False, vocab_size=8192),
     "qwen3 grouped-query tied": lambda: qwen3(tie_word_embeddings=True),
