@@ -67,7 +67,7 @@ KILLS = {
 @pytest.mark.parametrize("name", KILLS)
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, name):
     script, *how = KILLS[name]
-    options = [*SMALL[:-2], *how, "--max_steps", 40, "--flop_budget", 1e13, "--num_evaluations", 20]
+    options = [*SMALL[:-2], *how, "--max_steps", 80, "--flop_budget", 1e13, "--num_evaluations", 20]
     whole = recipe(script, *options, "--output_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
     config = REPOSITORY / "recipes" / "configs" / f"{script}.yaml"
