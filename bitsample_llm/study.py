@@ -264,7 +264,9 @@ def train_and_record(
     if trainer.accelerator.is_main_process:
         print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # two CPU processes now and then abort at exit without it
+        # Two CPU processes now and then abort at exit: they wait for one another before the group is taken down.
+        trainer.accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
     return meter
 
 
