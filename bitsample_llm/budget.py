@@ -36,19 +36,11 @@ class ProgressLine(TrainerCallback):
                 self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Show the last step: pass rate, bits a sample and bits a petaFLOP offered."""
+        """Show how far the run is, and what its last step told."""
         if self.bar is None:
             return
-        line = self.meter.last_line
         self.bar.n = min(self.meter.total_flops, self.flop_budget) if self.flop_budget else state.global_step
-        pass_rate = line.get("group/pass_rate", line.get("group/pass_rate_estimate"))
-        shown = {"loss": line["train/loss"]} if pass_rate is None else {"pass": pass_rate}
-        if "bits/offered_per_sample" in line:
-            shown |= {
-                "bits/sample": line["bits/offered_per_sample"],
-                "bits/PFLOP": line["bits/offered_total"] / line["flops/total"] * 1e15,
-            }
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+        self.bar.set_postfix(self.meter.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
         """Close the bar."""

@@ -6,17 +6,18 @@
 - *useful* counts real, distinct tokens with causal attention only.
 
 The phase is read off the call: a cache means generation, a gradient means training, neither means scoring, and a model in
-evaluation mode is always `evaluation`.
+evaluation mode is always `evaluation`. Attention is priced as the full square that eager attention computes; kernels that
+skip the masked half execute less.
 """
 
 import dataclasses
-import functools
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import torch
 
-from bitsample_llm.flops import backward_flops, forward_flops
+from bitsample_llm.flops import backward_flops, forward_flops, output_parameters
 from bitsample_llm.glossary import PHASES
 
 FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
@@ -32,6 +33,62 @@ class PassShape:
     useful_tokens: int
     useful_attended: int
     useful_outputs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardCall:
+    """One forward pass as it was seen. `has_head` is false where only the blocks ran."""
+
+    ids_BT: torch.Tensor
+    kwargs: dict
+    cached_tokens: int
+    started: float
+    ended: float
+    has_head: bool
+
+
+def _ids(args: tuple, kwargs: dict) -> torch.Tensor | None:
+    """Token ids of a forward call; stand-ins that no vocabulary holds where it was given embeddings; None if neither."""
+    if isinstance(ids := kwargs.get("input_ids", args[0] if args else None), torch.Tensor):
+        return ids
+    if isinstance(embedded := kwargs.get("inputs_embeds"), torch.Tensor):
+        rows, length = embedded.shape[:2]
+        return -1 - torch.arange(rows, device=embedded.device)[:, None].expand(rows, length)
+    return None
+
+
+class ForwardWatcher:
+    """Tells of every forward pass of a model, and of passes of its blocks alone, whose output a trainer projects itself."""
+
+    def __init__(self, model, tell: Callable[[ForwardCall], None]):
+        self._model = model
+        self._tell = tell
+        self._whole_pass_under_way = False
+        self._cached_tokens, self._started = 0, 0.0
+        self.hooks = []
+        for module in {id(module): module for module in (model, model.base_model)}.values():
+            self.hooks.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self.hooks.append(module.register_forward_hook(self._after, with_kwargs=True))
+
+    def _before(self, module, args, kwargs) -> None:
+        if _ids(args, kwargs) is None:  # a trainer runs other code inside the model's call, to have its weights gathered
+            return
+        if module is self._model:
+            self._whole_pass_under_way = True
+        elif self._whole_pass_under_way:
+            return
+        past = kwargs.get("past_key_values")
+        self._cached_tokens = past.get_seq_length() if past is not None else 0
+        self._started = time.perf_counter()
+
+    def _after(self, module, args, kwargs, output) -> None:
+        ids_BT = _ids(args, kwargs)
+        is_whole = module is self._model
+        if ids_BT is None or (self._whole_pass_under_way and not is_whole):
+            return
+        self._whole_pass_under_way = False
+        has_head = is_whole and module.get_output_embeddings() is not None
+        self._tell(ForwardCall(ids_BT, kwargs, self._cached_tokens, self._started, time.perf_counter(), has_head))
 
 
 def _matrices(module: torch.nn.Module):
@@ -52,6 +109,7 @@ class FlopCounter:
 
     Attributes:
         executed_flops, useful_flops, seconds: phase -> number, of this process.
+        paused: whether passes go by uncounted, because they will be counted by other means.
     """
 
     def __init__(self, model, eos_token_ids: set[int]):
@@ -62,28 +120,29 @@ class FlopCounter:
         self.executed_flops: dict[str, float] = defaultdict(float)
         self.useful_flops: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.paused = False
         self._read_trainable_shapes()
         self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
-        self._started = 0.0
-        self._cached_tokens = 0
         self._train_forward_ended: float | None = None
         self._embedded: torch.Tensor | None = None
         self._hooks = [self.causal_lm.get_input_embeddings().register_forward_hook(self._keep_embedded)]
-        self._hooks.append(self.causal_lm.register_forward_pre_hook(self._before, with_kwargs=True))
-        self._hooks.append(self.causal_lm.register_forward_hook(self._after, with_kwargs=True))
+        self._hooks += ForwardWatcher(self.causal_lm, self._count).hooks
 
     def count_other(self, model, phase: str) -> None:
-        """Count the forward passes of another model too, all under one phase: a reference policy, or a reward model.
+        """Count the forward passes of another model too, all under one phase: a reference policy, a teacher, a reward model.
 
         Raises:
             ValueError: for a model type without a formula.
         """
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = model.config.get_text_config()
         forward_flops(config, 1, 1)
-        has_output_projection = model.get_output_embeddings() is not None
-        after = functools.partial(self._after_other, phase, config, has_output_projection)
-        self._hooks.append(model.register_forward_pre_hook(self._before, with_kwargs=True))
-        self._hooks.append(model.register_forward_hook(after, with_kwargs=True))
+
+        def count(call: ForwardCall) -> None:
+            self.seconds[phase] += call.ended - call.started
+            self._add(phase, forward_flops, config, self._full_pass_shape(call))
+
+        self._hooks += ForwardWatcher(model, count).hooks
 
     def detach(self) -> None:
         """Remove the hooks."""
@@ -106,42 +165,25 @@ class FlopCounter:
     def _keep_embedded(self, module, args, output) -> None:
         self._embedded = output  # whether it needs a gradient is known once all hooks have run
 
-    def _before(self, module, args, kwargs) -> None:
-        past = kwargs.get("past_key_values")
-        self._cached_tokens = past.get_seq_length() if past is not None else 0
-        self._started = time.perf_counter()
-
-    def _after_other(self, phase: str, config, has_output_projection: bool, module, args, kwargs, output) -> None:
-        self.seconds[phase] += time.perf_counter() - self._started
-        input_ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
-        shape = self._full_pass_shape(input_ids, kwargs, bool(kwargs.get("fused_lm_head")))
-        if not has_output_projection:
-            shape = dataclasses.replace(shape, outputs=0, useful_outputs=0)
-        self._add(phase, forward_flops, config, shape)
-
-    def _after(self, module, args, kwargs, output) -> None:
-        ended = time.perf_counter()
-        input_ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
-        in_generation = kwargs.get("past_key_values") is not None
-        is_fused = bool(kwargs.get("fused_lm_head"))
+    def _count(self, call: ForwardCall) -> None:
+        in_generation = call.kwargs.get("past_key_values") is not None
         inputs_need_gradient = self._embedded is not None and self._embedded.requires_grad
         self._embedded = None
-        if not module.training:
+        if self.paused:
+            return
+        if not self.causal_lm.training:
             phase = "evaluation"
         elif in_generation:
-            phase = "decode" if self._cached_tokens else "prefill"
+            phase = "decode" if call.cached_tokens else "prefill"
         elif torch.is_grad_enabled():
             phase = "train_forward"
         else:
-            phase = self._scoring_phase(module)
-        self.seconds[phase] += ended - self._started
-        if in_generation:
-            shape = self._generation_shape(input_ids, kwargs)
-        else:
-            shape = self._full_pass_shape(input_ids, kwargs, is_fused)
+            phase = self._scoring_phase()
+        self.seconds[phase] += call.ended - call.started
+        shape = self._generation_shape(call) if in_generation else self._full_pass_shape(call)
         self._add(phase, forward_flops, self.config, shape, adapter_parameters=self.adapter_parameters)
         if phase == "train_forward":
-            self._train_forward_ended = ended
+            self._train_forward_ended = call.ended
             self._add(
                 "train_backward",
                 backward_flops,
@@ -151,8 +193,8 @@ class FlopCounter:
                 trainable_parameters=self.trainable_parameters,
                 inputs_without_gradient=0 if inputs_need_gradient else self.first_parameters,
                 output_trainable=self.output_trainable,
-                output_recomputed=is_fused,
-                blocks_recomputed=getattr(module, "is_activation_checkpointing", False),
+                output_recomputed=bool(call.kwargs.get("fused_lm_head")),
+                blocks_recomputed=getattr(self.causal_lm, "is_activation_checkpointing", False),
             )
 
     def backward_ended(self) -> None:
@@ -161,10 +203,36 @@ class FlopCounter:
             self.seconds["train_backward"] += time.perf_counter() - self._train_forward_ended
             self._train_forward_ended = None
 
-    @staticmethod
-    def _scoring_phase(module) -> str:
+    @property
+    def generation_flops(self) -> float:
+        """Executed FLOPs of everything that may be a generation so far; it stands still while a generation goes unseen."""
+        return sum(self.executed_flops[phase] for phase in ("prefill", "decode", "evaluation"))
+
+    def count_generation(self, prompts: Sequence[Sequence[int]], completion_lengths: Sequence[int]) -> None:
+        """Price a generation that ran out of sight (vLLM) by its tokens: no padding, each distinct prompt put in once.
+
+        A completion of T tokens takes T - 1 decoding passes: the prompt's pass gives the first token.
+        """
+        distinct = [len(ids) for ids in {tuple(ids) for ids in prompts}]
+        attended = sum(length * (length + 1) // 2 for length in distinct)
+        prefill = PassShape(*[sum(distinct), attended, len(distinct)] * 2)
+        passes = [max(length - 1, 0) for length in completion_lengths]
+        attended = sum(num * len(ids) + num * (num + 1) // 2 for ids, num in zip(prompts, passes, strict=True))
+        decode = PassShape(*[sum(passes), attended, sum(passes)] * 2)
+        in_training = self.causal_lm.training
+        for phase, shape in (("prefill", prefill), ("decode", decode)):
+            phase = phase if in_training else "evaluation"
+            self._add(phase, forward_flops, self.config, shape, adapter_parameters=self.adapter_parameters)
+
+    def count_projections(self, phase: str, num_products: int, num_tokens: int, useful_tokens: int, config=None) -> None:
+        """Price products of tokens with an output projection that a trainer computes outside of the model."""
+        per_token = 2 * num_products * output_parameters(config or self.config)
+        self.executed_flops[phase] += per_token * num_tokens
+        self.useful_flops[phase] += per_token * useful_tokens
+
+    def _scoring_phase(self) -> str:
         """Scores without a gradient are of the old policy, unless the adapters are off or are the reference's."""
-        for child in module.modules():
+        for child in self.causal_lm.modules():
             disabled = getattr(child, "disable_adapters", None)
             if isinstance(disabled, bool):  # an adapter's layer; models have a method of this name
                 return "score_reference" if disabled or "ref" in child.active_adapters else "score_old"
@@ -176,25 +244,41 @@ class FlopCounter:
         self.executed_flops[phase] += price(config, shape.tokens, executed_context, shape.outputs, **options)
         self.useful_flops[phase] += price(config, shape.useful_tokens, useful_context, shape.useful_outputs, **options)
 
-    def _full_pass_shape(self, input_ids, kwargs, is_fused: bool) -> PassShape:
-        rows, length = input_ids.shape
-        mask_BT = kwargs.get("attention_mask")
-        lengths_B = mask_BT.sum(dim=1) if mask_BT is not None else torch.full((rows,), length)
-        useful_tokens = int(lengths_B.sum())
-        if is_fused:
-            labelled = int((kwargs["labels"][:, 1:] != -100).sum())
+    def _full_pass_shape(self, call: ForwardCall) -> PassShape:
+        rows, length = call.ids_BT.shape
+        lengths_S, attended = self._sequence_lengths(call)
+        useful_tokens = int(lengths_S.sum())
+        if not call.has_head:
+            outputs = labelled = 0
+        elif call.kwargs.get("fused_lm_head"):
+            labelled = int((call.kwargs["labels"][:, 1:] != -100).sum())
             # the fused head picks the labelled positions out on CUDA and projects every position elsewhere
-            outputs = labelled if input_ids.device.type == "cuda" else rows * (length - 1)
+            outputs = labelled if call.ids_BT.device.type == "cuda" else rows * (length - 1)
         else:
-            outputs = labelled = rows * self._kept_outputs(kwargs, length)
+            outputs = labelled = rows * self._kept_outputs(call.kwargs, length)
         return PassShape(
             tokens=rows * length,
-            attended=rows * length * length,
+            attended=attended,
             outputs=outputs,
             useful_tokens=useful_tokens,
-            useful_attended=int((lengths_B * (lengths_B + 1)).sum()) // 2,
+            useful_attended=int((lengths_S * (lengths_S + 1)).sum()) // 2,
             useful_outputs=min(labelled, useful_tokens),
         )
+
+    @staticmethod
+    def _sequence_lengths(call: ForwardCall) -> tuple[torch.Tensor, int]:
+        """Real tokens of each sequence, of which packing puts several in a row, and the positions attended to in all."""
+        rows, length = call.ids_BT.shape
+        mask_BT, positions_BT = call.kwargs.get("attention_mask"), call.kwargs.get("position_ids")
+        if mask_BT is not None:
+            return mask_BT.sum(dim=1), rows * length * length
+        if positions_BT is None:
+            return torch.full((rows,), length), rows * length * length
+        starts = torch.nonzero(positions_BT.flatten() == 0).flatten().cpu()
+        lengths_S = torch.diff(starts, append=torch.tensor([positions_BT.numel()]))
+        if "cu_seq_lens_q" in call.kwargs:  # kernels that attend within each sequence only
+            return lengths_S, int((lengths_S**2).sum())
+        return lengths_S, rows * length * length
 
     @staticmethod
     def _kept_outputs(kwargs, length: int) -> int:
@@ -203,37 +287,37 @@ class FlopCounter:
             return kept.numel()
         return min(kept, length) if kept else length
 
-    def _generation_shape(self, input_ids, kwargs) -> PassShape:
-        rows, length = input_ids.shape
-        context = self._cached_tokens + length
-        mask_BT = kwargs.get("attention_mask")
+    def _generation_shape(self, call: ForwardCall) -> PassShape:
+        rows, length = call.ids_BT.shape
+        context = call.cached_tokens + length
+        mask_BT = call.kwargs.get("attention_mask")
         if mask_BT is None or mask_BT.dim() != 2:
-            mask_BT = torch.ones((rows, context), dtype=torch.long, device=input_ids.device)
-        if not self._cached_tokens:
-            self._alive_B = torch.ones(rows, dtype=torch.bool, device=input_ids.device)
-            distinct_lengths = mask_BT.sum(dim=1)[self._first_of_each_prompt(input_ids)]
+            mask_BT = torch.ones((rows, context), dtype=torch.long, device=call.ids_BT.device)
+        if not call.cached_tokens:
+            self._alive_B = torch.ones(rows, dtype=torch.bool, device=call.ids_BT.device)
+            distinct_lengths = mask_BT.sum(dim=1)[self._first_of_each_prompt(call.ids_BT)]
             useful_tokens = int(distinct_lengths.sum())
             useful_attended = int((distinct_lengths * (distinct_lengths + 1)).sum()) // 2
             useful_outputs = len(distinct_lengths)
         else:
-            ended_B = torch.isin(input_ids[:, -1], self.eos_token_ids.to(input_ids.device))
+            ended_B = torch.isin(call.ids_BT[:, -1], self.eos_token_ids.to(call.ids_BT.device))
             self._alive_B = self._alive_B & ~ended_B
             useful_tokens = useful_outputs = int(self._alive_B.sum())
             useful_attended = int((mask_BT.sum(dim=1) * self._alive_B).sum())
         return PassShape(
             tokens=rows * length,
             attended=rows * length * context,
-            outputs=rows * self._kept_outputs(kwargs, length),
+            outputs=rows * self._kept_outputs(call.kwargs, length),
             useful_tokens=useful_tokens,
             useful_attended=useful_attended,
             useful_outputs=useful_outputs,
         )
 
     @staticmethod
-    def _first_of_each_prompt(input_ids: torch.Tensor) -> list[int]:
+    def _first_of_each_prompt(ids_BT: torch.Tensor) -> list[int]:
         """Row numbers at which a prompt stands for the first time in the batch."""
         first: dict[tuple[int, ...], int] = {}
-        for row, ids in enumerate(input_ids.tolist()):
+        for row, ids in enumerate(ids_BT.tolist()):
             first.setdefault(tuple(ids), row)
         return list(first.values())
 

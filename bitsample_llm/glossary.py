@@ -27,24 +27,39 @@ class Metric(NamedTuple):
 
 
 GLOSSARY: dict[str, Metric] = {
-    "train/loss": Metric("nats", "The loss that the optimizer stepped on, as the trainer defines it", "mean over the step"),
+    "train/loss": Metric(
+        "nats", "The loss that the optimizer stepped on, as the trainer defines it", "sum over micro-batches, first process"
+    ),
     "train/learning_rate": Metric("1", "Learning rate of the step", "scheduler"),
-    "samples/total": Metric("samples", "Labelled sequences (sft) or rollouts (rl) trained on", "count", True),
-    "tokens/prompt": Metric("tokens", "Real prompt tokens trained on, a prompt counted with every completion", "count", True),
-    "tokens/completion": Metric("tokens", "Real completion tokens trained on, end of sequence included", "count", True),
+    "samples/total": Metric("samples", "Labelled sequences trained on (sft), or rollouts drawn (rl)", "count", True),
+    "tokens/prompt": Metric("tokens", "Real prompt tokens of the samples, a prompt counted with every completion", "count", True),
+    "tokens/completion": Metric("tokens", "Real completion tokens of the samples, end of sequence included", "count", True),
     "bits/offered_per_sample": Metric(
         "bits",
-        "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) a rollout (rl)",
-        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; mean over the step's samples",
+        "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) a rollout (rl), "
+        "the divergence from the teacher over the completion (distillation)",
+        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss; "
+        "mean over the step's samples",
     ),
     "bits/offered_total": Metric("bits", "Sum of the offered bits over all samples", "sum", True),
+    "bits/offered_per_petaflop": Metric(
+        "bits/PFLOP", "Offered bits over training FLOPs, both from the start of the run", "bits/offered_total over flops/total"
+    ),
+    "bits/first_error_per_sample": Metric(
+        "bits",
+        "What the position of the first wrong step of a rollout offers, as a process reward tells it (rl with step verdicts)",
+        "exact from step pass rates where they are exact, else jackknife; mean over the step's prompts",
+    ),
     "bits/believed_per_sample": Metric(
         "bits",
         "What an own sample of surprisal s is expected to tell: H(2^-s) for a verdict (rl)",
-        "mean over the step's rollouts; null in sft, whose labels are not the model's samples",
+        "mean over the step's rollouts; null in sft, whose labels are not the model's samples, and where sampling is truncated",
     ),
     "bits/surprisal_per_sample": Metric(
-        "bits", "Surprisal of the label (sft) or of the own completion (rl) under the policy that trains on it", "training forward"
+        "bits",
+        "Surprisal of the label (sft) or of the own completion (rl) under the policy that trains on it; where sampling is "
+        "truncated (manifest, `sampling`) the completions come from a narrower distribution than the one that scores them",
+        "training forward",
     ),
     "group/pass_rate": Metric("1", "Mean exact pass rate of the step's prompts before the step", "teacher-forced"),
     "group/pass_rate_estimate": Metric("1", "Share of the step's rollouts that passed", "count"),

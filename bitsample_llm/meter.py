@@ -6,40 +6,57 @@
 It only observes.
 """
 
+import contextlib
+import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+import trl
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from tqdm import tqdm
+from transformers import ProgressCallback, Trainer, TrainerCallback
 
+from bitsample_llm.evaluator import ParameterChange, shared_answer_logprobs
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
-from bitsample_llm.likelihood import answer_logprobs
-from bitsample_llm.observers import NATS_PER_BIT, LabelObserver, RolloutObserver, wrap
-from bitsample_llm.records import RunWriter, check_run_dir
+from bitsample_llm.observers import NATS_PER_BIT, LabelObserver, wrap
+from bitsample_llm.records import RecordWriteError, RunWriter, check_run_dir, holds_unfinished_run
 from bitsample_llm.rewards import RolloutVerifier
+from bitsample_llm.rollouts import DistillationObserver, RolloutObserver
 from bitsample_llm.tasks import Problem
 
 LOGGED = ("bits/", "flops/", "group/")  # metrics that go to the trainer's back ends too
+TESTED_TRL = "1.16"
+PETA = 1e15
+
+
+@cache  # once a process
+def _warn_of_untested_trl(version: str) -> None:
+    warnings.warn(f"TRL {version} is not one that InformationMeter was tested with ({TESTED_TRL})", stacklevel=4)
 
 
 class InformationMeter(TrainerCallback):
     """Records bits and FLOPs of a TRL trainer into a run directory.
 
     Args:
-        trainer: an SFTTrainer, GRPOTrainer or RLOOTrainer, unmodified.
+        trainer: an SFTTrainer, GRPOTrainer, RLOOTrainer or DistillationTrainer, unmodified.
         output_dir: the run directory to write; see `records.py`.
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
             its reward reaches `pass_threshold`.
         evaluation_sets: split -> problems, scored exactly at the start and at the end; the first of them also between.
         evaluation_flops: ascending FLOPs of the trainer at which to score it, each at the first step that reaches it.
-        pass_threshold: reward that counts as a pass where there is no verifier.
+        pass_threshold: reward that counts as a pass where there is no verifier; needed unless every reward is 0 or 1.
         reward_is_verdict: whether the reward tells if a rollout passed; if not, what it offers is not measured.
+        exact_pass_rates: whether to compute the exact pass rate of every prompt where it exists, a forward pass a generation.
+        strict: whether records that cannot be written, or a reporting back end that fails, end the training. If not, the
+            meter says so in one line and lets it go on.
         counter: a counter that has been running on this model before the trainer was made; its FLOPs count.
 
     Attributes:
@@ -47,9 +64,9 @@ class InformationMeter(TrainerCallback):
         last_line: the last step line written.
 
     Raises:
-        RecordError: if the run directory holds a run, or cannot be written.
+        RecordError: if the run directory holds a run; if it cannot be written and the meter is strict.
         AttributeError: naming the attribute of TRL that this version of the meter misses.
-        ValueError: for a model type without a FLOP formula, or generation by vLLM, which it does not see.
+        ValueError: for a model type without a FLOP formula.
     """
 
     def __init__(
@@ -60,25 +77,23 @@ class InformationMeter(TrainerCallback):
         verifier: RolloutVerifier | None = None,
         evaluation_sets: dict[str, Sequence[Problem]] | None = None,
         evaluation_flops: Sequence[float] = (),
-        pass_threshold: float = 1.0,
+        pass_threshold: float | None = None,
         reward_is_verdict: bool = True,
+        exact_pass_rates: bool = True,
+        strict: bool = False,
         counter: FlopCounter | None = None,
     ):
+        if not trl.__version__.startswith(f"{TESTED_TRL}."):
+            _warn_of_untested_trl(trl.__version__)
         self.trainer = trainer
         self.run_dir = Path(output_dir)
         self.evaluation_sets = evaluation_sets or {}
         self.evaluation_flops = evaluation_flops
-        self.is_rl = hasattr(trainer, "reward_funcs")
-        self.tokenizer = trainer.processing_class
+        self.strict = strict
         self.model = trainer.accelerator.unwrap_model(trainer.model)
-        self.counter = counter or FlopCounter(self.model, {self.tokenizer.eos_token_id})
-        if getattr(trainer.args, "use_vllm", False):
-            raise ValueError("the meter does not see what vLLM generates, and would count it as free: set use_vllm=False")
-        if getattr(trainer, "ref_model", None) is not None:
-            self.counter.count_other(trainer.accelerator.unwrap_model(trainer.ref_model), "score_reference")
-        for reward in getattr(trainer, "reward_funcs", ()):
-            if isinstance(reward, torch.nn.Module):
-                self.counter.count_other(reward, "reward_model")
+        eos_token_ids = getattr(trainer, "eos_token_ids", None) or [trainer.processing_class.eos_token_id]
+        self.counter = counter or FlopCounter(self.model, set(eos_token_ids))
+        self._count_other_models()
         self.cumulative: dict[str, float] = defaultdict(float)
         self.last_line: dict = {}
         self._counted = {key: np.zeros(len(PHASES)) for key in ("flops", "flops_useful", "seconds")}
@@ -87,38 +102,85 @@ class InformationMeter(TrainerCallback):
         self._flops_before_training = 0.0
         self._next_evaluation_flops = float("inf")
         self._last_evaluated_step = -1
-        self._start_parameters = [parameter.detach().clone() for parameter in self._trained_parameters()]
+        self._change = ParameterChange(self.model) if self.evaluation_sets else None
         self._clock = time.perf_counter()
+        self._reports = True
         self._writer: RunWriter | None = None
-        if trainer.accelerator.is_main_process:  # a taken directory is refused before any training
-            if trainer.args.resume_from_checkpoint:
-                check_run_dir(self.run_dir, resume=True)
-            else:
-                self._writer = RunWriter.create(self.run_dir, self._facts() | (manifest or {}))
-        if self.is_rl:
-            self.observer = RolloutObserver(trainer, self.counter.causal_lm, self, verifier, pass_threshold, reward_is_verdict)
-        else:
-            self.observer = LabelObserver(trainer, self.counter.causal_lm, self)
-
+        self.regime, self.observer = self._observer(verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
+        if trainer.accelerator.is_main_process:  # a finished run is refused before any training
+            resumes = bool(trainer.args.resume_from_checkpoint) or holds_unfinished_run(self.run_dir)
+            check_run_dir(self.run_dir, resume=resumes)
+            if not resumes:
+                with self._recording():
+                    self._writer = RunWriter.create(self.run_dir, self._facts() | (manifest or {}))
         wrap(trainer, "log", self._around_log)
+        wrap(trainer, "_save_checkpoint", self._around_save)
+
+    def _count_other_models(self) -> None:
+        for name in ("ref_model", "teacher_model"):
+            if (other := getattr(self.trainer, name, None)) is not None:
+                self.counter.count_other(self.trainer.accelerator.unwrap_model(other), "score_reference")
+        for reward in getattr(self.trainer, "reward_funcs", ()):
+            if isinstance(reward, torch.nn.Module):
+                self.counter.count_other(self.trainer.accelerator.unwrap_model(reward), "reward_model")
+
+    def _observer(self, verifier, *rl_choices):
+        """The regime that the trainer is of, and what observes it."""
+        if hasattr(self.trainer, "reward_funcs"):
+            return "rl", RolloutObserver(self.trainer, self.counter, self, verifier, *rl_choices)
+        if hasattr(self.trainer, "teacher_model"):
+            return "distillation", DistillationObserver(self.trainer, self.counter, self, verifier)
+        return "sft", LabelObserver(self.trainer, self.counter.causal_lm, self)
 
     def _around_log(self, original, logs: dict, *args, **kwargs) -> None:
-        """Whatever back end the trainer reports to sees the last step's metrics too."""
-        if "loss" in logs:  # a training log, and neither an evaluation nor the closing summary
-            logs |= {key: value for key, value in self.last_line.items() if key.startswith(LOGGED) and value is not None}
+        """Whatever back end the trainer reports to sees the last step's metrics too, after the trainer's own."""
+        is_of_training = "loss" in logs  # and neither an evaluation nor the closing summary
         original(logs, *args, **kwargs)
+        if not (is_of_training and self._reports):
+            return
+        metrics = {key: value for key, value in self.last_line.items() if key.startswith(LOGGED) and value is not None}
+        try:
+            Trainer.log(self.trainer, metrics)
+        except Exception as error:  # a back end raises what it likes
+            if self.strict:
+                raise
+            self._reports = False
+            self._tell(f"a reporting back end fails ({type(error).__name__}: {error}); records go on in {self.run_dir}")
+
+    @staticmethod
+    def _tell(message: str) -> None:
+        tqdm.write(f"InformationMeter: {' '.join(message.split())}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def _recording(self):
+        """A disk that refuses stops the records and not the training, unless the meter is strict."""
+        try:
+            yield
+        except RecordWriteError as error:
+            if self.strict:
+                raise
+            self._writer = None
+            self._tell(f"stopped, the training goes on without records: {error}")
+
+    def _around_save(self, original, *args, **kwargs):
+        """Write the rows before the checkpoint that a resume counts on from, so that a kill between leaves no gap."""
+        pending = self.observer.pending_rollouts()
+        if self._writer is not None:
+            with self._recording():
+                self._writer.flush()
+                if pending:
+                    self._writer.hold(self.trainer.state.global_step, pending)
+        return original(*args, **kwargs)
 
     def _facts(self) -> dict:
         return {
-            "regime": "rl" if self.is_rl else "sft",
+            "regime": self.regime,
             "trainer": type(self.trainer).__name__,
             "world_size": self.trainer.accelerator.num_processes,
             "device": self.trainer.accelerator.device.type,
             "seed": self.trainer.args.seed,
+            "sampling": getattr(self.observer, "sampling", None),
         }
-
-    def _trained_parameters(self) -> list[torch.Tensor]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     @property
     def total_flops(self) -> float:
@@ -129,14 +191,13 @@ class InformationMeter(TrainerCallback):
 
     def place(self) -> dict:
         """The step under way, and the generation it trains on."""
-        generation_step = self.observer.generation_step if self.is_rl else None
-        return {"step": self.trainer.state.global_step + 1, "generation_step": generation_step}
+        return {"step": self.trainer.state.global_step + 1, "generation_step": self.observer.generation_step}
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
         """Collect rows of a table; those that do not say their place are of the step under way."""
         if self._writer is not None:
             place = self.place()
-            self._writer.add_rows(table, [place | row for row in rows])
+            self._writer.add_rows(table, [place | row for row in rows])  # written to disk later
 
     def observe(self, key: str, values: list[float]) -> None:
         """Add values whose mean over the step is the metric `key`."""
@@ -154,8 +215,10 @@ class InformationMeter(TrainerCallback):
             sum(self.counter.executed_flops[phase] for phase in TRAINING_PHASES), dtype=torch.float64, device=args.device
         )
         self._flops_before_training = float(self.trainer.accelerator.reduce(before, "sum"))  # the same on every process
-        if args.resume_from_checkpoint:
+        if args.resume_from_checkpoint or state.global_step > 0:
             self._resume(state.global_step)
+        elif self._writer is None and state.is_world_process_zero and holds_unfinished_run(self.run_dir):
+            check_run_dir(self.run_dir, resume=False)  # which refuses it
         if state.global_step == 0:  # what the counter saw before there was a trainer
             self._count_flops(args.device)
             self.cumulative["seconds/total"] += sum(self.cumulative[f"seconds/{phase}"] for phase in TRAINING_PHASES)
@@ -167,10 +230,11 @@ class InformationMeter(TrainerCallback):
 
     def _resume(self, step: int) -> None:
         last: dict = {}
-        if self.trainer.accelerator.is_main_process:
-            self._writer, last = RunWriter.resume(self.run_dir, step)
+        if self._writer is None and holds_unfinished_run(self.run_dir) and self.trainer.accelerator.is_main_process:
+            with self._recording():
+                self._writer, last = RunWriter.resume(self.run_dir, step)
         last = gather_object([last])[0]
-        if self.is_rl:
+        if self.observer.generation_step is not None:
             self.observer.generation_step = last.pop("generation_step", 0)
         self.cumulative |= {key: value for key, value in last.items() if is_cumulative(key)}
         if step > 0:  # what the counter saw since the restart was counted in the run's first life: now it is lost
@@ -202,17 +266,13 @@ class InformationMeter(TrainerCallback):
             self._evaluate(state.global_step, list(self.evaluation_sets)[:1])
             self._count_flops(args.device)  # so that its seconds are not taken for the next step's
         self._write_step(state.global_step)
-        self._flush_before_save(control)
+        self._show_progress()
         self._clock = time.perf_counter()
 
-    def on_epoch_end(self, args, state, control, **kwargs):
-        """Where checkpoints are written by epoch, the rows come first as well."""
-        self._flush_before_save(control)
-
-    def _flush_before_save(self, control) -> None:
-        """Write the rows before the checkpoint that a resume counts on from, so that a kill between leaves no gap."""
-        if control.should_save and self._writer is not None:
-            self._writer.flush()
+    def on_evaluate(self, args, state, control, **kwargs):
+        """What the trainer's own evaluation cost is no part of the next step."""
+        self._count_flops(args.device)
+        self._clock = time.perf_counter()
 
     def on_train_end(self, args, state, control, **kwargs):
         """Score the end, and close the records."""
@@ -221,7 +281,8 @@ class InformationMeter(TrainerCallback):
             already = 1 if state.global_step == self._last_evaluated_step else 0
             self._evaluate(state.global_step, list(self.evaluation_sets)[already:])
         if self._writer is not None:
-            self._writer.close("finished")
+            with self._recording():
+                self._writer.close("finished")
 
     def close_failed(self, reason: str) -> None:
         """Write into the manifest that the run failed and why; rows so far are kept."""
@@ -246,32 +307,47 @@ class InformationMeter(TrainerCallback):
         measured = {key: float(np.mean(values)) for key, values in self._step_values.items() if values}
         measured["train/loss"] = float(np.sum(losses)) if losses and np.isfinite(losses).all() else None
         measured["train/learning_rate"] = self.trainer.lr_scheduler.get_last_lr()[0]
-        if self.is_rl:
+        if "group/pass_rate_estimate" in measured:
             measured["group/num_rollouts"] = len(self._step_values["group/pass_rate_estimate"])
+        if "bits/offered_total" in self.cumulative and self.total_flops:
+            measured["bits/offered_per_petaflop"] = self.cumulative["bits/offered_total"] / self.total_flops * PETA
         self.cumulative.setdefault("flops/lost", 0.0)
-        generation_step = self.observer.generation_step if self.is_rl else None
-        self.last_line = {"step": step, "generation_step": generation_step, **measured, **self.cumulative}
+        place = {"step": step, "generation_step": self.observer.generation_step}
+        self.last_line = {**place, **measured, **self.cumulative}
         if self._writer is not None:
-            self._writer.add_step(self.last_line)
+            with self._recording():
+                self._writer.add_step(self.last_line)
         self._step_values.clear()
+
+    @property
+    def progress(self) -> dict[str, str]:
+        """The last step in a few words for a progress line: pass rate, bits a sample and bits a petaFLOP offered."""
+        line = self.last_line
+        pass_rate = line.get("group/pass_rate", line.get("group/pass_rate_estimate"))
+        shown = {"loss": line.get("train/loss")} if pass_rate is None else {"pass": pass_rate}
+        shown |= {"bits/sample": line.get("bits/offered_per_sample"), "bits/PFLOP": line.get("bits/offered_per_petaflop")}
+        return {name: f"{value:.3g}" for name, value in shown.items() if value is not None}
+
+    def _show_progress(self) -> None:
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                callback.training_bar.set_postfix(self.progress, refresh=False)
 
     def _evaluation_after(self, flops: float) -> float:
         points = (self._flops_before_training + point for point in self.evaluation_flops)
         return next((point for point in points if point > flops), float("inf"))
 
     def _evaluate(self, step: int, splits: list[str]) -> None:
-        """Score evaluation sets exactly, on the first process."""
+        """Score evaluation sets exactly."""
         self._last_evaluated_step = step
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
-        if self._writer is None:
-            return
-        pairs = zip(self._trained_parameters(), self._start_parameters, strict=True)
-        update_norm = float(sum(((now.detach() - start) ** 2).sum().double() for now, start in pairs)) ** 0.5
-        shared = {"update_norm": update_norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
+        norm = self._change.norm()
+        shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
             problems, rows = self.evaluation_sets[split], []
-            for problem, logps in zip(problems, answer_logprobs(self.model, self.tokenizer, problems), strict=True):
+            for problem, logps in zip(problems, shared_answer_logprobs(self.trainer, problems), strict=True):
                 log2_T = logps / NATS_PER_BIT
                 row = {"step": step, "split": split, "problem_id": problem.problem_id, **shared}
                 rows.append(row | {"log2_pass_rate": float(log2_T.sum()), "token_log2_probabilities": log2_T.tolist()})
-            self._writer.add_rows("evals", rows)
+            if self._writer is not None:
+                self._writer.add_rows("evals", rows)

@@ -5,6 +5,7 @@
     prompts-*.parquet   one row a prompt and generation step (rl) or a labelled sequence (sft)
     rollouts-*.parquet  one row a completion
     evals-*.parquet     one row a held-out problem and evaluation
+    pending-*.parquet   rollouts that a checkpoint found half-trained, for a resume from it
     superseded/         rows of steps that a resume threw away
 
 A parquet segment is complete or absent, a row is written once, and an existing directory is never overwritten. Any
@@ -14,6 +15,7 @@ reader of parquet and JSON can read it as it is.
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,8 @@ import pyarrow.parquet as pq
 
 from bitsample_llm.glossary import TRAINING_PHASES, unknown_keys
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+FLUSH_SECONDS = 300  # rows wait no longer than this and a step
 
 SCHEMAS = {
     "prompts": pa.schema(
@@ -38,6 +41,8 @@ SCHEMAS = {
             "step_pass_rates": pa.list_(pa.float64()),  # exact, of each digit given those before it
             "offered_bits": pa.float64(),  # a sample
             "offered_bits_estimator": pa.string(),  # exact, jackknife or surprisal
+            "first_error_entropy_bits": pa.float64(),  # a rollout, what a process reward offers; null without step verdicts
+            "first_error_entropy_estimator": pa.string(),  # exact or jackknife
         }
     ),
     "rollouts": pa.schema(
@@ -50,7 +55,8 @@ SCHEMAS = {
             "ended": pa.bool_(),
             "num_tokens": pa.int64(),
             "rewards": pa.map_(pa.string(), pa.float64()),
-            "passed": pa.bool_(),
+            "reward": pa.float64(),  # the weighted sum; null where no function scored it
+            "passed": pa.bool_(),  # null where nothing tells
             "reason": pa.string(),
             "num_steps": pa.int64(),
             "num_correct_before_first_error": pa.int64(),
@@ -74,6 +80,10 @@ SCHEMAS = {
 
 class RecordError(Exception):
     """A run directory that cannot be written or read; the message names it and the mend, in one line."""
+
+
+class RecordWriteError(RecordError):
+    """The disk refuses: it is full, or the folder cannot be written."""
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -121,6 +131,11 @@ def read_manifest(run_dir: Path) -> dict:
     return manifest
 
 
+def holds_unfinished_run(run_dir: Path) -> bool:
+    """Whether a directory holds a run that could be resumed."""
+    return (run_dir / "manifest.json").exists() and read_manifest(run_dir)["state"] != "finished"
+
+
 def check_run_dir(run_dir: Path, resume: bool) -> None:
     """Refuse to overwrite a run, and to resume one that is absent or finished.
 
@@ -153,6 +168,26 @@ def _step_lines(path: Path) -> list[dict]:
         raise RecordError(f"{path} holds a line that is not JSON ({error}): restore it or delete the run directory") from error
 
 
+@contextlib.contextmanager
+def _writing_to(run_dir: Path) -> Iterator[None]:
+    """What the disk refuses is one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write records to {run_dir}: {error.strerror}; make room and resume the run"
+        raise RecordWriteError(message) from error
+
+
+def _pending_path(run_dir: Path, step: int) -> Path:
+    return run_dir / f"pending-{step:08d}.parquet"
+
+
+def pending_rows(run_dir: Path, step: int) -> list[dict]:
+    """Rollouts that the checkpoint of a step found half-trained."""
+    path = _pending_path(run_dir, step)
+    return pq.read_table(path).to_pylist() if path.is_file() else []
+
+
 class RunWriter:
     """Writes one run directory; made by `create` or `resume`.
 
@@ -164,6 +199,7 @@ class RunWriter:
         self.run_dir = run_dir
         self.manifest = manifest
         self._rows: dict[str, list[dict]] = {table: [] for table in SCHEMAS}
+        self._flushed_at = time.monotonic()
 
     @classmethod
     def create(cls, run_dir: Path, manifest: dict) -> "RunWriter":
@@ -178,7 +214,7 @@ class RunWriter:
             writer = cls(run_dir, {"schema_version": SCHEMA_VERSION, **manifest, "state": "running"})
             write_json_atomically(run_dir / "manifest.json", writer.manifest)
         except OSError as error:
-            raise RecordError(f"cannot write records to {run_dir}: {error.strerror}") from error
+            raise RecordWriteError(f"cannot write records to {run_dir}: {error.strerror}") from error
         return writer
 
     @classmethod
@@ -191,6 +227,12 @@ class RunWriter:
             RecordError: if there is no run, it is finished, or it has no record of `step`.
         """
         check_run_dir(run_dir, resume=True)
+        with _writing_to(run_dir):
+            return cls._resumed(run_dir, step)
+
+    @classmethod
+    def _resumed(cls, run_dir: Path, step: int) -> tuple["RunWriter", dict]:
+        """What `resume` does. A kill at any point of it leaves what the next resume puts right."""
         manifest = read_manifest(run_dir)
         lines = _step_lines(run_dir / "steps.jsonl")
         kept = [line for line in lines if line["step"] <= step]
@@ -200,22 +242,25 @@ class RunWriter:
         cut = step if step > 0 else -1  # from the beginning again, so not even the first evaluation stays
         superseded = run_dir / "superseded"
         lost = max(manifest.get("lost_flops", 0.0), *(line["flops/lost"] for line in lines), 0.0)
-        if len(kept) < len(lines):
+        num_dropped = manifest.get("superseded_step_files", 0)
+        dropped = "".join(json.dumps(line) + "\n" for line in lines[len(kept) :])
+        previous = superseded / f"steps-{num_dropped - 1:05d}.jsonl"
+        if dropped and not (previous.is_file() and previous.read_text() == dropped):  # else a killed resume got this far
             superseded.mkdir(exist_ok=True)
-            dropped = "".join(json.dumps(line) + "\n" for line in lines[len(kept) :])
-            number = len(list(superseded.glob("steps-*.jsonl")))
-            previous = superseded / f"steps-{number - 1:05d}.jsonl"
-            if not (previous.is_file() and previous.read_text() == dropped):  # a resume that was killed itself got this far
-                write_text_atomically(superseded / f"steps-{number:05d}.jsonl", dropped)
-                lost += sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
+            write_text_atomically(superseded / f"steps-{num_dropped:05d}.jsonl", dropped)
+            lost += sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
+            num_dropped += 1
         resumed_at = [*manifest.get("resumed_at", []), step]
         manifest |= {"state": "running", "reason": None, "lost_flops": lost, "resumed_at": resumed_at}
-        write_json_atomically(run_dir / "manifest.json", manifest)
+        write_json_atomically(run_dir / "manifest.json", manifest | {"superseded_step_files": num_dropped})
         write_text_atomically(run_dir / "steps.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        pending = pending_rows(run_dir, step)
         for name in SCHEMAS:
             for path in sorted(run_dir.glob(f"{name}-*.parquet")):
                 table = pq.read_table(path)
                 late = pc.greater(table["step"], cut)
+                if name == "rollouts" and pending:  # written whole later, with surprisals of steps that are thrown away
+                    late = pc.or_(late, pc.equal(table["generation_step"], pending[0]["generation_step"]))
                 if pc.any(late).as_py():
                     superseded.mkdir(exist_ok=True)
                     write_parquet_atomically(superseded / f"{path.stem}-after-{step}.parquet", table.filter(late))
@@ -224,7 +269,9 @@ class RunWriter:
                         write_parquet_atomically(path, early)
                     else:
                         path.unlink()
-        return cls(run_dir, manifest), last | {"flops/lost": lost}
+        writer = cls(run_dir, read_manifest(run_dir))
+        writer.add_rows("rollouts", pending)
+        return writer, last | {"flops/lost": lost}
 
     def add_step(self, line: dict) -> None:
         """Append one step line.
@@ -234,8 +281,19 @@ class RunWriter:
         """
         if unknown := unknown_keys(set(line) - {"step", "generation_step"}):
             raise KeyError(f"metrics without a definition in the glossary: {', '.join(unknown)}")
-        with self._writing(), open(self.run_dir / "steps.jsonl", "a") as file:
+        with _writing_to(self.run_dir), open(self.run_dir / "steps.jsonl", "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+
+    def hold(self, step: int, rollouts: list[dict]) -> None:
+        """Keep rollouts that the checkpoint of `step` finds half-trained, beside the tables: a resume from it takes them in.
+
+        The run itself goes on to record them whole.
+        """
+        with _writing_to(self.run_dir):
+            table = pa.Table.from_pylist(rollouts, schema=SCHEMAS["rollouts"])
+            write_parquet_atomically(_pending_path(self.run_dir, step), table)
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
         """Collect rows of `prompts`, `rollouts` or `evals` for the next segment.
@@ -252,12 +310,13 @@ class RunWriter:
 
     def flush(self) -> None:
         """Write the collected rows as one new segment a table."""
+        self._flushed_at = time.monotonic()
         for name, rows in self._rows.items():
             if rows:
                 taken = [*self.run_dir.glob(f"{name}-*.parquet"), *self.run_dir.glob(f"superseded/{name}-*.parquet")]
                 number = max((int(path.stem.split("-")[1]) + 1 for path in taken), default=0)
                 table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
-                with self._writing():
+                with _writing_to(self.run_dir):
                     write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", table)
                 rows.clear()
 
@@ -266,20 +325,15 @@ class RunWriter:
         self.manifest |= {"state": state, "reason": reason}
         try:
             self.flush()
+            if state == "finished":
+                for path in self.run_dir.glob("pending-*.parquet"):
+                    path.unlink()
         except RecordError as error:
             self.manifest |= {"state": "failed", "reason": str(error)}
             raise
         finally:
-            with self._writing():
+            with _writing_to(self.run_dir):
                 write_json_atomically(self.run_dir / "manifest.json", self.manifest)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What the disk refuses is one line that names the place."""
-        try:
-            yield
-        except OSError as error:
-            raise RecordError(f"cannot write records to {self.run_dir}: {error.strerror}; make room and resume the run") from error
 
 
 @dataclass(frozen=True)

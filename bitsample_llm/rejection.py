@@ -56,11 +56,8 @@ def passing_problems(model, tokenizer, task, problems: Sequence[Problem], rollou
     torch.manual_seed(seed)
     completions = sampled_completions(model, tokenizer, repeated, max_new_tokens)
     model.train(was_training)
-    passing = [
-        problem
-        for problem, ids in zip(repeated, completions, strict=True)
-        if verifier.verdict(problem.problem_id, *verifier.text_and_end(ids)).passed
-    ]
+    judged = verifier.judged([problem.problem_id for problem in repeated], completions)
+    passing = [problem for problem, (_, _, verdict) in zip(repeated, judged, strict=True) if verdict.passed]
     if not passing:
         raise ValueError(f"none of {len(repeated)} rollouts passed, so there is nothing to train on: raise --rollouts_per_prompt")
     return passing

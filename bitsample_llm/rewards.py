@@ -11,6 +11,13 @@ import numpy as np
 from bitsample_llm.tasks import Problem, Verdict
 
 
+def texts_and_ends_of(tokenizer, completion_ids: Sequence[list[int]], eos_token_ids: set[int]) -> list[tuple[str, bool]]:
+    """All that was sampled, special tokens included but for the one that ended it, and whether it stopped by itself."""
+    ends = [bool(ids) and ids[-1] in eos_token_ids for ids in completion_ids]
+    kept = [ids[:-1] if ended else ids for ids, ended in zip(completion_ids, ends, strict=True)]
+    return list(zip(tokenizer.batch_decode(kept, skip_special_tokens=False), ends, strict=True))
+
+
 class RolloutVerifier:
     """Turns sampled token ids into verdicts of a task on its problems."""
 
@@ -18,12 +25,26 @@ class RolloutVerifier:
         self.task = task
         self.tokenizer = tokenizer
         self.problem_by_id = {problem.problem_id: problem for problem in problems}
+        self._last_asked: tuple = ()
+        self._last_judged: list[tuple[str, bool, Verdict]] = []
 
-    def text_and_end(self, completion_ids: list[int]) -> tuple[str, bool]:
-        """All that was sampled, special tokens included, and whether it stopped by itself."""
-        ended = bool(completion_ids) and completion_ids[-1] == self.tokenizer.eos_token_id
-        kept = completion_ids[:-1] if ended else completion_ids
-        return self.tokenizer.decode(kept, skip_special_tokens=False), ended
+    def judged(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[tuple[str, bool, Verdict]]:
+        """Text, whether it stopped by itself, and verdict of each completion.
+
+        A reward function and the meter ask for the same completions one after the other: they are judged once.
+
+        Raises:
+            KeyError: for a problem it does not know.
+        """
+        asked = (list(problem_ids), list(completion_ids))
+        if asked != self._last_asked:
+            texts_and_ends = texts_and_ends_of(self.tokenizer, completion_ids, {self.tokenizer.eos_token_id})
+            self._last_judged = [
+                (text, ended, self.verdict(problem_id, text, ended))
+                for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)
+            ]
+            self._last_asked = asked
+        return self._last_judged
 
     def verdict(self, problem_id: str, text: str, ended: bool) -> Verdict:
         """Verdict on one completion.
@@ -43,11 +64,7 @@ class OutcomeReward:
         self.verifier = verifier
 
     def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
-        rewards = []
-        for ids, name in zip(completion_ids, problem_id, strict=True):
-            text, ended = self.verifier.text_and_end(ids)
-            rewards.append(float(self.verifier.verdict(name, text, ended).passed))
-        return rewards
+        return [float(verdict.passed) for _, _, verdict in self.verifier.judged(problem_id, completion_ids)]
 
 
 class RandomReward:
@@ -65,3 +82,29 @@ class RandomReward:
     def __call__(self, completion_ids, trainer_state, **kwargs) -> list[float]:
         rng = np.random.default_rng([self.seed, trainer_state.global_step, self.process_index])
         return rng.integers(0, 2, size=len(completion_ids)).astype(float).tolist()
+
+
+def judged_completions(
+    trainer, verifier: RolloutVerifier | None, inputs: list[dict], completion_ids: list[list[int]]
+) -> list[dict]:
+    """Rows of what was sampled, with verdicts where there is a verifier; without one `passed` is null."""
+    rows = [
+        {"problem_id": example.get("problem_id"), "num_tokens": len(ids)}
+        for example, ids in zip(inputs, completion_ids, strict=True)
+    ]
+    if verifier is None:
+        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        for row, (text, ended) in zip(rows, texts_and_ends_of(tokenizer, completion_ids, set(trainer.eos_token_ids)), strict=True):
+            row |= {"text": text, "ended": ended, "passed": None}
+        return rows
+    judged = verifier.judged([row["problem_id"] for row in rows], completion_ids)
+    for row, (text, ended, verdict) in zip(rows, judged, strict=True):
+        row |= {
+            "text": text,
+            "ended": ended,
+            "passed": verdict.passed,
+            "reason": verdict.reason,
+            "num_steps": len(verdict.steps),
+            "num_correct_before_first_error": verdict.num_correct_before_first_error,
+        }
+    return rows

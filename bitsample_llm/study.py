@@ -245,6 +245,7 @@ def train_and_record(
             evaluation_flops=evaluation_points(study),
             counter=counter,
             reward_is_verdict=reward_is_verdict,
+            strict=True,
         )
     trainer.add_callback(meter)
     for callback in (ProgressCallback, PrinterCallback):

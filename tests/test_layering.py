@@ -22,6 +22,8 @@ RANKS = {
     "InformationMeter": 4,
     "meter": 4,
     "observers": 4,
+    "rollouts": 4,
+    "evaluator": 4,
     "rewards": 4,
     "rejection": 4,
     "pretrained": 4,

@@ -75,7 +75,8 @@ def passes_by_prompt(model, tokenizer, task, problems, rollouts: int, seed: int)
     passed = np.zeros(len(problems), dtype=int)
     for index, problem in enumerate(problems):
         completions = sampled_completions(model, tokenizer, [problem] * rollouts, max_new_tokens=4, batch_size=4000)
-        passed[index] = sum(verifier.verdict(problem.problem_id, *verifier.text_and_end(ids)).passed for ids in completions)
+        judged = verifier.judged([problem.problem_id] * len(completions), completions)
+        passed[index] = sum(verdict.passed for _, _, verdict in judged)
     return passed
 
 
