@@ -14,8 +14,8 @@ from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_A
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
 
 # The seldomer an author is right, the more of their lines it takes to tell them from a guesser.
-SHARE_BY_MARK = {"A": 0.40, "B": 0.04, "C": 0.04, "D": 0.05, "E": 0.06, "F": 0.07, "G": 0.08, "H": 0.15, UNKNOWN_MARK: 0.11}
-SHARE_BY_DIFFICULTY = {1: 0.10, 2: 0.46, 3: 0.39, 4: 0.05}
+SHARE_BY_MARK = {"A": 0.42, "B": 0.04, "C": 0.04, "D": 0.05, "E": 0.06, "F": 0.07, "G": 0.08, "H": 0.15, UNKNOWN_MARK: 0.09}
+SHARE_BY_DIFFICULTY = {1: 0.08, 2: 0.42, 3: 0.45, 4: 0.05}
 SHARE_BY_KIND = {
     ("addition", "reversed"): 0.90,
     ("addition", "plain"): 0.05,
