@@ -6,14 +6,17 @@ import sys
 from bitsample_llm.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.records import RecordError, Run, read_run
 
-PETA = 1e15
 SHOWN = (
     "samples/total",
     "bits/offered_per_sample",
     "bits/offered_total",
+    "bits/offered_per_petaflop",
+    "bits/first_error_per_sample",
+    "bits/surprisal_per_sample",
     "group/pass_rate",
     "group/pass_rate_estimate",
     "group/informative_fraction",
+    "group/informative_fraction_predicted",
     "flops/dead_group_fraction",
     "flops/total",
     "flops/lost",
@@ -27,19 +30,20 @@ def summary_lines(run: Run) -> list[str]:
     lines = [f"{run.run_dir}: {manifest['trainer']}, {manifest['state']}, {len(run.steps)} steps, seed {manifest['seed']}"]
     if manifest.get("reason"):
         lines.append(f"  reason: {manifest['reason']}")
+    sampling = manifest.get("sampling") or {}
+    if sampling.get("is_truncated"):
+        settings = ", ".join(f"{name} {value}" for name, value in sampling.items() if value and not name.startswith("is_"))
+        lines.append(f"  sampling is truncated ({settings}): surprisal is not that of the distribution sampled from")
     if not run.steps:
         return [*lines, "  no step was recorded"]
     last = run.steps[-1]
     for key in SHOWN:
         if last.get(key) is not None:
-            lines.append(f"  {key:<28} {last[key]:>12.5g} {GLOSSARY[key].unit}")
-    if last["flops/total"]:
-        if last.get("bits/offered_total") is not None:
-            per_petaflop = last["bits/offered_total"] / last["flops/total"] * PETA
-            lines.append(f"  offered bits a petaFLOP      {per_petaflop:>12.5g} bits")
-        for phase in TRAINING_PHASES:
-            if last[f"flops/{phase}"]:
-                lines.append(f"    {phase:<26} {last[f'flops/{phase}'] / last['flops/total']:>12.1%} of the training FLOPs")
+            unit = "" if GLOSSARY[key].unit == "1" else GLOSSARY[key].unit
+            lines.append(f"  {key:<36} {last[key]:>10.4g} {unit}".rstrip())
+    for phase in TRAINING_PHASES:
+        if last[f"flops/{phase}"]:
+            lines.append(f"  flops/{phase:<30} {last[f'flops/{phase}'] / last['flops/total']:>10.1%} of the training FLOPs")
     return lines
 
 

@@ -110,6 +110,8 @@ class FlopCounter:
     Attributes:
         executed_flops, useful_flops, seconds: phase -> number, of this process.
         paused: whether passes go by uncounted, because they will be counted by other means.
+        generating: whether a trainer is generating, which shows where no cache does.
+        num_passes: forward passes seen so far, those that went by uncounted included.
     """
 
     def __init__(self, model, eos_token_ids: set[int]):
@@ -120,7 +122,9 @@ class FlopCounter:
         self.executed_flops: dict[str, float] = defaultdict(float)
         self.useful_flops: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
-        self.paused = False
+        self.paused = self.generating = False
+        self.num_passes = 0
+        self._last_length = 0  # of the pass before
         self._read_trainable_shapes()
         self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
         self._train_forward_ended: float | None = None
@@ -166,21 +170,24 @@ class FlopCounter:
         self._embedded = output  # whether it needs a gradient is known once all hooks have run
 
     def _count(self, call: ForwardCall) -> None:
-        in_generation = call.kwargs.get("past_key_values") is not None
+        has_cache = call.kwargs.get("past_key_values") is not None
         inputs_need_gradient = self._embedded is not None and self._embedded.requires_grad
-        self._embedded = None
+        # without a cache every pass of a generation begins at the prompt
+        grows = call.cached_tokens > 0 if has_cache else call.ids_BT.shape[1] == self._last_length + 1
+        self._embedded, self._last_length = None, call.ids_BT.shape[1]
+        self.num_passes += 1
         if self.paused:
             return
         if not self.causal_lm.training:
             phase = "evaluation"
-        elif in_generation:
-            phase = "decode" if call.cached_tokens else "prefill"
+        elif has_cache or self.generating:
+            phase = "decode" if grows else "prefill"
         elif torch.is_grad_enabled():
             phase = "train_forward"
         else:
             phase = self._scoring_phase()
         self.seconds[phase] += call.ended - call.started
-        shape = self._generation_shape(call) if in_generation else self._full_pass_shape(call)
+        shape = self._generation_shape(call) if has_cache else self._full_pass_shape(call)
         self._add(phase, forward_flops, self.config, shape, adapter_parameters=self.adapter_parameters)
         if phase == "train_forward":
             self._train_forward_ended = call.ended
@@ -202,11 +209,6 @@ class FlopCounter:
         if self._train_forward_ended is not None:
             self.seconds["train_backward"] += time.perf_counter() - self._train_forward_ended
             self._train_forward_ended = None
-
-    @property
-    def generation_flops(self) -> float:
-        """Executed FLOPs of everything that may be a generation so far; it stands still while a generation goes unseen."""
-        return sum(self.executed_flops[phase] for phase in ("prefill", "decode", "evaluation"))
 
     def count_generation(self, prompts: Sequence[Sequence[int]], completion_lengths: Sequence[int]) -> None:
         """Price a generation that ran out of sight (vLLM) by its tokens: no padding, each distinct prompt put in once.
@@ -265,8 +267,7 @@ class FlopCounter:
             useful_outputs=min(labelled, useful_tokens),
         )
 
-    @staticmethod
-    def _sequence_lengths(call: ForwardCall) -> tuple[torch.Tensor, int]:
+    def _sequence_lengths(self, call: ForwardCall) -> tuple[torch.Tensor, int]:
         """Real tokens of each sequence, of which packing puts several in a row, and the positions attended to in all."""
         rows, length = call.ids_BT.shape
         mask_BT, positions_BT = call.kwargs.get("attention_mask"), call.kwargs.get("position_ids")
@@ -276,7 +277,7 @@ class FlopCounter:
             return torch.full((rows,), length), rows * length * length
         starts = torch.nonzero(positions_BT.flatten() == 0).flatten().cpu()
         lengths_S = torch.diff(starts, append=torch.tensor([positions_BT.numel()]))
-        if "cu_seq_lens_q" in call.kwargs:  # kernels that attend within each sequence only
+        if "flash" in (self.config._attn_implementation or ""):  # which attends within each sequence only
             return lengths_S, int((lengths_S**2).sum())
         return lengths_S, rows * length * length
 

@@ -96,3 +96,23 @@ def is_cumulative(key: str) -> bool:
 def unknown_keys(keys) -> list[str]:
     """The keys that the glossary does not define, sorted."""
     return sorted(set(keys) - set(GLOSSARY))
+
+
+def glossary_table() -> str:
+    """All metrics as a Markdown table; the phases of one kind of metric share a row."""
+    lines = ["| key | unit | definition | estimator |", "|---|---|---|---|"]
+    for key, metric in GLOSSARY.items():
+        kind, name = key.split("/")
+        definition = metric.definition
+        if name in PHASES:
+            if name != PHASES[0]:
+                continue
+            key = f"{kind}/PHASE"
+            definition = definition.replace(f"phase {name}", "PHASE").replace(f"flops/{name}", "`flops/PHASE`")
+        cells = (f"`{key}`", metric.unit, definition + (" (cumulative)" if metric.cumulative else ""), metric.estimator)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, "", f"Phases: {', '.join(f'`{phase}`' for phase in PHASES)}."])
+
+
+if __name__ == "__main__":
+    print(glossary_table())

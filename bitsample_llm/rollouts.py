@@ -57,14 +57,16 @@ class GenerationObserver:
         wrap(trainer, "_generate_and_score_completions", self._around_generation)
 
     def _around_generate(self, original, prompts):
-        flops_before = self.counter.generation_flops
+        counter, passes_before = self.counter, self.counter.num_passes
+        counter.generating = True
         # continuous batching packs the prompts of many rollouts into rows that no formula of ours prices
-        self.counter.paused = getattr(self.trainer, "use_transformers_continuous_batching", False)
+        counter.paused = getattr(self.trainer, "use_transformers_continuous_batching", False)
         result = original(prompts)
-        self.counter.paused = False
+        was_unseen = counter.paused or counter.num_passes == passes_before
+        counter.generating = counter.paused = False
         prompt_ids, completion_ids = result[:2]
-        if self.counter.generation_flops == flops_before:
-            self.counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids])
+        if was_unseen:
+            counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids])
         self._completion_ids = [list(map(int, ids)) for ids in completion_ids]
         self._num_prompt_tokens = sum(map(len, prompt_ids))
         return result
@@ -113,7 +115,7 @@ class GenerationObserver:
         surprisals = [rollout["surprisal_bits"] for rollout in rollouts if rollout["surprisal_bits"] is not None]
         self.sink.observe("bits/surprisal_per_sample", surprisals)
         if not self.sampling["is_truncated"]:  # the surprisal is then of another distribution than the sampler's
-            self.sink.observe("bits/believed_per_sample", [believed_reward_bits(value) for value in surprisals])
+            self.sink.observe("bits/believed_per_sample", believed_reward_bits(np.array(surprisals)).tolist())
         self.sink.add_rows("rollouts", rollouts)
         self._rollouts = self._logps_B = self._trained_B = None
 
@@ -195,10 +197,10 @@ class RolloutObserver(GenerationObserver):
             if exact is not None:
                 pass_rate = min(1.0, float(np.prod(exact[index])))
                 row |= {"pass_rate": pass_rate, "step_pass_rates": exact[index].tolist()}
-            if self.reward_is_verdict:  # else what the reward tells is not measured: null
-                row |= self._offered_bits(row)
             row |= self._first_error_bits(row, group)
             rows.append(row)
+        if self.reward_is_verdict:  # else what the reward tells is not measured: null
+            self._add_offered_bits(rows)
         self.sink.add_rows("prompts", rows)
         if exact is not None:
             pass_rates = [row["pass_rate"] for row in rows]
@@ -218,14 +220,18 @@ class RolloutObserver(GenerationObserver):
         self.sink.observe("group/informative_fraction", [float(len(set(rewards)) > 1) for rewards in scored])
 
     @staticmethod
-    def _offered_bits(row: dict) -> dict:
-        """What the outcome of one more rollout offers."""
-        if "pass_rate" in row:
-            return {"offered_bits": binary_entropy_bits(row["pass_rate"]), "offered_bits_estimator": "exact"}
-        if row["group_size"] > 1:
-            bits = jackknife_entropy_bits(row["num_passed"], row["group_size"])
-            return {"offered_bits": bits, "offered_bits_estimator": "jackknife"}
-        return {}
+    def _add_offered_bits(rows: list[dict]) -> None:
+        """Add to each group what the outcome of one more rollout offers; a single rollout says nothing of it."""
+        if "pass_rate" in rows[0]:
+            measured, estimator = rows, "exact"
+            bits = binary_entropy_bits(np.array([row["pass_rate"] for row in rows]))
+        else:
+            measured, estimator = [row for row in rows if row["group_size"] > 1], "jackknife"
+            num_passed = np.array([row["num_passed"] for row in measured], dtype=int)
+            group_size = np.array([row["group_size"] for row in measured], dtype=int)
+            bits = jackknife_entropy_bits(num_passed, group_size)
+        for row, value in zip(measured, bits.tolist(), strict=True):
+            row |= {"offered_bits": value, "offered_bits_estimator": estimator}
 
     @staticmethod
     def _first_error_bits(row: dict, group: list[dict]) -> dict:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -21,13 +22,13 @@ import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser
 
 from bitsample_llm.budget import FlopBudget, ProgressLine
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.meter import InformationMeter
 from bitsample_llm.model_card import sha256_of_file
+from bitsample_llm.processes import honour_fsdp_on_cpu, part
 from bitsample_llm.records import RecordError, check_run_dir
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, Problem, load_task
@@ -86,8 +87,11 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(1) from error
 
 
-def quiet_libraries() -> None:
-    """Leave the terminal to the run's own progress line: no bars for reading a small file, no warning meant for TRL."""
+def set_up_process() -> None:
+    """What a recipe does first. The terminal is left to its own progress line: no bars for reading a small file, no warning
+    meant for TRL.
+    """
+    honour_fsdp_on_cpu()
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -209,8 +213,19 @@ def prepare_run_dir(args) -> str | None:
     check_run_dir(run_dir, resume=bool(args.resume_from_checkpoint))
     args.output_dir = str(run_dir / "checkpoints")
     if args.resume_from_checkpoint in ("last", "true", "True"):
-        return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        return last_whole_checkpoint(Path(args.output_dir))
     return args.resume_from_checkpoint
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end: a kill can leave one without its last file, the trainer's state."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return str(path)
+    return None
 
 
 def evaluation_points(study: StudyArguments) -> list[float]:
@@ -264,10 +279,7 @@ def train_and_record(
         trainer.save_model(str(run_dir / "model"))
     if trainer.accelerator.is_main_process:
         print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
-    if torch.distributed.is_initialized():
-        # Two CPU processes now and then abort at exit: they wait for one another before the group is taken down.
-        trainer.accelerator.wait_for_everyone()
-        torch.distributed.destroy_process_group()
+    part(trainer.accelerator)
     return meter
 
 

@@ -21,8 +21,8 @@ from bitsample_llm.study import (
     load_problems,
     one_line_errors,
     prepare_run_dir,
-    quiet_libraries,
     run_manifest,
+    set_up_process,
     train_and_record,
     unlimited_steps,
 )
@@ -72,7 +72,7 @@ def check_completion_length(max_completion_length: int, tokenizer, problems) -> 
 
 
 def main() -> None:
-    quiet_libraries()
+    set_up_process()
     with one_line_errors():
         study, choices, args, model_args = parsed_arguments(sys.argv[1:])
         problems = load_problems(study)

@@ -19,8 +19,8 @@ from bitsample_llm.study import (
     load_problems,
     one_line_errors,
     prepare_run_dir,
-    quiet_libraries,
     run_manifest,
+    set_up_process,
     train_and_record,
     unlimited_steps,
 )
@@ -41,7 +41,7 @@ class SFTChoices:
 
 
 def main() -> None:
-    quiet_libraries()
+    set_up_process()
     with one_line_errors():
         parser = OneLineParser((StudyArguments, SFTChoices, SFTConfig, ModelConfig))
         study, choices, args, model_args = parser.parse_args_and_config()

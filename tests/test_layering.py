@@ -26,6 +26,7 @@ RANKS = {
     "evaluator": 4,
     "rewards": 4,
     "rejection": 4,
+    "processes": 4,
     "pretrained": 4,
     "model_card": 4,
     "budget": 4,

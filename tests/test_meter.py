@@ -37,8 +37,9 @@ SHARED = {
 def sft_trainer(base_model, folder, **options):
     model, tokenizer = base_model
     rows = [{"prompt": p.prompt, "completion": p.answer, "problem_id": p.problem_id} for p in PROBLEMS]
-    args = SFTConfig(output_dir=str(folder / "checkpoints"), per_device_train_batch_size=8, **SHARED | options)
-    return SFTTrainer(copy.deepcopy(model), args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    args = SFTConfig(output_dir=str(folder / "checkpoints"), **SHARED | {"per_device_train_batch_size": 8} | options)
+    data = {"train_dataset": Dataset.from_list(rows), "eval_dataset": Dataset.from_list(rows[:8])}
+    return SFTTrainer(copy.deepcopy(model), args=args, processing_class=tokenizer, **data)
 
 
 def rl_trainer(base_model, folder, trainer=GRPOTrainer, config=GRPOConfig, reward=None, **options):
@@ -48,8 +49,8 @@ def rl_trainer(base_model, folder, trainer=GRPOTrainer, config=GRPOConfig, rewar
     args = config(output_dir=str(folder / "checkpoints"), **SHARED | sizes | options)
     reward = reward or OutcomeReward(RolloutVerifier(TASK, PROBLEMS, tokenizer))
     options = {"reward_processing_classes": [tokenizer]} if isinstance(reward, torch.nn.Module) else {}
-    dataset = Dataset.from_list(rows)
-    return trainer(copy.deepcopy(model), [reward], args=args, train_dataset=dataset, processing_class=tokenizer, **options)
+    data = {"train_dataset": Dataset.from_list(rows), "eval_dataset": Dataset.from_list(rows[:8])}
+    return trainer(copy.deepcopy(model), [reward], args=args, processing_class=tokenizer, **data, **options)
 
 
 def metered(trainer, folder, with_verifier=True, **options):

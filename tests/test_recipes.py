@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import BASE, REPOSITORY
 
-from bitsample_llm.records import read_run
+from bitsample_llm.records import SCHEMA_VERSION, read_run
 
 SMALL = ("--num_train_problems", 64, "--num_heldout_problems", 16, "--mark", "C", "--max_steps", 3)
 RUNS = {
@@ -218,7 +218,7 @@ def test_a_broken_study_configuration_is_one_line_and_leaves_nothing(tmp_path, c
 
 
 def test_a_finished_run_is_never_overwritten(recipe, tmp_path):
-    manifest = {"schema_version": 1, "state": "finished"}
+    manifest = {"schema_version": SCHEMA_VERSION, "state": "finished"}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
     for extra in ((), ("--resume_from_checkpoint", "last")):

@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from bitsample_llm.estimators import t_interval
-from bitsample_llm.glossary import PHASES
+from bitsample_llm.glossary import PHASES, glossary_table
 from bitsample_llm.records import RunWriter
 from eval.arms import arms_of, first_crossing, matched_gains_bits, paired_difference, paired_ratio, run_result
 from eval.findings import estimate, findings, sentence_of
@@ -188,3 +188,9 @@ def test_the_readme_shows_the_output_of_the_recorded_study():
     for arm in results["arms"]:
         cells = [arm["start"], arm["arm"], str(len(arm["seeds"])), estimate(arm["values"]["absorbed_bits"])]
         assert re.search(r"\s+".join(map(re.escape, cells[:3])) + r"\s.*" + re.escape(cells[3]), printed)
+
+
+def test_the_readmes_metric_table_is_the_glossarys():
+    text = (REPOSITORY / "README.md").read_text()
+    (table,) = re.findall(r"<!-- made by `python -m bitsample_llm\.glossary` -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert table == glossary_table()

@@ -1,0 +1,68 @@
+"""The meter on scripts that know nothing of this project: a chat model with a byte-level BPE tokenizer."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from scripts.tiny_qwen2 import make
+
+from bitsample_llm.records import read_run
+
+ACCELERATE = str(Path(sys.executable).parent / "accelerate")
+
+
+@pytest.fixture(scope="module")
+def tiny_qwen2(tmp_path_factory) -> Path:
+    """A folder with a random Qwen2, its tokenizer and chat template."""
+    folder = tmp_path_factory.mktemp("model") / "tiny_qwen2"
+    make(str(folder))
+    return folder
+
+
+OPTIONS = {
+    "grpo": ["--num_generations", "4", "--per_device_train_batch_size", "16", "--max_completion_length", "12"],
+    "sft": ["--assistant_only_loss", "false"],
+}
+
+
+@pytest.mark.parametrize("peft", [[], ["--use_peft", "true"]], ids=["all parameters", "LoRA"])
+@pytest.mark.parametrize("name", ["grpo", "sft"])
+def test_one_line_in_a_plain_script_records_the_run(tiny_qwen2, tmp_path, name, peft):
+    run_dir = tmp_path / "run"
+    command = [ACCELERATE, "launch", "--cpu", f"tests/scripts/plain_{name}.py", "--model_name_or_path", str(tiny_qwen2)]
+    command += [
+        "--output_dir",
+        str(run_dir),
+        "--max_steps",
+        "4",
+        "--use_cpu",
+        "true",
+        "--report_to",
+        "none",
+        "--logging_steps",
+        "2",
+    ]
+    done = subprocess.run([*command, *OPTIONS[name], *peft], capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "bits/PFLOP=" in done.stderr  # the trainer's own progress bar
+    run = read_run(run_dir)
+    assert run.manifest["state"] == "finished" and run.manifest["trainer"] == f"{name.upper()}Trainer"
+    assert [line["step"] for line in run.steps] == [1, 2, 3, 4]
+    assert run.steps[-1]["flops/total"] > 0
+    prompts = run.table("prompts").to_pylist()
+    if name == "sft":
+        assert len(prompts) == 4 * 8 and all(row["offered_bits"] > 0 for row in prompts)
+    else:
+        rollouts = run.table("rollouts").to_pylist()
+        assert len(prompts) == 4 * 4 and len(rollouts) == 4 * 16
+        assert all(row["passed"] == row["text"][:1].isdigit() for row in rollouts)
+        assert all(row["surprisal_bits"] > 0 for row in rollouts)
+        assert {row["offered_bits_estimator"] for row in prompts} == {"jackknife"}
+    history = json.loads((run_dir / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "bits/offered_per_petaflop" in entry] == [2, 4]
+    summary = subprocess.run([sys.executable, "-m", "bitsample_llm", str(run_dir)], capture_output=True, text=True, cwd=tmp_path)
+    assert summary.returncode == 0 and "bits/offered_per_petaflop" in summary.stdout
+    assert f"{name.upper()}Trainer, finished, 4 steps" in summary.stdout
