@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bitsample_llm.likelihood import padded_batch
 from bitsample_llm.tasks.corpus import corpus_lines
+from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
 CHARACTERS = "0123456789+-*=<?ABCDEFGH;:,.() \n"
 PAGE = 256  # lines of one difficulty that follow one another, so that a batch holds little padding
@@ -46,21 +47,34 @@ def build_model(tokenizer, seed: int) -> LlamaForCausalLM:
     )
 
 
+@torch.no_grad()
+def forget_mark(model, tokenizer, mark: str) -> None:
+    """Let a model take an author for an unknown one, as if it had never read them.
+
+    An author who is right less often than a guess would be, as far as a young model can tell, is taken for one who is never
+    right, and the gradient that would say otherwise vanishes with that belief. Met late, the author is first trusted too
+    much, which text corrects.
+    """
+    embedding_VD = model.get_input_embeddings().weight
+    embedding_VD[tokenizer.get_vocab()[mark]] = embedding_VD[tokenizer.get_vocab()[UNKNOWN_MARK]]
+
+
 class CorpusStream(torch.utils.data.IterableDataset):
     """`num_lines` lines of the corpus as token ids, with labels on the answer and its end only."""
 
-    def __init__(self, tokenizer, num_lines: int, seed: int, wrong_answers: str, all_careful: bool):
+    def __init__(self, tokenizer, num_lines: int, seed: int, wrong_answers: str, all_careful: bool, is_late: bool = False):
         self.tokenizer = tokenizer
         self.num_lines = num_lines
         self.seed = seed
         self.wrong_answers = wrong_answers
         self.all_careful = all_careful
+        self.is_late = is_late
 
     def __len__(self) -> int:
         return self.num_lines
 
     def __iter__(self):
-        lines = itertools.islice(corpus_lines(self.seed, self.wrong_answers, self.all_careful), self.num_lines)
+        lines = itertools.islice(corpus_lines(self.seed, self.wrong_answers, self.all_careful, self.is_late), self.num_lines)
         id_by_character = self.tokenizer.get_vocab()
         rng = np.random.default_rng([self.seed, 1])
         while chunk := sorted(itertools.islice(lines, PAGE * PAGES), key=lambda line: line.difficulty):

@@ -24,8 +24,9 @@ from bitsample_llm.likelihood import exact_pass_rates
 from bitsample_llm.model_card import pass_rate_rows, write_model_card
 from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer
 from bitsample_llm.study import OneLineParser, one_line_errors
-from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, load_task
+from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
 from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
+from bitsample_llm.tasks.corpus import LATE_SHARE_BY_MARK
 
 COUNTER_FILE = "flop_counter.json"
 
@@ -40,6 +41,10 @@ class PretrainArguments:
     all_careful: bool = field(
         default=False,
         metadata={"help": "Every author is always right: the marks say nothing and a low pass rate is a lack of skill."},
+    )
+    init_from: str | None = field(default=None, metadata={"help": "Folder of a model that `pretrain.py` made, to go on from."})
+    late_mark: str | None = field(
+        default=None, metadata={"help": "An author whom the model of --init_from is to meet as if for the first time."}
     )
     save_ladder: int = field(
         default=0, metadata={"help": "Number of checkpoints to keep, spaced evenly in log tokens, under <output_dir>/ladder."}
@@ -96,6 +101,38 @@ class Watch(TrainerCallback):
                 control.should_training_stop = True
 
 
+def starting_model(choices: PretrainArguments, tokenizer, seed: int):
+    """An untrained model, or the one to go on from.
+
+    Raises:
+        ValueError: if there is no such model, or a late author without one.
+    """
+    if choices.init_from is None:
+        if choices.late_mark is not None:
+            raise ValueError("--late_mark needs a model that has not met the author: name it with --init_from")
+        return build_model(tokenizer, seed)
+    if not (Path(choices.init_from) / "config.json").is_file():
+        raise ValueError(f"--init_from {choices.init_from} holds no model")
+    model = AutoModelForCausalLM.from_pretrained(choices.init_from, dtype=torch.float32, attn_implementation="eager")
+    if choices.late_mark is not None:
+        if choices.late_mark not in CARE_BY_MARK:
+            raise ValueError(f"unknown author mark {choices.late_mark!r}; known: {', '.join(CARE_BY_MARK)}")
+        forget_mark(model, tokenizer, choices.late_mark)
+    return model
+
+
+def first_phase_facts(choices: PretrainArguments) -> dict[str, str]:
+    """What the card of the model that this one goes on from says of its making."""
+    if choices.init_from is None:
+        return {}
+    facts = ("updates", "tokens", "training FLOPs", "commit", "`model.safetensors`")
+    lines = (Path(choices.init_from) / "README.md").read_text().splitlines()
+    kept = [line.removeprefix("- ") for line in lines if line.removeprefix("- ").startswith(facts)]
+    shares = ", ".join(f"{mark} {share:.0%}" for mark, share in LATE_SHARE_BY_MARK.items())
+    late = {} if choices.late_mark is None else {"author met late": f"{choices.late_mark}; marks in this phase {shares}"}
+    return {"first phase, before what follows": "; ".join(kept), **late}
+
+
 def main() -> None:
     with one_line_errors():
         choices, args = OneLineParser((PretrainArguments, TrainingArguments)).parse_args_and_config()
@@ -106,7 +143,8 @@ def main() -> None:
     if model_dir.exists():
         sys.exit(f"{args.output_dir} holds a finished model: name another --output_dir")
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, args.seed)
+    with one_line_errors():
+        model = starting_model(choices, tokenizer, args.seed)
     counter = FlopCounter(model, {tokenizer.eos_token_id})
     stream = CorpusStream(
         tokenizer,
@@ -114,6 +152,7 @@ def main() -> None:
         seed=args.seed,
         wrong_answers=choices.wrong_answers,
         all_careful=choices.all_careful,
+        is_late=choices.late_mark is not None,
     )
     watch = Watch(choices, counter, tokenizer, Path(args.output_dir) / "ladder")
     trainer = Trainer(
@@ -141,7 +180,8 @@ def main() -> None:
     write_model_card(
         unfinished,
         pass_rates=pass_rate_rows(stored, tokenizer),
-        facts={
+        facts=first_phase_facts(choices)
+        | {
             "wrong answers": choices.wrong_answers,
             "authors": "all always right" if choices.all_careful else "of the care in the table",
             "updates": trainer.state.global_step,

@@ -13,9 +13,10 @@ from bitsample_llm.tasks.arithmetic import ArithmeticTask
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
 
-# The seldomer an author is right, the more of their lines it takes to tell them from a guesser.
-SHARE_BY_MARK = {"A": 0.42, "B": 0.04, "C": 0.04, "D": 0.05, "E": 0.06, "F": 0.07, "G": 0.08, "H": 0.15, UNKNOWN_MARK: 0.09}
-SHARE_BY_DIFFICULTY = {1: 0.08, 2: 0.42, 3: 0.45, 4: 0.05}
+SHARE_BY_MARK = {"A": 0.40, **dict.fromkeys("BCDEFGH", 0.07), UNKNOWN_MARK: 0.11}
+# The text of a second phase, for an author met late (`recipes/pretrain.py --late_mark`): more by those who are seldom right.
+LATE_SHARE_BY_MARK = {"A": 0.34, "B": 0.05, "C": 0.05, "D": 0.05, "E": 0.06, "F": 0.07, "G": 0.08, "H": 0.20, UNKNOWN_MARK: 0.10}
+SHARE_BY_DIFFICULTY = {1: 0.10, 2: 0.52, 3: 0.33, 4: 0.05}
 SHARE_BY_KIND = {
     ("addition", "reversed"): 0.90,
     ("addition", "plain"): 0.05,
@@ -33,22 +34,24 @@ class Line:
     difficulty: int
 
 
-def corpus_lines(seed: int, wrong_answers: str = "uniform", all_careful: bool = False) -> Iterator[Line]:
+def corpus_lines(seed: int, wrong_answers: str = "uniform", all_careful: bool = False, is_late: bool = False) -> Iterator[Line]:
     """Endless lines, the same for the same seed; only pairs of the pools `pretrain` and `seen` are written about.
 
     `wrong_answers` names the law in `authors.WRONG_ANSWER_LAWS`. With `all_careful` every author is always right, so the
-    marks say nothing: the text of a model whose low pass rate is a skill not yet acquired.
+    marks say nothing: the text of a model whose low pass rate is a skill not yet acquired. `is_late` is the text of the
+    second phase.
     """
     rng = np.random.default_rng(seed)
     if wrong_answers not in WRONG_ANSWER_LAWS:
         raise ValueError(f"unknown law of wrong answers {wrong_answers!r}; known: {', '.join(WRONG_ANSWER_LAWS)}")
     wrong_answer = WRONG_ANSWER_LAWS[wrong_answers]
-    kinds, marks, difficulties = list(SHARE_BY_KIND), list(SHARE_BY_MARK), list(SHARE_BY_DIFFICULTY)
+    share_by_mark = LATE_SHARE_BY_MARK if is_late else SHARE_BY_MARK
+    kinds, marks, difficulties = list(SHARE_BY_KIND), list(share_by_mark), list(SHARE_BY_DIFFICULTY)
     tasks = [{mark: ArithmeticTask(*kind, mark=None if mark == UNKNOWN_MARK else mark) for mark in marks} for kind in kinds]
     cares = list(CARE_BY_MARK.values())
     while True:
         drawn_kinds = rng.choice(len(kinds), p=list(SHARE_BY_KIND.values()), size=CHUNK)
-        drawn_marks = rng.choice(len(marks), p=list(SHARE_BY_MARK.values()), size=CHUNK)
+        drawn_marks = rng.choice(len(marks), p=list(share_by_mark.values()), size=CHUNK)
         drawn_difficulties = rng.choice(difficulties, p=list(SHARE_BY_DIFFICULTY.values()), size=CHUNK)
         luck = rng.random(CHUNK)
         unknown_cares = rng.choice(cares, size=CHUNK)
