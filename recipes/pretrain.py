@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.likelihood import exact_pass_rates
 from bitsample_llm.model_card import pass_rate_rows, write_model_card
-from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer
+from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer, forget_mark
 from bitsample_llm.study import OneLineParser, one_line_errors
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
 from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
