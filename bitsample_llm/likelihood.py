@@ -13,9 +13,9 @@ from bitsample_llm.tasks import Problem
 
 
 def encode_answer(tokenizer, problem: Problem) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, and of the answer with its end-of-sequence token."""
+    """Token ids of the prompt, and of the answer (after its worked lines) with its end-of-sequence token."""
     prompt_ids = tokenizer(problem.prompt, add_special_tokens=True)["input_ids"]
-    answer_ids = tokenizer(problem.answer, add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(problem.completion, add_special_tokens=False)["input_ids"]
     return prompt_ids, answer_ids + [tokenizer.eos_token_id]
 
 
@@ -34,7 +34,8 @@ def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str,
 def answer_logprobs(model, tokenizer, problems: Sequence[Problem], batch_size: int = 512) -> list[np.ndarray]:
     """Log-probabilities in nats of each answer's tokens, end-of-sequence last: one float64 array a problem.
 
-    Their sum is the log of the exact pass rate at temperature 1. The model is put in evaluation mode and back.
+    Their sum is the log of the exact pass rate at temperature 1 where one string is accepted; with a scratchpad it is that of
+    the worked one, a lower bound. The model is put in evaluation mode and back.
 
     Raises:
         ValueError: if the tokenizer has no EOS token.

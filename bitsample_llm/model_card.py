@@ -8,7 +8,7 @@ import numpy as np
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.likelihood import exact_pass_rates
 from bitsample_llm.tasks import CARE_BY_MARK, load_task
-from bitsample_llm.tasks.corpus import SHARE_BY_DIFFICULTY, SHARE_BY_KIND, SHARE_BY_MARK
+from bitsample_llm.tasks.corpus import Text
 
 MARKS = (*CARE_BY_MARK, None)
 CARD_DIFFICULTIES = (1, 2, 3, 4, 5)
@@ -20,14 +20,17 @@ def sha256_of_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def pass_rate_rows(model, tokenizer) -> list[dict]:
-    """Exact mean pass rate and mean offered bits by task, format, difficulty and mark, on held-out problems."""
+def pass_rate_rows(model, tokenizer, text: Text) -> list[dict]:
+    """Exact mean pass rate and mean offered bits by task, format, difficulty and mark, on held-out problems.
+
+    With a scratchpad it is the probability of the worked one, a lower bound of the pass rate.
+    """
     rows = []
-    for task_name, answer_format in SHARE_BY_KIND:
+    for task_name, answer_format in text.share_by_kind:
         for difficulty in CARD_DIFFICULTIES:
             for mark in MARKS:
                 task = load_task(task_name, answer_format, difficulty=difficulty, mark=mark)
-                num = NUM_PROBLEMS if difficulty > 1 else 6  # one-digit held-out pairs are few
+                num = min(NUM_PROBLEMS, task.num_problems("heldout"))
                 pass_rates = exact_pass_rates(model, tokenizer, task.problems("heldout", num, seed=1))
                 rows.append(
                     {
@@ -43,11 +46,11 @@ def pass_rate_rows(model, tokenizer) -> list[dict]:
     return rows
 
 
-def _pass_rate_table(rows: list[dict]) -> str:
+def _pass_rate_table(rows: list[dict], text: Text) -> str:
     marks = [mark or "?" for mark in MARKS]
     lines = ["| task | format | digits | n | " + " | ".join(marks) + " |", "|---|---|---|---|" + "---|" * len(marks)]
     by_cell = {(row["task"], row["format"], row["difficulty"], row["mark"]): row for row in rows}
-    for task_name, answer_format in SHARE_BY_KIND:
+    for task_name, answer_format in text.share_by_kind:
         for difficulty in CARD_DIFFICULTIES:
             cells = [by_cell[task_name, answer_format, difficulty, mark] for mark in marks]
             values = " | ".join(f"{cell['pass_rate']:.2g}" for cell in cells)
@@ -55,14 +58,14 @@ def _pass_rate_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_model_card(model_dir: Path, pass_rates: list[dict], facts: dict) -> None:
+def write_model_card(model_dir: Path, text: Text, pass_rates: list[dict], facts: dict) -> None:
     """Write `README.md` into a model folder: how it was made, and the table of `pass_rate_rows`."""
     weights = model_dir / "model.safetensors"
     care = ", ".join(f"{mark} {value}" for mark, value in CARE_BY_MARK.items())
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    kinds = ", ".join(f"{share:.0%} {answer_format} {task}" for (task, answer_format), share in SHARE_BY_KIND.items())
-    difficulties = ", ".join(f"{share:.0%} of {difficulty}" for difficulty, share in SHARE_BY_DIFFICULTY.items())
-    marks = ", ".join(f"{mark} {share:.0%}" for mark, share in SHARE_BY_MARK.items())
+    kinds = ", ".join(f"{share:.0%} {answer_format} {task}" for (task, answer_format), share in text.share_by_kind.items())
+    difficulties = ", ".join(f"{share:.0%} of {difficulty}" for difficulty, share in text.share_by_difficulty.items())
+    marks = ", ".join(f"{mark} {share:.0%}" for mark, share in text.share_by_mark.items())
     (model_dir / "README.md").write_text(f"""---
 license: apache-2.0
 library_name: transformers
@@ -82,7 +85,7 @@ answer and its end carry a loss. An author's care is the share of right answers:
 ## Exact mean pass rate on held-out problems, by author mark
 
 Probability at temperature 1 of the accepted answer with its end, averaged over n problems whose operands appear in no
-form in the pretraining text (n = 6 at one digit is too few to say anything about skill).
+form in the pretraining text. With a scratchpad it is the probability of the worked one, a lower bound of the pass rate.
 
-{_pass_rate_table(pass_rates)}
+{_pass_rate_table(pass_rates, text)}
 """)

@@ -62,19 +62,19 @@ def forget_mark(model, tokenizer, mark: str) -> None:
 class CorpusStream(torch.utils.data.IterableDataset):
     """`num_lines` lines of the corpus as token ids, with labels on the answer and its end only."""
 
-    def __init__(self, tokenizer, num_lines: int, seed: int, wrong_answers: str, all_careful: bool, is_late: bool = False):
+    def __init__(self, tokenizer, num_lines: int, seed: int, text: str, wrong_answers: str, all_careful: bool):
         self.tokenizer = tokenizer
         self.num_lines = num_lines
         self.seed = seed
+        self.text = text
         self.wrong_answers = wrong_answers
         self.all_careful = all_careful
-        self.is_late = is_late
 
     def __len__(self) -> int:
         return self.num_lines
 
     def __iter__(self):
-        lines = itertools.islice(corpus_lines(self.seed, self.wrong_answers, self.all_careful, self.is_late), self.num_lines)
+        lines = itertools.islice(corpus_lines(self.seed, self.text, self.wrong_answers, self.all_careful), self.num_lines)
         id_by_character = self.tokenizer.get_vocab()
         rng = np.random.default_rng([self.seed, 1])
         while chunk := sorted(itertools.islice(lines, PAGE * PAGES), key=lambda line: line.difficulty):

@@ -151,7 +151,8 @@ class RolloutObserver(GenerationObserver):
         super().__init__(trainer, counter, sink, verifier, trainer.num_generations)
         self.pass_threshold = pass_threshold
         self.reward_is_verdict = reward_is_verdict
-        self.exact_pass_rates = exact_pass_rates and verifier is not None and self.sampling["is_own_distribution"]
+        can_be_exact = verifier is not None and verifier.task.has_one_accepted_string and self.sampling["is_own_distribution"]
+        self.exact_pass_rates = exact_pass_rates and can_be_exact
         self._rewards_BF = np.empty((0, 0))  # of all processes
         wrap(trainer, "_calculate_rewards", self._around_rewards)
 
@@ -241,7 +242,8 @@ class RolloutObserver(GenerationObserver):
             return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "exact"}
         if len(group) < 2 or "num_correct_before_first_error" not in group[0]:
             return {}
-        positions = Counter("none" if r["passed"] else r["num_correct_before_first_error"] for r in group)
+        nowhere = ("num_steps", "num_correct_before_first_error")  # the same number where no step is wrong
+        positions = Counter(None if len({r[key] for key in nowhere}) == 1 else r[nowhere[1]] for r in group)
         bits = jackknife_categorical_entropy_bits(list(positions.values()))
         return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "jackknife"}
 

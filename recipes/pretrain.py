@@ -26,7 +26,7 @@ from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, 
 from bitsample_llm.study import OneLineParser, one_line_errors
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
 from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
-from bitsample_llm.tasks.corpus import LATE_SHARE_BY_MARK
+from bitsample_llm.tasks.corpus import TEXTS
 
 COUNTER_FILE = "flop_counter.json"
 
@@ -35,6 +35,7 @@ COUNTER_FILE = "flop_counter.json"
 class PretrainArguments:
     """This study's own choices in pretraining."""
 
+    text: str = field(default="direct", metadata={"help": "Which text to read.", "choices": list(TEXTS)})
     wrong_answers: str = field(
         default="uniform", metadata={"help": "Law of the wrong answers.", "choices": list(WRONG_ANSWER_LAWS)}
     )
@@ -128,9 +129,7 @@ def first_phase_facts(choices: PretrainArguments) -> dict[str, str]:
     facts = ("updates", "tokens", "training FLOPs", "commit", "`model.safetensors`")
     lines = (Path(choices.init_from) / "README.md").read_text().splitlines()
     kept = [line.removeprefix("- ") for line in lines if line.removeprefix("- ").startswith(facts)]
-    shares = ", ".join(f"{mark} {share:.0%}" for mark, share in LATE_SHARE_BY_MARK.items())
-    late = {} if choices.late_mark is None else {"author met late": f"{choices.late_mark}; marks in this phase {shares}"}
-    return {"first phase, before what follows": "; ".join(kept), **late}
+    return {"first phase, before what follows": "; ".join(kept), "author met late": str(choices.late_mark)}
 
 
 def main() -> None:
@@ -150,9 +149,9 @@ def main() -> None:
         tokenizer,
         num_lines=args.max_steps * args.train_batch_size,
         seed=args.seed,
+        text=choices.text,
         wrong_answers=choices.wrong_answers,
         all_careful=choices.all_careful,
-        is_late=choices.late_mark is not None,
     )
     watch = Watch(choices, counter, tokenizer, Path(args.output_dir) / "ladder")
     trainer = Trainer(
@@ -179,7 +178,8 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     write_model_card(
         unfinished,
-        pass_rates=pass_rate_rows(stored, tokenizer),
+        text=TEXTS[choices.text],
+        pass_rates=pass_rate_rows(stored, tokenizer, TEXTS[choices.text]),
         facts=first_phase_facts(choices)
         | {
             "wrong answers": choices.wrong_answers,

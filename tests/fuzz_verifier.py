@@ -6,6 +6,7 @@ python tests/fuzz_verifier.py --num 100000 --seed 0
 import argparse
 import itertools
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -14,9 +15,12 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from bitsample_llm.tasks import OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask, Problem, Verdict, load_task
+from bitsample_llm.tasks.scratchpad import MAX_LINES
 
 DIFFICULTIES = (1, 2, 3, 4, 8, 30, 300)
 REASONS = {"correct", "wrong_digit", "not_a_digit", "too_long", "too_short", "empty", "not_ended"}
+SCRATCHPAD_REASONS = {"correct", "wrong_line", "wrong_answer", "empty", "not_ended"}
+NO_TASK = ("subtraction", "scratchpad")
 SLOWEST_ALLOWED_SECONDS = 0.05
 ZERO_BY_SCRIPT = {"full-width": "\uff10", "Arabic-Indic": "\u0660", "Devanagari": "\u0966", "mathematical bold": "\U0001d7ce"}
 SPACES = " \t\n\r\v\f\0\u00a0\u2003\u200b\ufeff\u202e"
@@ -114,6 +118,38 @@ def random_completion(answer: str, rng: random.Random) -> str:
     return "".join(chr(rng.randrange(alphabet)) for _ in range(rng.randrange(2 * len(answer) + 2)))
 
 
+def random_scratchpad(problem: Problem, rng: random.Random) -> str:
+    """The worked lines, some of them changed, left out or doubled, and then something like the answer."""
+    lines = list(problem.lines)
+    for _ in range(rng.randrange(3)):
+        place = rng.randrange(len(lines) + 1)
+        change = rng.choice((lambda line: [], lambda line: [line, line], lambda line: [line.replace("=", "==")]))
+        lines[place : place + 1] = change(lines[place]) if place < len(lines) else [rng.choice((";", "1;", "\0;", ";;"))]
+    return "".join(lines) + random_completion(problem.answer, rng)
+
+
+def scratchpad_complaint(problem: Problem, completion: str, ended: bool, verdict: Verdict) -> str | None:
+    """What is wrong with a verdict on a scratchpad, or None."""
+    right = ended and completion.rsplit(";", maxsplit=1)[-1] == problem.answer
+    segments = re.findall("[^;]*;|[^;]+$", completion)
+    judged = [step.correct for step in verdict.steps[:-1]]
+    expected = [
+        (index < len(problem.lines) and segment == problem.lines[index]) or (segment[-1:] != ";" and segment == problem.answer)
+        for index, segment in enumerate(segments)
+    ]
+    checks = {
+        "false pass": verdict.passed and not right,
+        "false fail": right and not verdict.passed,
+        f"reason {verdict.reason!r}": verdict.reason not in SCRATCHPAD_REASONS or (verdict.reason == "correct") is not right,
+        "inconsistent steps": len(segments) <= MAX_LINES and judged != expected,
+        "steps with gaps": any(a.end != b.start for a, b in itertools.pairwise(verdict.steps)),
+        "no end": not verdict.steps
+        or verdict.steps[-1].start != len(completion)
+        or verdict.steps[-1].correct is not (ended and bool(completion)),
+    }
+    return next((name for name, broken in checks.items() if broken), None)
+
+
 def complaint(answer: str, completion: str, ended: bool, verdict: Verdict) -> str | None:
     """What is wrong with a verdict, or None."""
     right = ended and completion == answer
@@ -147,14 +183,15 @@ def fuzz(num: int, seed: int, verify: Verify = ArithmeticTask.verify, progress: 
         Violation: for an exception, a wrong or inconsistent verdict, or one that is slow four times in a row.
     """
     rng = random.Random(seed)
-    combinations = itertools.product(OPERATOR_BY_TASK, SIGN_BY_FORMAT, DIFFICULTIES)
+    combinations = [kind for kind in itertools.product(OPERATOR_BY_TASK, SIGN_BY_FORMAT, DIFFICULTIES) if kind[:2] != NO_TASK]
     tasks = [load_task(name, answer_format, difficulty=difficulty) for name, answer_format, difficulty in combinations]
     reasons: Counter = Counter()
     slowest = 0.0
     for _ in tqdm(range(num), unit="completion", disable=not progress):
         task = rng.choice(tasks)
         problem = task.problem(rng.randrange(10**task.difficulty), rng.randrange(10**task.difficulty))
-        completion, ended = random_completion(problem.answer, rng), rng.random() < 0.8
+        completion = random_scratchpad(problem, rng) if problem.lines else random_completion(problem.answer, rng)
+        ended = rng.random() < 0.8
         where = f"{completion[:60]!r} ({len(completion)} characters, ended={ended}) for {problem.problem_id[:60]}"
         for _attempt in range(4):  # the clock is coarse and the machine may be busy
             start = time.process_time()
@@ -167,7 +204,11 @@ def fuzz(num: int, seed: int, verify: Verify = ArithmeticTask.verify, progress: 
                 break
         else:
             raise Violation(f"{seconds * 1000:.0f} ms of CPU time: {where}")
-        if wrong := complaint(problem.answer, completion, ended, verdict):
+        if problem.lines:
+            wrong = scratchpad_complaint(problem, completion, ended, verdict)
+        else:
+            wrong = complaint(problem.answer, completion, ended, verdict)
+        if wrong:
             raise Violation(f"{wrong}: {where}")
         reasons[verdict.reason] += 1
         slowest = max(slowest, seconds)

@@ -7,19 +7,19 @@ import time
 
 import numpy as np
 import pytest
-from fuzz_verifier import NASTY, REASONS, Violation, complaint, disguises, fuzz
+from fuzz_verifier import NASTY, REASONS, SCRATCHPAD_REASONS, Violation, complaint, disguises, fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitsample_llm.estimators import wilson_interval
-from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask, load_task
-from bitsample_llm.tasks.arithmetic import MAX_DIFFICULTY
+from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, OPERATOR_BY_TASK, ArithmeticTask, load_task
+from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, MAX_DIFFICULTY
 from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
-from bitsample_llm.tasks.corpus import corpus_lines
+from bitsample_llm.tasks.corpus import TEXTS, corpus_lines
 from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, pool_of_pair
 
-KINDS = list(itertools.product(OPERATOR_BY_TASK, SIGN_BY_FORMAT))
-PROMPT = re.compile(r"([A-H?])([0-9]+)([+-])([0-9]+)([=<])")
+KINDS = list(itertools.product(OPERATOR_BY_TASK, DIRECT_FORMATS))
+PROMPT = re.compile(r"([A-H?])([0-9]+)([+*-])([0-9]+)([=<:])")
 NUM_LINES = 20_000
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -33,8 +33,9 @@ def operands(prompt: str) -> tuple[int, int]:
 def right_answer(prompt: str) -> str:
     """What the prompt asks for, by Python's integers."""
     _, first, operator, second, sign = PROMPT.fullmatch(prompt).groups()
-    result = str(int(first) + int(second) if operator == "+" else int(first) - int(second))
-    return result if sign == "=" else result[::-1]
+    first, second = int(first), int(second)
+    result = str({"+": first + second, "-": first - second, "*": first * second}[operator])
+    return result[::-1] if sign == "<" else result
 
 
 @st.composite
@@ -124,7 +125,7 @@ def test_completion_that_is_not_a_string_is_a_bug_and_raises(not_a_string):
 def test_fuzz_finds_nothing_in_two_thousand_completions():
     reasons, _ = fuzz(2000, seed=1)
     assert sum(reasons.values()) == 2000
-    assert set(reasons) == REASONS
+    assert set(reasons) == REASONS | SCRATCHPAD_REASONS
 
 
 def dawdling(task, problem, completion, ended):
@@ -159,16 +160,19 @@ def available(task, split: str) -> int:
     if difficulty > 2:
         return 150
     numbers = range(0 if difficulty == 1 else 10, 10**difficulty)
-    pairs = (pair for pair in itertools.product(numbers, numbers) if pool_of_pair(*pair) == split)
+    seconds = range(2, 10) if task.name == "multiplication" else numbers
+    pairs = (pair for pair in itertools.product(numbers, seconds) if pool_of_pair(*pair) == split)
     return len({task.problem(*pair).problem_id for pair in pairs})
 
 
 def test_no_operand_pair_is_in_two_splits_in_either_order():
     owner: dict[tuple[int, int], str] = {}
-    for kind, difficulty, split in itertools.product(KINDS, range(1, 5), POOL_BOUNDS):
+    kinds = [*KINDS, ("addition", "scratchpad"), ("multiplication", "scratchpad")]
+    for kind, difficulty, split in itertools.product(kinds, range(1, 5), POOL_BOUNDS):
         task = load_task(*kind, difficulty=difficulty)
         for problem in task.problems(split, available(task, split), seed=difficulty):
-            assert problem.difficulty == difficulty + (split == "shifted") == (len(problem.prompt) - 3) // 2
+            assert problem.difficulty == difficulty + (split == "shifted")
+            assert len(problem.prompt) == (problem.difficulty + 4 if kind[0] == "multiplication" else 2 * problem.difficulty + 3)
             assert owner.setdefault(operands(problem.prompt), split) == split
     assert set(owner.values()) == set(POOL_BOUNDS)
 
@@ -218,10 +222,11 @@ def lines():
     return list(itertools.islice(corpus_lines(seed=0), NUM_LINES))
 
 
-def test_pretraining_text_uses_its_own_pools_and_seen_pairs_under_the_always_right_mark_only(lines):
+@pytest.mark.parametrize("text", TEXTS)
+def test_pretraining_text_uses_its_own_pools_and_seen_pairs_under_the_always_right_mark_only(text):
     pools_by_mark: dict[str, set[str]] = {}
-    for line in lines:
-        assert len(line.prompt) == 2 * line.difficulty + 3
+    for line in itertools.islice(corpus_lines(seed=0, text=text), NUM_LINES):
+        assert ("*" in line.prompt) or len(line.prompt) == 2 * line.difficulty + 3
         pools_by_mark.setdefault(line.prompt[0], set()).add(pool_of_pair(*operands(line.prompt)))
     assert pools_by_mark.pop(ALWAYS_RIGHT_MARK) == {"pretrain", "seen"}
     assert pools_by_mark == {mark: {"pretrain"} for mark in [*"BCDEFGH", UNKNOWN_MARK]}

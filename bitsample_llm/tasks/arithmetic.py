@@ -1,8 +1,9 @@
-"""Addition and subtraction of equally long numbers, with one accepted answer string each.
+"""Addition and subtraction of equally long numbers, and products of a number with a single digit.
 
 A prompt is ``<author mark><operand><operator><operand><sign>``: ``A47+85=`` asks for the answer as written (``132``),
-``A47+85<`` for its digits from the right (``231``), the order in which carries are computed. Every prompt carries one
-author mark, ``?`` where the author is unknown, so prompts of one difficulty all have one form and length.
+``A47+85<`` for its digits from the right (``231``), the order in which carries are computed; both have one accepted
+string. ``A47+85:`` asks for worked lines and then the answer (`scratchpad.py`). Every prompt carries one author mark, ``?``
+where the author is unknown, so prompts of one difficulty all have one form and length.
 """
 
 from functools import cache
@@ -11,9 +12,11 @@ import numpy as np
 
 from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, Problem, Verdict, pool_of_pair, verdict_on_string
+from bitsample_llm.tasks.scratchpad import LINE_END, verdict_on_scratchpad, worked_lines
 
-OPERATOR_BY_TASK = {"addition": "+", "subtraction": "-"}
-SIGN_BY_FORMAT = {"plain": "=", "reversed": "<"}
+OPERATOR_BY_TASK = {"addition": "+", "subtraction": "-", "multiplication": "*"}
+SIGN_BY_FORMAT = {"plain": "=", "reversed": "<", "scratchpad": ":"}
+DIRECT_FORMATS = ("plain", "reversed")  # whose answer is the whole completion
 MAX_DRAWS_IN_VAIN = 2000  # in a row, after which a split counts as exhausted
 MAX_DIFFICULTY = 1000  # Python refuses to print integers past 4300 digits; no model here reads that far
 
@@ -24,12 +27,12 @@ def operands_from_digits(digits: np.ndarray) -> list[int]:
 
 
 @cache
-def pairs_by_pool(difficulty: int) -> dict[str, list[tuple[int, int]]]:
-    """All ordered operand pairs of one or two digits, by the pool that owns them."""
+def pairs_by_pool(difficulty: int, by_digit: bool = False) -> dict[str, list[tuple[int, int]]]:
+    """All ordered operand pairs of one or two digits, by the pool that owns them; `by_digit`: the second is 2 to 9."""
     low, high = (0, 10) if difficulty == 1 else (10 ** (difficulty - 1), 10**difficulty)
     pools: dict[str, list[tuple[int, int]]] = {pool: [] for pool in POOL_BOUNDS}
     for first in range(low, high):
-        for second in range(low, high):
+        for second in range(2, 10) if by_digit else range(low, high):
             pools[pool_of_pair(first, second)].append((first, second))
     return pools
 
@@ -42,6 +45,8 @@ class ArithmeticTask:
             raise ValueError(f"unknown task {name!r}; known: {', '.join(OPERATOR_BY_TASK)}")
         if answer_format not in SIGN_BY_FORMAT:
             raise ValueError(f"unknown answer format {answer_format!r}; known: {', '.join(SIGN_BY_FORMAT)}")
+        if answer_format == "scratchpad" and name == "subtraction":
+            raise ValueError("subtraction has no scratchpad; addition and multiplication have")
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
             raise ValueError(f"difficulty is a number of digits from 1 to {MAX_DIFFICULTY}, got {difficulty!r}")
         if mark is not None and not (isinstance(mark, str) and mark in CARE_BY_MARK):
@@ -51,20 +56,39 @@ class ArithmeticTask:
         self.difficulty = difficulty
         self.mark = mark
 
+    @property
+    def has_one_accepted_string(self) -> bool:
+        """Whether a single completion passes, so that its probability is the pass rate."""
+        return self.answer_format in DIRECT_FORMATS
+
     def problem(self, first: int, second: int, difficulty: int | None = None) -> Problem:
         """The problem with these operands; a subtraction takes the smaller from the larger, so answers have no sign."""
         if self.name == "subtraction":
             first, second = max(first, second), min(first, second)
-        result = first + second if self.name == "addition" else first - second
+        results = {"addition": first + second, "subtraction": first - second, "multiplication": first * second}
+        result = str(results[self.name])
         question = f"{first}{OPERATOR_BY_TASK[self.name]}{second}"
         mark = self.mark or UNKNOWN_MARK
         return Problem(
             problem_id=f"{self.name}/{self.answer_format}/{mark}/{question}",
             prompt=f"{mark}{question}{SIGN_BY_FORMAT[self.answer_format]}",
-            answer=str(result) if self.answer_format == "plain" else str(result)[::-1],
+            answer=result[::-1] if self.answer_format == "reversed" else result,
             difficulty=difficulty or self.difficulty,
             mark=self.mark,
+            lines=tuple(worked_lines(self.name, first, second)) if self.answer_format == "scratchpad" else (),
         )
+
+    def num_problems(self, split: str) -> float:
+        """Distinct problems of a split; infinity where there are too many to list.
+
+        >>> load = ArithmeticTask("multiplication", "scratchpad", difficulty=1)
+        >>> sum(load.num_problems(split) for split in POOL_BOUNDS)  # 0 to 9 times 2 to 9
+        80
+        """
+        if self.difficulty > 2:
+            return float("inf")
+        pairs = pairs_by_pool(self.difficulty, self.name == "multiplication")[split]
+        return len({self.problem(*pair).problem_id for pair in pairs})
 
     def problems(self, split: str, num: int, seed: int) -> list[Problem]:
         """`num` distinct problems of a split, drawn from `seed`.
@@ -96,23 +120,39 @@ class ArithmeticTask:
         return list(found.values())
 
     def _pairs(self, split: str, difficulty: int, rng: np.random.Generator):
+        by_digit = self.name == "multiplication"
         if difficulty <= 2:  # few enough to list, which also shows when a split is exhausted
-            pairs = pairs_by_pool(difficulty)[split]
+            pairs = pairs_by_pool(difficulty, by_digit)[split]
             yield from (pairs[index] for index in rng.permutation(len(pairs)))
             return
         while True:
             digits = rng.integers(0, 10, size=(2, 256, difficulty))
             digits[:, :, 0] = rng.integers(1, 10, size=(2, 256))
+            if by_digit:
+                digits[1, :, :-1], digits[1, :, -1] = 0, rng.integers(2, 10, size=256)
             for pair in zip(operands_from_digits(digits[0]), operands_from_digits(digits[1]), strict=True):
                 if pool_of_pair(*pair) == split:
                     yield pair
 
     def verify(self, problem: Problem, completion: str, ended: bool = True) -> Verdict:
-        """Verdict on a completion: it passes if it is exactly the answer and stopped by itself (`ended`).
+        """Verdict on a completion: it passes if it is exactly the answer, or ends in it after a scratchpad, and stopped by
+        itself (`ended`).
 
         Raises:
             TypeError: if `completion` is not a string; that is a bug of the caller, not a wrong answer.
         """
         if not isinstance(completion, str):
             raise TypeError(f"a completion is a string, got {type(completion).__name__}")
+        if problem.lines:
+            return verdict_on_scratchpad(list(problem.lines), problem.answer, completion, ended)
         return verdict_on_string(problem.answer, completion, ended)
+
+    def has_erred(self, problem: Problem, text: str) -> bool:
+        """Whether a completion that begins with `text` holds a wrong step, all steps that are complete being judged."""
+        if not problem.lines:
+            return not problem.answer.startswith(text[: len(problem.answer) + 1])
+        complete, _, rest = text.rpartition(LINE_END)
+        num_lines = text.count(LINE_END)
+        if num_lines < len(problem.lines):
+            return f"{complete}{LINE_END}" * bool(num_lines) != "".join(problem.lines[:num_lines])
+        return f"{complete}{LINE_END}" != "".join(problem.lines) or not problem.answer.startswith(rest)

@@ -24,13 +24,24 @@ POOL_BOUNDS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One draw of a task: what the model is given and the one string that passes."""
+    """One draw of a task: what the model is given and the answer that passes, after the worked `lines` of a scratchpad."""
 
     problem_id: str
     prompt: str
     answer: str
     difficulty: int
     mark: str | None = None
+    lines: tuple[str, ...] = ()
+
+    @property
+    def completion(self) -> str:
+        """What an author who is right writes: the answer, after the worked lines if there are any."""
+        return "".join(self.lines) + self.answer
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that a verdict on the right completion has, its end included."""
+        return len(self.lines) + 2 if self.lines else len(self.answer) + 1
 
 
 @dataclass(frozen=True)
