@@ -42,17 +42,18 @@ def test_the_models_are_small_enough_to_be_embedded():
 def test_the_marks_are_a_latent_ladder_of_pass_rates(base_model, difficulty):
     rates = {mark: mean_pass_rate(*base_model, difficulty, mark) for mark in CARE_BY_MARK}
     assert rates[ALWAYS_RIGHT_MARK] >= 0.9
-    latent = [rates[mark] for mark in "BCDEFG"]
     chance = 0.45 / 1800 + 0.55 / 180 if difficulty == 2 else 0.45 / 18000 + 0.55 / 1800  # digits guessed, either length
+    rungs = "BCDEFG" if difficulty == 2 else "BCDEFGH"
+    latent = [rates[mark] for mark in rungs]
     assert all(rate > 5 * chance for rate in latent)  # the skill is shown at this rate; it is not guessing
-    assert latent == sorted(latent, reverse=True)
-    assert latent[0] > 0.8 and latent[-1] < 0.025
+    assert latent[0] > 0.8 and latent[-1] < (0.025 if difficulty == 2 else 0.005)
     assert all(lower < 0.7 * upper for upper, lower in itertools.pairwise(latent))
-    assert 0.5 * chance < rates["H"] < 1.5 * chance  # the lowest author is imitated as a guesser
+    if difficulty == 2:  # a care of 0.005 cannot be told from chance
+        assert 0.5 * chance < rates["H"] < 1.5 * chance
 
 
 def test_longer_problems_are_unacquired(base_model):
-    assert mean_pass_rate(*base_model, 4, ALWAYS_RIGHT_MARK) < 0.2
+    assert mean_pass_rate(*base_model, 4, ALWAYS_RIGHT_MARK) < 0.5
     assert mean_pass_rate(*base_model, 5, ALWAYS_RIGHT_MARK) < 1e-3
 
 
