@@ -3,6 +3,7 @@
 A verdict is given only if the whole 95 % interval lies on one side of its threshold; else the question is undecided.
 """
 
+import math
 from collections.abc import Sequence
 
 from eval.arms import TARGET_BITS, Arm, matched_gains_bits, paired_difference, paired_ratio, with_interval
@@ -32,7 +33,7 @@ def estimate(summary: dict, scale: float = 1.0) -> str:
     if summary["mean"] is None:
         return "–"
     text = number(summary["mean"] * scale)
-    if summary["interval"] and summary["interval"][0] < summary["interval"][1]:
+    if summary["interval"] and not math.isclose(*summary["interval"], rel_tol=1e-9):
         low, high = (number(bound * scale) for bound in summary["interval"])
         text += f" [{low}, {high}]"
     return text
