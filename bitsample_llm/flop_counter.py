@@ -301,6 +301,8 @@ class FlopCounter:
             useful_attended = int((distinct_lengths * (distinct_lengths + 1)).sum()) // 2
             useful_outputs = len(distinct_lengths)
         else:
+            if len(self._alive_B) != rows:  # a sampler that lets finished rows leave the batch
+                self._alive_B = torch.ones(rows, dtype=torch.bool, device=call.ids_BT.device)
             ended_B = torch.isin(call.ids_BT[:, -1], self.eos_token_ids.to(call.ids_BT.device))
             self._alive_B = self._alive_B & ~ended_B
             useful_tokens = useful_outputs = int(self._alive_B.sum())

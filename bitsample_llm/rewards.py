@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitsample_llm.credit import right_step_share
 from bitsample_llm.tasks import Problem, Verdict
 
 
@@ -65,6 +66,20 @@ class OutcomeReward:
 
     def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
         return [float(verdict.passed) for _, _, verdict in self.verifier.judged(problem_id, completion_ids)]
+
+
+class ProcessSumReward:
+    """The share of right steps: a denser reward, still one number."""
+
+    __name__ = "process_sum"
+
+    def __init__(self, verifier: RolloutVerifier):
+        self.verifier = verifier
+
+    def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
+        judged = self.verifier.judged(problem_id, completion_ids)
+        num_steps = [self.verifier.problem_by_id[name].num_steps for name in problem_id]
+        return [right_step_share(verdict.steps, num) for (_, _, verdict), num in zip(judged, num_steps, strict=True)]
 
 
 class RandomReward:

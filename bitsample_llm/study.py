@@ -48,8 +48,11 @@ class StudyArguments:
     start: str | None = field(
         default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."}
     )
-    task: str = field(default="addition", metadata={"help": "addition or subtraction."})
-    answer_format: str = field(default="reversed", metadata={"help": "plain, or reversed: least significant digit first."})
+    task: str = field(default="addition", metadata={"help": "addition, subtraction or multiplication (by a digit)."})
+    answer_format: str = field(
+        default="reversed",
+        metadata={"help": "plain, reversed (least significant digit first), or scratchpad (worked lines, then the answer)."},
+    )
     difficulty: int = field(default=2, metadata={"help": "Digits of the operands."})
     mark: str = field(default=UNKNOWN_MARK, metadata={"help": "Author mark on every prompt; ? for an unknown author."})
     num_train_problems: int = field(default=512, metadata={"help": "Distinct training problems."})
@@ -241,6 +244,7 @@ def train_and_record(
     problems: StudyProblems,
     manifest: dict,
     checkpoint: str | None,
+    verifier: RolloutVerifier | None = None,
     counter: FlopCounter | None = None,
     reward_is_verdict: bool = True,
 ) -> InformationMeter:
@@ -255,7 +259,7 @@ def train_and_record(
             trainer,
             output_dir=run_dir,
             manifest=manifest,
-            verifier=RolloutVerifier(problems.task, problems.train, trainer.processing_class),
+            verifier=verifier,
             evaluation_sets=problems.evaluation_sets,
             evaluation_flops=evaluation_points(study),
             counter=counter,

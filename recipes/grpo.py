@@ -12,8 +12,10 @@ from accelerate import PartialState
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 
+from bitsample_llm.credit import CREDITS
 from bitsample_llm.likelihood import encode_answer
-from bitsample_llm.rewards import OutcomeReward, RandomReward, RolloutVerifier
+from bitsample_llm.process_grpo import ProcessGRPOTrainer
+from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RandomReward, RolloutVerifier
 from bitsample_llm.study import (
     OneLineParser,
     StudyArguments,
@@ -37,8 +39,14 @@ class GRPOChoices:
     trainer: str = field(default="grpo", metadata={"help": "Policy gradient to use.", "choices": list(TRAINERS)})
     reward: str = field(
         default="outcome",
-        metadata={"help": "outcome: 1 for a pass. random: a fair coin, the control.", "choices": ["outcome", "random"]},
+        metadata={
+            "help": "outcome: 1 for a pass. process_sum: the share of right steps. process_tokens, first_error: advantages of "
+            "single steps (credit.py has the formulas). process_outcome: half first_error, half outcome. random: a fair coin, "
+            "the control.",
+            "choices": list(CREDITS),
+        },
     )
+    stop_at_first_error: bool = field(default=False, metadata={"help": "End a rollout at its first wrong step."})
 
 
 def parsed_arguments(arguments: list[str]):
@@ -71,6 +79,37 @@ def check_completion_length(max_completion_length: int, tokenizer, problems) -> 
         )
 
 
+def reward_function(name: str, verifier: RolloutVerifier, seed: int):
+    """What TRL calls for the scalar reward."""
+    if name == "random":
+        return RandomReward(seed, PartialState().process_index)
+    return {"outcome": OutcomeReward, "process_sum": ProcessSumReward}[name](verifier)
+
+
+def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
+    """The trainer's class, and what it takes besides TRL's arguments.
+
+    Raises:
+        ValueError: where RLOO is asked for what is built on GRPO.
+    """
+    credit = CREDITS[choices.reward]
+    if credit.step_advantages is None and not choices.stop_at_first_error:
+        return TRAINERS[choices.trainer][0], {}
+    if choices.trainer != "grpo":
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
+    return ProcessGRPOTrainer, {
+        "credit": credit,
+        "verifier": verifier,
+        "stop_at_first_error": choices.stop_at_first_error,
+    }
+
+
+def arm_name(choices: GRPOChoices) -> str:
+    """The trainer, with what it is told where that is not the outcome of a whole rollout."""
+    words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
+    return "_".join(word for word in words if word)
+
+
 def main() -> None:
     set_up_process()
     with one_line_errors():
@@ -80,21 +119,20 @@ def main() -> None:
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code)
         check_completion_length(args.max_completion_length, tokenizer, problems.train)
-        if choices.reward == "outcome":
-            reward = OutcomeReward(RolloutVerifier(problems.task, problems.train, tokenizer))
-        else:
-            reward = RandomReward(args.seed, PartialState().process_index)
-        study.arm = study.arm or (choices.trainer if choices.reward == "outcome" else f"{choices.trainer}_random")
-        trainer = TRAINERS[choices.trainer][0](
+        verifier = RolloutVerifier(problems.task, problems.train, tokenizer)
+        study.arm = study.arm or arm_name(choices)
+        trainer_class, extra = trainer_of(choices, verifier)
+        trainer = trainer_class(
             model=model,
-            reward_funcs=[reward],
+            reward_funcs=[reward_function(CREDITS[choices.reward].reward, verifier, args.seed)],
             args=args,
             train_dataset=Dataset.from_list([{"prompt": p.prompt, "problem_id": p.problem_id} for p in problems.train]),
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
+            **extra,
         )
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    train_and_record(trainer, study, problems, manifest, checkpoint, reward_is_verdict=choices.reward == "outcome")
+    train_and_record(trainer, study, problems, manifest, checkpoint, verifier, reward_is_verdict=choices.reward != "random")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main() -> None:
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
         )
-    train_and_record(trainer, study, problems, manifest, checkpoint, counter)
+    train_and_record(trainer, study, problems, manifest, checkpoint, counter=counter)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TEXT = [f"What is {a} plus {b}? The answer is {a + b}." for a in range(100) for b in range(0, 100, 7)]
+SUMS = [f"What is {a} plus {b}? The answer is {a + b}." for a in range(100) for b in range(0, 100, 7)]
 
 
-def make(folder: str, vocab_size: int = 400, seed: int = 0) -> None:
-    """Save model and tokenizer into a folder, as transformers does."""
+def byte_level_bpe(text: list[str], vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """A tokenizer trained on a text, with a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -25,6 +25,12 @@ def make(folder: str, vocab_size: int = 400, seed: int = 0) -> None:
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make(folder: str, seed: int = 0) -> None:
+    """Save model and tokenizer into a folder, as transformers does."""
+    fast = byte_level_bpe(SUMS)
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(fast),
