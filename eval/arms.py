@@ -179,6 +179,7 @@ def run_result(run: Run) -> RunResult:
         **{f"flops_{phase}": last[f"flops/{phase}"] for phase in TRAINING_PHASES},
         **{f"useful_flops_{phase}": last[f"flops_useful/{phase}"] for phase in TRAINING_PHASES},
     }
+    values |= _credit_values(run, until)
     measured_splits = set(run.table("evals")["split"].to_pylist())
     for split in ("train", "seen", "shifted", "marked"):
         absorbed_bits = pass_rate = None
@@ -187,6 +188,29 @@ def run_result(run: Run) -> RunResult:
             absorbed_bits, pass_rate = float(gains_bits(*both).mean()), float(split_curve.pass_rate[0])
         values |= {f"absorbed_bits_{split}": absorbed_bits, f"pass_rate_before_{split}": pass_rate}
     return RunResult(run, manifest["start"], manifest["arm"], manifest["regime"], manifest["seed"], curve, before, after, values)
+
+
+def _credit_values(run: Run, until: float) -> dict[str, float | None]:
+    """Bits offered by the outcome and by the first error until `until` FLOPs, and the shape of the first and last rollouts."""
+    lines = [line for line in run.steps if line["flops/total"] <= until] or run.steps[:1]
+    values: dict[str, float | None] = {}
+    for name, key in (("outcome", "bits/offered_per_sample"), ("first_error", "bits/first_error_per_sample")):
+        measured = [line[key] for line in lines if line.get(key) is not None]
+        values[f"{name}_bits_per_sample"] = float(np.mean(measured)) if measured else None
+    table = run.table("rollouts").select(["num_tokens", "num_steps", "num_correct_before_first_error", "passed"])
+    names = ("completion_tokens", "steps")
+    if not table.num_rows or table["num_steps"].null_count:
+        shape = [f"{name}_{when}" for name in names for when in ("first", "last")]
+        return values | dict.fromkeys([*shape, "passes_with_wrong_step", "fails_with_right_steps"])
+    tokens, steps, right, passed = (column.to_numpy() for column in table.columns)
+    tenth = max(len(tokens) // 10, 1)
+    for name, column in zip(names, (tokens, steps), strict=True):
+        values |= {f"{name}_first": float(column[:tenth].mean()), f"{name}_last": float(column[-tenth:].mean())}
+    passed, all_right = passed.astype(bool), right == steps
+    return values | {
+        "passes_with_wrong_step": float((passed & ~all_right).mean()),
+        "fails_with_right_steps": float((~passed & all_right).mean()),
+    }
 
 
 def _cumulative_at(run: Run, flops_before_training: float, key: str, flops: float) -> float | None:

@@ -39,9 +39,11 @@ def estimate(summary: dict, scale: float = 1.0) -> str:
     return text
 
 
-def _verdict(result: dict, low: float, high: float, above: str, between: str, below: str, num_seeds: int, unmeasured: str) -> str:
+def verdict_on(result: dict, margins: tuple[float, float], words: tuple[str, str, str], num_seeds: int, unmeasured: str) -> str:
+    """Where the whole interval lies: `words` for above the margins, within and below; else undecided, and why."""
     if result["interval"] is None or result["n"] < num_seeds:  # the seeds that got there are not a fair sample of all
         return f"undecided: {unmeasured}"
+    (low, high), (above, between, below) = margins, words
     start, end = result["interval"]
     if start > high:
         return above
@@ -88,7 +90,7 @@ def _contrast(first: Arm, second: Arm) -> list[dict]:
             "question": f"{question}, does {first.name} absorb the same from the {first.start} and the {second.start} start?",
             "statistic": text,
             **result,
-            "verdict": _verdict(result, *margins, *words, len(first.results), "not every seed has both"),
+            "verdict": verdict_on(result, margins, words, len(first.results), "not every seed has both"),
         }
         for question, result, text in cases
     ]
@@ -104,13 +106,10 @@ def _prices(rl: Arm, sft: Arm) -> dict:
         "question": f"From the {rl.start} start, what does {rl.name} pay in FLOPs beside {sft.name}?",
         "statistic": f"FLOPs to +{TARGET_BITS:g} held-out bit, {rl.name} over {sft.name}, each at its tuned setting; {updates}{rollouts}",
         **flops,
-        "verdict": _verdict(
+        "verdict": verdict_on(
             flops,
-            1.0,
-            1.0,
-            "SFT needs fewer FLOPs",
-            "neither",
-            "RL needs fewer FLOPs",
+            (1.0, 1.0),
+            ("SFT needs fewer FLOPs", "neither", "RL needs fewer FLOPs"),
             len(rl.results),
             f"within the budget {reached} gained the bit",
         ),

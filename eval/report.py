@@ -21,6 +21,8 @@ from bitsample_llm.records import RecordError, read_run
 from eval.arms import TARGET_BITS, Arm, arms_of, run_result
 from eval.figures import essay_figure, learning_figure, phase_figure, rate_figure
 from eval.findings import estimate, findings, matching_sentence, number, sentence_of
+from eval.process import FIGURES as PROCESS_FIGURES
+from eval.process import process_arms, process_findings, process_rows
 
 # heading, key, what it is
 COLUMNS = (
@@ -183,13 +185,16 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     figures_dir = output_dir / "figures"
     figures_dir.mkdir(exist_ok=True)
-    found = findings(arms)
+    has_process = bool(process_arms(arms))
+    found = findings(arms) + process_findings(arms)
     sentences = [matching_sentence(arms), *map(sentence_of, found)]
     definitions = [f"{heading}: {meaning}" for heading, _, meaning in COLUMNS]
     note = "Brackets hold the 95 % t interval over seeds."
     parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in sentences], "", note, ""]
     markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]
-    for name, title, draw, sentence in FIGURES:
+    if has_process:
+        markdown += ["## Process reward against outcome reward", "", markdown_table(process_rows(arms)), ""]
+    for name, title, draw, sentence in (*PROCESS_FIGURES, *FIGURES) if has_process else FIGURES:
         figure = draw(arms)
         figure.savefig(figures_dir / f"{name}.png", dpi=120)
         alternative = html.escape(f"{title} {sentence}")
@@ -218,6 +223,7 @@ th {{ vertical-align: bottom; white-space: normal; min-width: 5.5rem; }}
 <h1>Bits per FLOP, SFT and RL</h1>
 <ul>{listed}</ul>
 <h2>Arms</h2><p>{note}</p>{html_table(table_rows(arms))}
+{f"<h2>Process reward against outcome reward</h2>{html_table(process_rows(arms))}" if has_process else ""}
 <h2>Who gained, and how far the weights moved</h2>{html_table(split_rows(arms))}
 {"".join(parts)}
 <h2>FLOPs by phase</h2>{html_table(phase_rows(arms))}
@@ -278,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(terminal_table(arms))
     print()
-    for sentence in [matching_sentence(arms), *map(sentence_of, findings(arms))]:
+    for sentence in [matching_sentence(arms), *map(sentence_of, findings(arms) + process_findings(arms))]:
         print(f"- {sentence}")
     print(f"\nreport: {os.path.relpath(output_dir / 'report.html')}")
 
