@@ -22,6 +22,13 @@ RUNS = {
     "grpo with LoRA": ("grpo", "--use_peft", "true"),
     "rloo": ("grpo", "--trainer", "rloo"),
     "random reward": ("grpo", "--reward", "random"),
+    "step credit with LoRA, stopping early": (
+        *("grpo", "--reward", "first_error", "--stop_at_first_error", "true", "--use_peft", "true"),
+    ),
+    "scratchpad": (
+        *("grpo", "--task", "multiplication", "--answer_format", "scratchpad", "--reward", "process_tokens"),
+        *("--max_completion_length", 40, "--num_heldout_problems", 8),
+    ),
 }
 
 
@@ -98,11 +105,13 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, 
     assert evals[0] == evals[1]
 
 
-@pytest.mark.parametrize("name", ["sft", "grpo"])
+@pytest.mark.parametrize("name", ["sft", "grpo", "grpo first_error"])
 def test_two_processes_record_every_sample_once_with_whole_groups(recipe, tmp_path, name):
     accelerate = (str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", "recipes/accelerate/two_cpus.yaml")
-    port = ("--main_process_port", str(29600 + len(name)))
+    port = ("--main_process_port", str(29600 + len(name)))  # tests may run side by side
+    name, *reward = name.split()
     size = ("--per_device_train_batch_size", 12) if name == "grpo" else ()  # 1.5 groups of 8 a process
+    size += ("--reward", *reward, "--stop_at_first_error", "true") if reward else ()
     done = recipe(name, *SMALL, *size, "--output_dir", tmp_path / "run", launcher=(*accelerate, *port))
     assert done.returncode == 0, done.stderr[-2000:]
     run = read_run(tmp_path / "run")
@@ -134,6 +143,11 @@ BAD_INPUT = {
     "no problems": (("sft", "--num_train_problems", "0"), "--num_train_problems must be at least 1"),
     "no budget": (("grpo", "--flop_budget", "-5"), "--flop_budget must be above 0"),
     "pretraining for no steps": (("pretrain", "--max_steps", "0"), "--max_steps must be at least 1"),
+    "step credit for RLOO": (("grpo", "--trainer", "rloo", "--reward", "first_error"), "need --trainer grpo, got rloo"),
+    "a scratchpad of subtraction": (
+        ("grpo", "--task", "subtraction", "--answer_format", "scratchpad"),
+        "subtraction has no scratchpad",
+    ),
     "nothing to resume": (("sft", "--resume_from_checkpoint", "last"), "is not a run directory"),
 }
 
