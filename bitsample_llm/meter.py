@@ -67,6 +67,7 @@ class InformationMeter(TrainerCallback):
         RecordError: if the run directory holds a run; if it cannot be written and the meter is strict.
         AttributeError: naming the attribute of TRL that this version of the meter misses.
         ValueError: for a model type without a FLOP formula.
+        TypeError: for a trainer that learns from something else.
     """
 
     def __init__(
@@ -130,7 +131,10 @@ class InformationMeter(TrainerCallback):
             return "rl", RolloutObserver(self.trainer, self.counter, self, verifier, *rl_choices)
         if hasattr(self.trainer, "teacher_model"):
             return "distillation", DistillationObserver(self.trainer, self.counter, self, verifier)
-        return "sft", LabelObserver(self.trainer, self.counter.causal_lm, self)
+        if isinstance(self.trainer, trl.SFTTrainer):
+            return "sft", LabelObserver(self.trainer, self.counter.causal_lm, self)
+        known = "SFTTrainer, GRPOTrainer, RLOOTrainer and DistillationTrainer"
+        raise TypeError(f"InformationMeter knows {known}, and not what a {type(self.trainer).__name__} learns from")
 
     def _around_log(self, original, logs: dict, *args, **kwargs) -> None:
         """Whatever back end the trainer reports to sees the last step's metrics too, after the trainer's own."""

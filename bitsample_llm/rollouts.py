@@ -102,7 +102,9 @@ class GenerationObserver:
         rows = inputs["rollout_index"].tolist()
         self._trained_B[rows] = True
         if logps_BT is not None:
-            self._logps_B[rows] = logps_BT.sum(dim=1).double().cpu().numpy()
+            is_scored_B = inputs["completion_mask"].any(dim=1)  # TRL may mask truncated completions: they have no surprisal
+            logps_B = torch.where(is_scored_B, logps_BT.sum(dim=1).double(), torch.nan)
+            self._logps_B[rows] = logps_B.cpu().numpy()
 
     def end_step(self) -> None:
         """Hand on the generation if all of it has been trained on."""

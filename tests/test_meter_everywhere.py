@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from datasets import Dataset
 from test_flops import torch_counter
 from test_meter import PROBLEMS, SHARED, exact_log2_pass_rates, metered, rl_trainer, sft_trainer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from trl import DistillationConfig, DistillationTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -285,6 +285,22 @@ def test_a_rollout_without_a_reward_is_in_no_count(base_model, tmp_path):
     assert {row["group_size"] for row in run.table("prompts").to_pylist()} == {2}
     assert [row["passed"] is None for row in run.table("rollouts").to_pylist()] == [False, True] * 16
     assert run.steps[-1]["group/num_rollouts"] == 8
+
+
+def test_a_completion_that_the_trainer_masks_has_no_surprisal(base_model, tmp_path):
+    trainer = rl_trainer(base_model, tmp_path, max_steps=1, max_completion_length=2, mask_truncated_completions=True)
+    metered(trainer, tmp_path)
+    trainer.train()
+    rows = read_run(tmp_path / "run").table("rollouts").to_pylist()
+    assert all((row["surprisal_bits"] is None) is not row["ended"] for row in rows)
+    assert not all(row["ended"] for row in rows)
+
+
+def test_a_trainer_that_learns_from_something_else_is_named(base_model, tmp_path):
+    trainer = sft_trainer(base_model, tmp_path)
+    plain = Trainer(trainer.model, trainer.args, processing_class=base_model[1])
+    with pytest.raises(TypeError, match="not what a Trainer learns from"):
+        metered(plain, tmp_path)
 
 
 def test_rewards_are_weighted_as_the_trainer_weights_them(base_model, tmp_path):
