@@ -15,7 +15,8 @@ from bitsample_llm.glossary import PHASES, glossary_table
 from bitsample_llm.records import RunWriter
 from eval.arms import arms_of, first_crossing, matched_gains_bits, paired_difference, paired_ratio, run_result
 from eval.findings import estimate, findings, sentence_of
-from eval.report import main, read_run
+from eval.process import process_findings
+from eval.report import main, read_run, write_report
 
 PROBLEMS = [f"problem {n}" for n in range(4)]
 MANIFEST = {
@@ -28,16 +29,17 @@ MANIFEST = {
 }
 
 
-def make_run(folder, start, arm, regime, seed, gain_per_step, steps=4, flops_per_step=1e12, samples_per_step=10):
-    """A run of `steps` steps in which every held-out problem starts at 2^-4 and gains `gain_per_step` bits a step."""
-    manifest = MANIFEST | {"start": start, "arm": arm, "regime": regime, "seed": seed}
+def make_run(folder, start, arm, regime, seed, gain_per_step, steps=4, samples_per_step=10, log2_start=-4.0, choices=None):
+    """A run of `steps` steps in which every held-out problem starts at 2^log2_start and gains `gain_per_step` bits a step."""
+    flops_per_step = 1e12
+    manifest = MANIFEST | {"start": start, "arm": arm, "regime": regime, "seed": seed, "config": {"choices": choices or {}}}
     run_dir = folder / f"{start}-{arm}-{seed}"
     writer = RunWriter.create(run_dir, manifest)
     for step in range(steps + 1):
         flops = step * flops_per_step
         for split in ("heldout", "train"):
             for problem in PROBLEMS:
-                row = {"step": step, "split": split, "problem_id": problem, "log2_pass_rate": -4 + gain_per_step * step}
+                row = {"step": step, "split": split, "problem_id": problem, "log2_pass_rate": log2_start + gain_per_step * step}
                 row |= {"update_norm": float(step), "total_flops": flops, "total_seconds": 2.0 * step}
                 writer.add_rows("evals", [row])
         if step == 0:
@@ -47,6 +49,9 @@ def make_run(folder, start, arm, regime, seed, gain_per_step, steps=4, flops_per
         line |= {"flops/train_forward": flops, "flops_useful/train_forward": flops / 2, "flops/total": flops, "flops/lost": 0.0}
         line |= {"seconds/total": 2.0 * step, "bits/offered_total": 30.0 * step, "bits/offered_per_sample": 3.0}
         if regime == "rl":
+            line |= {"bits/first_error_per_sample": 12.0}
+            rollout = {"step": step, "num_tokens": 4, "num_steps": 4, "num_correct_before_first_error": step % 4, "passed": False}
+            writer.add_rows("rollouts", [rollout | {"problem_id": p} for p in PROBLEMS])
             line |= {"group/pass_rate": 0.1, "bits/surprisal_per_sample": 2.0, "bits/believed_per_sample": 0.5}
             line |= {
                 "group/informative_fraction": 0.5,
@@ -116,6 +121,45 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(tmp_path):
     assert contrast["verdict"].startswith("no, more from the latent start")
     unreached = [item for item in found if item["question"].startswith("From the unacquired start")]
     assert unreached[0]["verdict"].startswith("undecided") and unreached[0]["n"] == 0
+
+
+def credit_study(folder, first_error_gain: float):
+    """Outcome and process arms from a start of 2^-9, three seeds each; early stop changes nothing."""
+    results = []
+    for seed in (1, 2, 3):
+        for reward, gain in (("outcome", 0.1), ("process_sum", 0.1), ("first_error", first_error_gain)):
+            for stops in (False, True):
+                choices = {"trainer": "grpo", "reward": reward, "stop_at_first_error": stops}
+                name = f"{reward}{'_stop' * stops}"
+                noisy = gain * (1 + 0.01 * seed)
+                results.append(make_run(folder, "low", name, "rl", seed, noisy, steps=8, log2_start=-9.0, choices=choices))
+    return arms_of(results)
+
+
+@pytest.mark.parametrize(
+    ("gain", "claim", "curve"), [(0.5, "supported", "it helps"), (0.2, "contradicted", "it makes no difference that matters")]
+)
+def test_claim_8_asks_for_three_times_the_rate_and_the_curve_for_a_margin(tmp_path, gain, claim, curve):
+    arms = credit_study(tmp_path, gain)
+    found = {finding["question"]: finding for finding in process_findings(arms)}
+    asked = next(finding for question, finding in found.items() if "claim 8" in question)
+    assert asked["verdict"] == claim and asked["mean"] == pytest.approx(gain / 0.1)
+    assert "the offered bits predict 4" in asked["statistic"]  # 12 over 3
+    assert found["From the low start, does first_error help?"]["verdict"] == curve
+    assert found["From the low start, does process_sum help?"]["verdict"] == "it makes no difference that matters"
+    assert found["From the low start, does the credit of first_error help beyond its bits?"]["verdict"] == curve
+    assert found["From the low start, does an early stop help outcome?"]["verdict"] == "it makes no difference that matters"
+    write_report(arms, tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Process reward against outcome reward" in page and "Which way to assign credit absorbs most?" in page
+    assert (tmp_path / "report" / "figures" / "offered_absorbed.png").stat().st_size > 0
+
+
+def test_a_study_without_process_rewards_has_no_section_on_them(tmp_path):
+    arms = study(tmp_path)
+    assert process_findings(arms) == []
+    write_report(arms, tmp_path / "report")
+    assert "Process reward against" not in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_runs_of_one_seed_twice_or_on_other_problems_are_refused(tmp_path):
