@@ -40,7 +40,17 @@ def process_arms(arms: Sequence[Arm]) -> dict[str, dict[tuple[str, bool], Arm]]:
     for arm in arms:
         if (reward := reward_of(arm)) is not None:
             by_start.setdefault(arm.start, {})[reward, stops_early(arm)] = arm
-    return {start: found for start, found in by_start.items() if any(reward in PROCESS for reward, _ in found)}
+    order = (OUTCOME, *PROCESS, "random")
+    return {
+        start: dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1])))
+        for start, found in by_start.items()
+        if any(reward in PROCESS for reward, _ in found)
+    }
+
+
+def whole_rollout_arms(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms whose rollouts are not stopped early, where figures cannot tell more apart."""
+    return [arm for arm in arms if reward_of(arm) is None or not stops_early(arm)]
 
 
 def process_findings(arms: Sequence[Arm]) -> list[dict]:

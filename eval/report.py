@@ -22,7 +22,7 @@ from eval.arms import TARGET_BITS, Arm, arms_of, run_result
 from eval.figures import essay_figure, learning_figure, phase_figure, rate_figure
 from eval.findings import estimate, findings, matching_sentence, number, sentence_of
 from eval.process import FIGURES as PROCESS_FIGURES
-from eval.process import process_arms, process_findings, process_rows
+from eval.process import process_arms, process_findings, process_rows, whole_rollout_arms
 
 # heading, key, what it is
 COLUMNS = (
@@ -194,8 +194,11 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]
     if has_process:
         markdown += ["## Process reward against outcome reward", "", markdown_table(process_rows(arms)), ""]
-    for name, title, draw, sentence in (*PROCESS_FIGURES, *FIGURES) if has_process else FIGURES:
-        figure = draw(arms)
+    figures = FIGURES
+    if has_process:  # too many arms for the essay's figure, and no labels to show on it
+        figures = (*PROCESS_FIGURES, *[figure for figure in FIGURES if figure[0] != "essay"])
+    for name, title, draw, sentence in figures:
+        figure = draw(arms if (name, title, draw, sentence) in PROCESS_FIGURES else whole_rollout_arms(arms))
         figure.savefig(figures_dir / f"{name}.png", dpi=120)
         alternative = html.escape(f"{title} {sentence}")
         parts.append(
