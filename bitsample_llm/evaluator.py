@@ -26,6 +26,16 @@ def shared_answer_logprobs(trainer, problems: Sequence[Problem]) -> list[np.ndar
     return [by_process[index] for index in in_order[: len(problems)]]
 
 
+def scored_rows(trainer, problems: Sequence[Problem]) -> list[dict]:
+    """Rows of the table `evals`: each problem's exact log2 pass rate, and that of each token of its answer."""
+    rows = []
+    for problem, logps in zip(problems, shared_answer_logprobs(trainer, problems), strict=True):
+        log2_T = logps / np.log(2)
+        scores = {"log2_pass_rate": float(log2_T.sum()), "token_log2_probabilities": log2_T.tolist()}
+        rows.append({"problem_id": problem.problem_id} | scores)
+    return rows
+
+
 class ParameterChange:
     """How far the trained parameters have moved since this was made; a copy of them is kept in main memory."""
 

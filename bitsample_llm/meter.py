@@ -22,13 +22,14 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
-from bitsample_llm.evaluator import ParameterChange, shared_answer_logprobs
+from bitsample_llm.evaluator import ParameterChange, scored_rows
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
-from bitsample_llm.observers import NATS_PER_BIT, LabelObserver, wrap
-from bitsample_llm.records import RecordWriteError, RunWriter, check_run_dir, holds_unfinished_run
+from bitsample_llm.observers import LabelObserver, wrap
+from bitsample_llm.records import RecordWriteError, check_run_dir, holds_unfinished_run
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.rollouts import DistillationObserver, RolloutObserver
+from bitsample_llm.run_writer import RunWriter
 from bitsample_llm.tasks import Problem
 
 LOGGED = ("bits/", "flops/", "group/")  # metrics that go to the trainer's back ends too
@@ -348,10 +349,6 @@ class InformationMeter(TrainerCallback):
         norm = self._change.norm()
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
-            problems, rows = self.evaluation_sets[split], []
-            for problem, logps in zip(problems, shared_answer_logprobs(self.trainer, problems), strict=True):
-                log2_T = logps / NATS_PER_BIT
-                row = {"step": step, "split": split, "problem_id": problem.problem_id, **shared}
-                rows.append(row | {"log2_pass_rate": float(log2_T.sum()), "token_log2_probabilities": log2_T.tolist()})
+            rows = [{"step": step, "split": split} | shared | row for row in scored_rows(self.trainer, self.evaluation_sets[split])]
             if self._writer is not None:
                 self._writer.add_rows("evals", rows)

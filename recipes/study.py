@@ -20,7 +20,8 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from bitsample_llm.records import read_manifest, write_json_atomically
+from bitsample_llm.records import read_manifest
+from bitsample_llm.run_writer import write_json_atomically
 
 RECIPES = Path(__file__).resolve().parent
 

@@ -17,6 +17,7 @@ RANKS = {
     "tasks": 1,
     "credit": 1,
     "records": 2,
+    "run_writer": 2,
     "__main__": 2,
     "likelihood": 3,
     "flop_counter": 3,

@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 
 from bitsample_llm.estimators import t_interval
 from bitsample_llm.glossary import PHASES, glossary_table
-from bitsample_llm.records import RunWriter
+from bitsample_llm.run_writer import RunWriter
 from eval.arms import arms_of, first_crossing, matched_gains_bits, paired_difference, paired_ratio, run_result
 from eval.findings import estimate, findings, sentence_of
 from eval.process import process_findings
