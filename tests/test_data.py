@@ -15,6 +15,7 @@ from bitsample_llm.model_card import sha256_of_file
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
 
 UNACQUIRED = BASE.parent / "base_unacquired"
+SCRATCHPAD = BASE.parent / "base_scratchpad"
 
 
 def mean_pass_rate(model, tokenizer, difficulty: int, mark: str, num: int = 256) -> float:
@@ -33,7 +34,7 @@ def test_every_file_has_its_recorded_checksum():
 
 
 def test_the_models_are_small_enough_to_be_embedded():
-    for folder in (BASE, UNACQUIRED):
+    for folder in (BASE, UNACQUIRED, SCRATCHPAD):
         assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
         assert sha256_of_file(folder / "model.safetensors") in (folder / "README.md").read_text()
 
@@ -64,6 +65,19 @@ def test_the_two_starts_of_the_study_have_about_the_same_pass_rate_for_different
     assert latent == pytest.approx(unacquired, rel=0.35)
     assert mean_pass_rate(*base_model, 2, ALWAYS_RIGHT_MARK) > 0.9
     assert mean_pass_rate(model, tokenizer, 2, ALWAYS_RIGHT_MARK) == pytest.approx(unacquired, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["addition", "multiplication"])
+def test_the_second_model_works_steps_out_and_its_marks_are_a_latent_ladder(name):
+    model = AutoModelForCausalLM.from_pretrained(SCRATCHPAD, dtype="float32", attn_implementation="eager")
+    tokenizer = AutoTokenizer.from_pretrained(SCRATCHPAD)
+    rates = []
+    for mark in "ABCDEFGH":
+        problems = load_task(name, "scratchpad", difficulty=3, mark=mark).problems("heldout", 64, seed=1)
+        rates.append(float(exact_pass_rates(model, tokenizer, problems).mean()))  # of the worked completion: a lower bound
+    assert rates[0] > 0.9
+    assert all(lower < 0.95 * upper for upper, lower in itertools.pairwise(rates))
+    assert 1e-3 < rates[-1] < 0.01  # guessing every result would give one in a million
 
 
 def test_the_cards_table_is_the_models(base_model):
