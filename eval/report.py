@@ -127,6 +127,12 @@ def split_rows(arms: Sequence[Arm]) -> list[list[str]]:
     return rows + [[arm.start, arm.name, *[estimate(arm.summary(key)) for _, key in columns]] for arm in arms]
 
 
+def finding_rows(found: Sequence[dict]) -> list[list[str]]:
+    """Findings as a table, heading first."""
+    rows = [["question", "verdict", "estimate", "seeds", "statistic"]]
+    return rows + [[item["question"], item["verdict"], estimate(item), str(item["n"]), item["statistic"]] for item in found]
+
+
 def markdown_table(rows: list[list[str]]) -> str:
     """Rows as a Markdown table, the first being the heading."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -187,13 +193,14 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     figures_dir.mkdir(exist_ok=True)
     has_process = bool(process_arms(arms))
     found = findings(arms) + process_findings(arms)
-    sentences = [matching_sentence(arms), *map(sentence_of, found)]
+    sentences = [matching_sentence(arms), *map(sentence_of, findings(arms))]  # those on credit are many: a table of their own
     definitions = [f"{heading}: {meaning}" for heading, _, meaning in COLUMNS]
     note = "Brackets hold the 95 % t interval over seeds."
     parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in sentences], "", note, ""]
     markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]
     if has_process:
-        markdown += ["## Process reward against outcome reward", "", markdown_table(process_rows(arms)), ""]
+        verdicts = markdown_table(finding_rows(process_findings(arms)))
+        markdown += ["## Process reward against outcome reward", "", verdicts, "", markdown_table(process_rows(arms)), ""]
     figures = FIGURES
     if has_process:  # too many arms for the essay's figure, and no labels to show on it
         figures = (*PROCESS_FIGURES, *[figure for figure in FIGURES if figure[0] != "essay"])
@@ -208,6 +215,8 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
         figure.clear()
     markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", provenance_sentence(arms), ""]
     (output_dir / "summary.md").write_text("\n".join(markdown))
+    process_section = "<h2>Process reward against outcome reward</h2>"
+    process_section += html_table(finding_rows(process_findings(arms))) + html_table(process_rows(arms))
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
     defined = "".join(f"<li>{html.escape(line)}</li>" for line in definitions)
     (output_dir / "report.html").write_text(f"""<!doctype html>
@@ -226,7 +235,7 @@ th {{ vertical-align: bottom; white-space: normal; min-width: 5.5rem; }}
 <h1>Bits per FLOP, SFT and RL</h1>
 <ul>{listed}</ul>
 <h2>Arms</h2><p>{note}</p>{html_table(table_rows(arms))}
-{f"<h2>Process reward against outcome reward</h2>{html_table(process_rows(arms))}" if has_process else ""}
+{process_section if has_process else ""}
 <h2>Who gained, and how far the weights moved</h2>{html_table(split_rows(arms))}
 {"".join(parts)}
 <h2>FLOPs by phase</h2>{html_table(phase_rows(arms))}
