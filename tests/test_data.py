@@ -53,8 +53,8 @@ def test_the_marks_are_a_latent_ladder_of_pass_rates(base_model, difficulty):
         assert 0.5 * chance < rates["H"] < 1.5 * chance
 
 
-def test_longer_problems_are_unacquired(base_model):
-    assert mean_pass_rate(*base_model, 4, ALWAYS_RIGHT_MARK) < 0.5
+def test_four_digits_are_half_acquired_and_five_are_unacquired(base_model):
+    assert 0.3 < mean_pass_rate(*base_model, 4, ALWAYS_RIGHT_MARK) < 0.5
     assert mean_pass_rate(*base_model, 5, ALWAYS_RIGHT_MARK) < 1e-3
 
 
