@@ -4,6 +4,7 @@ The recipes add a TRL trainer to what is here.
 """
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -24,8 +25,9 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from bitsample_llm.budget import FlopBudget, ProgressLine
+from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain
 from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.memorisation import relabelled, write_ceiling
 from bitsample_llm.meter import InformationMeter
 from bitsample_llm.model_card import sha256_of_file
 from bitsample_llm.processes import honour_fsdp_on_cpu, part
@@ -51,13 +53,23 @@ class StudyArguments:
     task: str = field(default="addition", metadata={"help": "addition, subtraction or multiplication (by a digit)."})
     answer_format: str = field(
         default="reversed",
-        metadata={"help": "plain, reversed (least significant digit first), or scratchpad (worked lines, then the answer)."},
+        metadata={
+            "help": "plain, reversed (least significant digit first), restated2 to restated16 (reversed, that many times over), "
+            "or scratchpad (worked lines, then the answer)."
+        },
     )
     difficulty: int = field(default=2, metadata={"help": "Digits of the operands."})
     mark: str = field(default=UNKNOWN_MARK, metadata={"help": "Author mark on every prompt; ? for an unknown author."})
     num_train_problems: int = field(default=512, metadata={"help": "Distinct training problems."})
     num_heldout_problems: int = field(default=256, metadata={"help": "Problems in each evaluation set."})
     problem_seed: int = field(default=0, metadata={"help": "Seed of the problems, the same for all runs of a comparison."})
+    memorise: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace the training answers by draws of the starting model: nothing is known of them but what the training "
+            "tells, and the run is measured on them alone."
+        },
+    )
     tuning: bool = field(
         default=False, metadata={"help": "Train and evaluate on the problems set aside for tuning, which no reported run touches."}
     )
@@ -67,6 +79,19 @@ class StudyArguments:
     num_evaluations: int = field(
         default=16,
         metadata={"help": "Held-out evaluations after the first, spaced evenly in the log of the FLOPs up to the budget."},
+    )
+    first_evaluation_flops: float | None = field(
+        default=None, metadata={"help": "FLOPs of the first of them; 1/1024 of the budget by default."}
+    )
+    target_bits: float | None = field(
+        default=None, metadata={"help": "Stop once the mean log2 pass rate of the held-out problems has risen by this much."}
+    )
+    trained_parameters: str = field(
+        default="all",
+        metadata={
+            "help": "all, or norms: the scales of the norm layers alone, which can open a gate and hardly write a skill.",
+            "choices": ["all", "norms"],
+        },
     )
 
 
@@ -100,7 +125,7 @@ def set_up_process() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False):
+def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False, trained_parameters: str = "all"):
     """The model to train and its tokenizer.
 
     Raises:
@@ -118,7 +143,22 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
             raise ValueError(f"the tokenizer of {name} has no {token}: set it in its tokenizer_config.json")
     dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
     model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=model_args.attn_implementation, **options)
+    if trained_parameters == "norms":
+        freeze_all_but_norms(model)
     return model, tokenizer
+
+
+def freeze_all_but_norms(model) -> None:
+    """Leave the parameters of the norm layers trainable and no others.
+
+    Raises:
+        ValueError: if the model names no parameter after a norm.
+    """
+    norms = [name for name, _ in model.named_parameters() if "norm" in name or ".ln_" in name]
+    if not norms:
+        raise ValueError("--trained_parameters norms: the model has no parameter named after a norm")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in norms)
 
 
 @dataclass
@@ -139,8 +179,9 @@ def load_problems(study: StudyArguments) -> StudyProblems:
     for name in ("num_train_problems", "num_heldout_problems", "num_evaluations"):
         if getattr(study, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(study, name)}")
-    if study.flop_budget is not None and study.flop_budget <= 0:
-        raise ValueError(f"--flop_budget must be above 0, got {study.flop_budget}")
+    for name in ("flop_budget", "first_evaluation_flops", "target_bits"):
+        if getattr(study, name) is not None and getattr(study, name) <= 0:
+            raise ValueError(f"--{name} must be above 0, got {getattr(study, name)}")
     mark = None if study.mark == UNKNOWN_MARK else study.mark
     options = {"answer_format": study.answer_format, "difficulty": study.difficulty}
     task = load_task(study.task, mark=mark, **options)
@@ -154,7 +195,28 @@ def load_problems(study: StudyArguments) -> StudyProblems:
     sets = {name: task.problems(split, num, seed) for name, split in splits.items()}
     # the same pairs under the always-right mark: what the right prompt gives for no training at all
     sets["marked"] = load_task(study.task, mark=ALWAYS_RIGHT_MARK, **options).problems(splits["heldout"], num, seed)
+    if not study.tuning:
+        sets |= other_forms(study, mark, num, seed)
     return StudyProblems(task, train, sets | {"train": train[:num]})
+
+
+def other_forms(study: StudyArguments, mark: str | None, num: int, seed: int) -> dict[str, list[Problem]]:
+    """Held-out pairs asked otherwise, where the task has it: `other_operation`, and `other_format` of the same answer."""
+    operation = {"addition": "subtraction", "subtraction": "addition"}.get(study.task)
+    answer_format = {"plain": "reversed", "reversed": "plain"}.get(study.answer_format)
+    found = {}
+    if operation is not None and answer_format is not None:
+        options = {"difficulty": study.difficulty, "mark": mark}
+        found["other_operation"] = load_task(operation, answer_format=study.answer_format, **options).problems("heldout", num, seed)
+        found["other_format"] = load_task(study.task, answer_format=answer_format, **options).problems("heldout", num, seed)
+    return found
+
+
+def to_memorise(problems: StudyProblems, model, tokenizer, study: StudyArguments) -> StudyProblems:
+    """The training problems with draws of `model` for answers, which are all that is evaluated."""
+    max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
+    train = relabelled(model, tokenizer, problems.train, max_new_tokens, study.problem_seed)
+    return StudyProblems(problems.task, train, {"heldout": train})
 
 
 def problems_sha256(problems: Sequence[Problem]) -> str:
@@ -232,10 +294,11 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 
 def evaluation_points(study: StudyArguments) -> list[float]:
-    """FLOPs of the trainer at which to evaluate: most learning is early, so from 1/1024 of the budget on a log axis."""
+    """FLOPs of the trainer at which to evaluate: most learning is early, so on a log axis."""
     if not study.flop_budget:
         return []
-    return np.geomspace(study.flop_budget / 1024, study.flop_budget, study.num_evaluations)[:-1].tolist()
+    first = study.first_evaluation_flops or study.flop_budget / 1024
+    return np.geomspace(first, study.flop_budget, study.num_evaluations)[:-1].tolist()
 
 
 def train_and_record(
@@ -254,6 +317,7 @@ def train_and_record(
     """
     args = trainer.args
     run_dir = Path(args.output_dir).parent
+    start = copy.deepcopy(trainer.accelerator.unwrap_model(trainer.model)) if study.memorise else None
     with one_line_errors():
         meter = InformationMeter(
             trainer,
@@ -272,6 +336,8 @@ def train_and_record(
     trainer.add_callback(ProgressLine(meter, study.flop_budget))
     if study.flop_budget:
         trainer.add_callback(FlopBudget(meter, study.flop_budget))
+    if study.target_bits:
+        trainer.add_callback(TargetGain(meter, study.target_bits))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except RecordError as error:
@@ -282,6 +348,8 @@ def train_and_record(
     if args.save_strategy != "no":
         trainer.save_model(str(run_dir / "model"))
     if trainer.accelerator.is_main_process:
+        if start is not None:
+            write_ceiling(run_dir, start, trainer.processing_class, problems.train)
         print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
     part(trainer.accelerator)
     return meter
