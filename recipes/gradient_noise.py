@@ -1,9 +1,9 @@
 """Measure how noisy the gradients of SFT and of policy gradients are at one start, without training.
 
     python recipes/gradient_noise.py --model_name_or_path data/base --difficulty 3 --mark H --num_train_problems 256 \\
-        --groups_per_prompt 2 --num_generations 8 --problem_seed 1 --seed 1 --output_file noise.json
+        --groups_per_prompt 2 --num_generations 8 --problem_seed 1 --seed 1 --output_dir runs/noise
 
-Writes each arm's noise scale in units (a label, a group) and in samples (a label, a rollout). Arms named `_expected` are groups
+Writes into the directory's `noise.json` each arm's noise scale in units (a label, a group) and in samples (a label, a rollout). Arms named `_expected` are groups
 averaged over how many rollouts pass; `exact` ascends mean p. Prompts depend on `--problem_seed`, what is sampled on `--seed`.
 """
 
@@ -30,7 +30,7 @@ MIN_FAILS = 10  # of fewer failing rollouts a jackknife cannot tell how little t
 class NoiseChoices:
     """How much is sampled, and where the answer goes."""
 
-    output_file: str = field(default="", metadata={"help": "JSON file to write."})
+    output_dir: str = field(default="", metadata={"help": "Folder to write noise.json into."})
     groups_per_prompt: int = field(default=2, metadata={"help": "Groups, and wrong labels, drawn for each prompt."})
     num_generations: int = field(default=8, metadata={"help": "Rollouts in a group."})
     seed: int = field(default=0, metadata={"help": "Seed of the rollouts and the wrong labels."})
@@ -42,8 +42,8 @@ def check(study: studies.StudyArguments, choices: NoiseChoices) -> None:
     for name, bound in lowest.items():
         if (value := (vars(study) | vars(choices))[name]) < bound:
             raise ValueError(f"--{name} must be at least {bound}, got {value}")
-    if not choices.output_file or not Path(choices.output_file).absolute().parent.is_dir():
-        raise ValueError(f"no file in an existing folder to write: pass --output_file FILE, got {choices.output_file!r}")
+    if not choices.output_dir:
+        raise ValueError("no folder to write into: pass --output_dir FOLDER")
     if study.answer_format == "scratchpad":
         raise ValueError("with a scratchpad several completions pass: choose --answer_format plain or reversed")
 
@@ -110,7 +110,11 @@ def main() -> None:
         model, tokenizer = studies.load_model_and_tokenizer(model_args)
         start = study.start or Path(model_args.model_name_or_path).name
         origin = asdict(study) | asdict(choices) | studies.git_state() | {"start": start, "command": " ".join(sys.argv)}
-        write_json_atomically(Path(choices.output_file), origin | measure(model.eval(), tokenizer, problems, choices))
+        measured = origin | measure(model.eval(), tokenizer, problems, choices)
+        output_dir = Path(choices.output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(output_dir / "noise.json", measured)
+        write_json_atomically(output_dir / "manifest.json", {"state": "finished"})  # last: a study takes it for done
 
 
 if __name__ == "__main__":

@@ -31,6 +31,17 @@ RECIPES = Path(__file__).resolve().parent
 PRELOADED = ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsample_llm.study"]
 
 
+def study_config(path: Path) -> dict:
+    """A study's configuration; `starts` and `tuned` may be names of files beside it, or lists of such names."""
+    config = yaml.safe_load(path.read_text())
+    for key in ("starts", "tuned"):
+        if isinstance(names := config.get(key, {}), (str, list)):
+            config[key] = {}
+            for name in [names] if isinstance(names, str) else names:
+                config[key] |= yaml.safe_load((path.parent / name).read_text())
+    return config
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a study: its directory and the command that fills it."""
@@ -106,11 +117,11 @@ def execute(run: PlannedRun, context) -> int:
     """Exit status of a run, started anew or resumed; its output goes to log.txt in its directory."""
     resume = [] if run.state() == "absent" else ["--resume_from_checkpoint", "last"]
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    command = [*run.command, *resume, "--disable_tqdm", "true"]
+    command = [*run.command, *resume]
     process = context.Process(target=run_recipe, args=(command, run.run_dir / "log.txt"))
     process.start()
     process.join()
-    return process.exitcode
+    return process.exitcode if run.state() != "finished" else 0  # its records are whole, however the process ended
 
 
 def main() -> None:
@@ -122,9 +133,7 @@ def main() -> None:
     if options.jobs < 1:
         sys.exit(f"error: --jobs must be at least 1, got {options.jobs}")
     try:
-        config = yaml.safe_load(options.config.read_text())
-        if isinstance(config.get("tuned"), str):  # a file beside the configuration
-            config["tuned"] = yaml.safe_load((options.config.parent / config["tuned"]).read_text())
+        config = study_config(options.config)
         runs = list(planned_runs(config, options.output_dir))
         recipe_configs = {run.recipe_config.name: run.recipe_config.read_text() for run in runs}
     except KeyError as error:
@@ -142,7 +151,7 @@ def main() -> None:
     if len(waiting) < len(runs):
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished and kept")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}  # of the runs: this process has read it before
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     failed = []
@@ -153,17 +162,19 @@ def main() -> None:
         started = {pool.submit(execute, run, context): run for run in waiting}
         for done in as_completed(started):
             run = started[done]
-            if done.result() != 0:
-                failed.append(run)
+            if (status := done.result()) != 0:
+                failed.append((run, status))
                 for other in started:
                     other.cancel()
                 break
             bar.set_postfix_str(run.run_dir.name)
             bar.update()
     if failed:
-        log = failed[0].run_dir / "log.txt"
+        (run, status), log = failed[0], failed[0][0].run_dir / "log.txt"
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        sys.exit(f"error: {failed[0].run_dir.name} failed: {last} (all of it: {log}); the same command goes on from here")
+        sys.exit(f"error: {run.run_dir.name} failed ({status}): {last} (all of it: {log}); the same command goes on from here")
+    if not config.get("report", True):
+        return
     study_dir = options.output_dir.resolve()
     report = [sys.executable, "-m", "eval.report", str(study_dir), "--output_dir", str(study_dir / "report")]
     sys.exit(subprocess.run(report, cwd=RECIPES.parent).returncode)

@@ -337,12 +337,12 @@ def run_recipe(monkeypatch, tmp_path):
     """Runs the recipe on few prompts of a mark and returns what it wrote."""
 
     def run(mark: str, *options) -> dict:
-        path = tmp_path / f"{mark}.json"
+        path = tmp_path / mark
         small = ["--num_train_problems", 20, "--num_heldout_problems", 4, "--num_generations", 4, "--difficulty", 3]
-        words = ["gradient_noise.py", "--model_name_or_path", BASE, "--mark", mark, "--output_file", path, *small, *options]
+        words = ["gradient_noise.py", "--model_name_or_path", BASE, "--mark", mark, "--output_dir", path, *small, *options]
         monkeypatch.setattr("sys.argv", [str(word) for word in words])
         recipe_of_noise.main()
-        return json.loads(path.read_text(), parse_constant=pytest.fail)
+        return json.loads((path / "noise.json").read_text(), parse_constant=pytest.fail)
 
     return run
 
@@ -377,7 +377,7 @@ def test_recipe_leaves_null_what_few_rollouts_cannot_tell(run_recipe):
         (["--num_generations", 1], "--num_generations must be at least 2, got 1"),
         (["--groups_per_prompt", 1], "--groups_per_prompt must be at least 2, got 1"),
         (["--num_train_problems", 19], "--num_train_problems must be at least 20, got 19"),
-        (["--output_file", "absent/folder/noise.json"], "no file in an existing folder"),
+        (["--output_dir", ""], "no folder to write into"),
         (["--answer_format", "scratchpad"], "several completions pass"),
         (["--seed", -1], "--seed must be at least 0"),
         (["--model_name_or_path", "./absent"], "model folder ./absent does not exist"),
