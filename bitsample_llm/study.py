@@ -212,10 +212,10 @@ def other_forms(study: StudyArguments, mark: str | None, num: int, seed: int) ->
     return found
 
 
-def to_memorise(problems: StudyProblems, model, tokenizer, study: StudyArguments) -> StudyProblems:
+def to_memorise(problems: StudyProblems, model, tokenizer, seed: int) -> StudyProblems:
     """The training problems with draws of `model` for answers, which are all that is evaluated."""
     max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
-    train = relabelled(model, tokenizer, problems.train, max_new_tokens, study.problem_seed)
+    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed)
     return StudyProblems(problems.task, train, {"heldout": train})
 
 
@@ -235,6 +235,15 @@ def git_state() -> dict:
     return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
 
 
+def pretraining_flops(folder: Path) -> float | None:
+    """Training FLOPs behind a checkpoint that `recipes/pretrain.py` kept; None of any other model."""
+    path = folder / "pretraining.json"
+    if not path.is_file():
+        return None
+    flops = json.loads(path.read_text())["flops"]
+    return sum(flops.get(phase, 0.0) for phase in ("train_forward", "train_backward"))
+
+
 def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems: StudyProblems, **choices) -> dict:
     """What a run directory says of a run before it starts."""
     folder = Path(model_args.model_name_or_path)
@@ -249,6 +258,7 @@ def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "model_sha256": {path.name: sha256_of_file(path) for path in weights},
+        "pretraining_flops": pretraining_flops(folder),
         "train_problems_sha256": problems_sha256(problems.train),
         "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
         "config": _plain(config),

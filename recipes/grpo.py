@@ -139,7 +139,7 @@ def main() -> None:
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
         if study.memorise:
-            problems = to_memorise(problems, model, tokenizer, study)
+            problems = to_memorise(problems, model, tokenizer, args.seed)
         check_completion_length(args.max_completion_length, tokenizer, problems.train)
         verifier = RolloutVerifier(problems.task, problems.train, tokenizer)
         study.arm = study.arm or arm_name(choices)

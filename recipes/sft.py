@@ -60,7 +60,7 @@ def main() -> None:
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
         if study.memorise:
-            problems = to_memorise(problems, model, tokenizer, study)
+            problems = to_memorise(problems, model, tokenizer, args.seed)
         study.arm = study.arm or choices.objective or ("sft" if choices.labels == "answers" else "sft_passing")
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
         counter, labelled = None, problems.train
