@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from bitsample_llm.records import RecordError, read_run
@@ -211,7 +212,7 @@ def write_report(ladder: Ladder, output_dir: Path) -> None:
         figure.savefig(output_dir / "figures" / f"{name}.png", dpi=120)
         drawn.append(html_figure(figure, question, sentence))
         markdown += [f"## {question}", "", f"![{question}](figures/{name}.png)", "", sentence, ""]
-        figure.clear()
+        plt.close(figure)
     first, *others = drawn
     body.append(first)
     for title, rows in sections:

@@ -54,7 +54,9 @@ def left_out_error(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict:
-    """Spearman's rho with its bootstrap interval over cells."""
+    """Spearman's rho with its bootstrap interval over cells; None where either is the same in all of them."""
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        return {"mean": None, "interval": None, "n": len(x)}
     rho = float(stats.spearmanr(x, y).statistic)
     drawn = []
     for _ in range(NUM_RESAMPLES):
