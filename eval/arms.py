@@ -151,9 +151,8 @@ def run_result(run: Run) -> RunResult:
     flops_to_half = first_crossing(curve.flops, absorbed_curve, half)
     target = target_bits(run)
     flops_to_target = first_crossing(curve.flops, absorbed_curve, target)
-    flops_to_quarter = first_crossing(curve.flops, absorbed_curve, target / 4)
     until = flops_to_half or flops  # what is offered after saturation says nothing of the rate
-    at = functools.partial(_cumulative_at, run, float(curve.flops[0]))
+    at = functools.partial(cumulative_at, run, float(curve.flops[0]))
     offered = at("bits/offered_total", until)
     values: dict[str, float | None] = {
         "total_flops": flops,
@@ -180,8 +179,6 @@ def run_result(run: Run) -> RunResult:
         "target_bits": target,
         "updates_to_target": first_crossing(curve.step, absorbed_curve, target),
         "samples_to_target": None if flops_to_target is None else at("samples/total", flops_to_target),
-        "flops_to_quarter": flops_to_quarter,
-        "samples_to_quarter": None if flops_to_quarter is None else at("samples/total", flops_to_quarter),
         "dead_group_flops_fraction": last.get("flops/dead_group_fraction"),
         "informative_group_fraction": _mean_of_steps(run, "group/informative_fraction"),
         "informative_group_fraction_predicted": _mean_of_steps(run, "group/informative_fraction_predicted"),
@@ -223,7 +220,7 @@ def _credit_values(run: Run, until: float) -> dict[str, float | None]:
     }
 
 
-def _cumulative_at(run: Run, flops_before_training: float, key: str, flops: float) -> float | None:
+def cumulative_at(run: Run, flops_before_training: float, key: str, flops: float) -> float | None:
     """A cumulative metric when the run had cost `flops`, linear between steps; None where it was not measured."""
     if run.steps[-1].get(key) is None:
         return None
