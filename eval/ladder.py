@@ -13,7 +13,7 @@ import numpy as np
 
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
-from eval.arms import Arm, cumulative_at, first_crossing, paired_ratio, with_interval
+from eval.arms import Arm, cumulative_at, flops_to_gain, paired_ratio, with_interval
 from eval.findings import verdict_on
 
 LATENT_MARKED = 0.9  # a skill is latent if the always-right mark shows it in nine of ten
@@ -204,7 +204,6 @@ def samples_to(arm: Arm, gain_bits: float) -> dict[int, float]:
     """Samples to a held-out gain by seed, of the seeds that gained it."""
     found = {}
     for result in arm.results:
-        flops = first_crossing(result.curve.flops, result.curve.surprisal_bits[0] - result.curve.surprisal_bits, gain_bits)
-        if flops is not None:
+        if (flops := flops_to_gain(result.run, result.curve, gain_bits)) is not None:
             found[result.seed] = cumulative_at(result.run, float(result.curve.flops[0]), "samples/total", flops)
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from bitsample_llm.records import RecordError, read_run
-from eval.arms import Arm, arms_of, first_crossing, run_result
+from eval.arms import Arm, arms_of, flops_to_gain, run_result
 from eval.report import find_runs
 
 
@@ -30,8 +30,7 @@ def options_of_arm(name: str) -> tuple[str, dict]:
 
 def preference(point: Arm, part: float) -> tuple[bool, float]:
     """What a better point has less of: whether it missed that part of the target, then FLOPs to it or bits not gained."""
-    curves = [(result.curve, part * result.values["target_bits"]) for result in point.results]
-    flops = [first_crossing(curve.flops, curve.surprisal_bits[0] - curve.surprisal_bits, bits) for curve, bits in curves]
+    flops = [flops_to_gain(result.run, result.curve, part * result.values["target_bits"]) for result in point.results]
     if None not in flops:
         return False, sum(map(math.log, flops))
     return True, -point.summary("absorbed_bits")["mean"]
