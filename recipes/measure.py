@@ -56,7 +56,9 @@ class MeasureChoices:
     probe_updates: int = field(
         default=0, metadata={"help": "Updates of a short GRPO run on the training problems, measured on the held-out ones."}
     )
-    probe_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate of that run."})
+    probe_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of that run; the plan says if it was too low to move anything."}
+    )
     probe_rollouts_per_update: int = field(default=32, metadata={"help": "Rollouts of its updates, in groups of 8."})
 
     def to_dict(self) -> dict:
@@ -87,7 +89,9 @@ def check_choices(choices: MeasureChoices) -> None:
         raise ValueError(f"--probe_rollouts_per_update must be a multiple of {PROBE_GROUP_SIZE}")
 
 
-def asked_otherwise(choices: MeasureChoices, problems: list[Problem], tokenizer, max_tokens: int | None) -> dict[str, list[Problem]]:
+def asked_otherwise(
+    choices: MeasureChoices, problems: list[Problem], tokenizer, max_tokens: int | None
+) -> dict[str, list[Problem]]:
     """The training problems under each prompt probe that was asked for."""
     probes = {}
     if choices.probe_prompt_prefix:
@@ -101,17 +105,11 @@ def asked_otherwise(choices: MeasureChoices, problems: list[Problem], tokenizer,
 
 def told_of_probes(choices: MeasureChoices, tokenizer) -> dict[str, str]:
     """What each probe did, in words for the plan."""
-    shots = f"{choices.probe_shots} solved problems before the prompt"
-    if choices.probe_shots and shot_separator(tokenizer) == tokenizer.eos_token:
-        shots += (
-            "; the tokenizer has no line end, so the end of sequence parts them, a form that the model may never have seen: "
-            "a low rate here says little"
-        )
     updates = f"{choices.probe_updates} GRPO updates of {choices.probe_rollouts_per_update} rollouts"
     return {
         "prefix": f"prompt after {choices.probe_prompt_prefix!r}",
         "mark": f"prompt under author mark {choices.probe_mark!r}",
-        "shots": shots,
+        "shots": f"{choices.probe_shots} solved problems before the prompt, parted by {shot_separator(tokenizer)!r}",
         "updates": f"{updates} at learning rate {choices.probe_learning_rate:g}, on held-out prompts",
     }
 
@@ -150,23 +148,30 @@ class Recorder:
 
 
 def measure(recorder: Recorder, choices: MeasureChoices, problems: StudyProblems, probes: dict[str, list[Problem]]) -> dict:
-    """Measure the prompts in two halves and then every probe; FLOPs of a rollout and of a label."""
+    """Measure the prompts in two halves and then every probe; what the manifest is to say of it."""
     half = choices.num_generations // 2
     plain = recorder.measure(problems.train, half)
     if recorder.writer is not None:
         rows = [
-            {"step": 1, "problem_id": p.problem_id, "prompt": p.prompt, "answer": p.answer, "label_surprisal_bits": m.label_surprisal_bits}
+            {
+                "step": 1,
+                "problem_id": p.problem_id,
+                "prompt": p.prompt,
+                "answer": p.answer,
+                "label_surprisal_bits": m.label_surprisal_bits,
+            }
             for p, m in zip(problems.train, plain, strict=True)
         ]
         recorder.writer.add_rows("problems", rows)
     plain += recorder.measure(problems.train, half)
     sampler = recorder.sampler
-    costs = flops_per_sample(sampler, problems.train, plain, counted_totals(sampler.accelerator, recorder.counter))
+    totals = counted_totals(sampler.accelerator, recorder.counter)
+    found = {"flops_per_sample": flops_per_sample(sampler, problems.train, plain, totals)}
     for name, asked in probes.items():
         recorder.measure(asked, half, name)
     if choices.probe_updates:
         heldout = problems.evaluation_sets["heldout"]
-        recorder.measure(heldout, half, "heldout")
+        before = recorder.measure(heldout, half, "heldout")
         train_briefly(
             sampler,
             problems.train,
@@ -177,8 +182,15 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: StudyProblems
             PROBE_GROUP_SIZE,
         )
         sampler.model.train()
-        recorder.measure(heldout, half, "updates")
-    return costs
+        after = recorder.measure(heldout, half, "updates")
+        found["updates_moved_bits"] = moved_bits(before, after)
+    return found
+
+
+def moved_bits(before: list[MeasuredPrompt], after: list[MeasuredPrompt]) -> float | None:
+    """Mean change, whichever way, of the surprisal of a label; None where a problem has none."""
+    pairs = [(b.label_surprisal_bits, a.label_surprisal_bits) for b, a in zip(before, after, strict=True)]
+    return None if any(None in pair for pair in pairs) else sum(abs(a - b) for b, a in pairs) / len(pairs)
 
 
 def recorded(manifest: dict, run_dir: Path, is_main: bool, work: Callable[[RunWriter | None], dict]) -> None:
@@ -234,7 +246,7 @@ def main() -> None:
         counter = FlopCounter(model, {tokenizer.eos_token_id})
 
         def work(writer: RunWriter | None) -> dict:
-            return {"flops_per_sample": measure(Recorder(sampler, counter, writer), choices, problems, probes)}
+            return measure(Recorder(sampler, counter, writer), choices, problems, probes)
 
         recorded(manifest, run_dir, accelerator.is_main_process, work)
     if accelerator.is_main_process:

@@ -1,0 +1,110 @@
+"""Would RL pay? The verdict of a plan, by thresholds that are written down here, in plain words.
+
+A threshold counts as passed only if the whole 95 % interval lies beyond it.
+"""
+
+import numpy as np
+
+from bitsample_llm.estimators import bootstrap_interval
+from eval.findings import estimate, number
+from eval.pass_rates import MIN_INFORMATIVE, Counts
+
+# Mean pass rate above which there is next to nothing left to gain: H(0.95) is 0.29 bits, and one prompt in twenty is failed.
+SOLVED_PASS_RATE = 0.95
+# Mean pass rate below which the reason of the failures decides, and only a probe can tell it: the study's two starts stood at
+# 0.12 and 0.10, and GRPO took one to 0.97 and the other to 0.14 for the same FLOPs.
+LOW_PASS_RATE = 0.2
+# A probe finds the skill latent if it raises the mean pass rate by this factor. The study's unacquired start rose by 1.02 under
+# the right mark and by 1.4 in a whole run of GRPO, its latent start by 8 under both.
+LATENT_FACTOR = 1.5
+# Below this factor the probe has broken something: the model cannot read the prompt, or the updates hurt. It tells nothing.
+BROKEN_FACTOR = 0.5
+# Updates that change the surprisal of a held-out label by less than this have not tried.
+MOVED_BITS = 0.1
+
+LATENT, NOTHING, BROKEN, UNDECIDED = "latent", "nothing latent", "says nothing", "undecided"
+
+
+def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_bits: float | None = None) -> dict:
+    """What a probe says, from the pass rates of the same prompts as asked and under it.
+
+    Args:
+        moved_bits: by how much updates changed the surprisal of a label, where that is known.
+    """
+    by_id = dict(zip(probed.problem_ids, range(len(probed.problem_ids)), strict=True))
+    order = [by_id[name] for name in base.problem_ids]
+    before, after = base.pass_rates(), probed.pass_rates()[order]
+    means = {
+        name: {"mean": float(rates.mean()), "interval": list(bootstrap_interval(rates, rng)), "n": len(rates)}
+        for name, rates in (("pass_rate_as_asked", before), ("pass_rate_probed", after))
+    }
+    above = bootstrap_interval(after - LATENT_FACTOR * before, rng)
+    below = bootstrap_interval(after - BROKEN_FACTOR * before, rng)
+    if above[0] > 0:
+        verdict = LATENT
+    elif below[1] < 0:
+        verdict = BROKEN
+    elif moved_bits is not None and moved_bits < MOVED_BITS:
+        verdict = UNDECIDED
+    elif above[1] < 0 or not (before.any() or after.any()):  # not one pass in either is no sign of a skill
+        verdict = NOTHING
+    else:
+        verdict = UNDECIDED
+    return means | {"contrast_interval": list(above), "moved_bits": moved_bits, "verdict": verdict}
+
+
+def advice(pass_rate: dict, groups: list[dict], probes: list[dict]) -> dict:
+    """Verdict, reason and what to do. `pass_rate` and the rows of `groups` carry means with intervals."""
+    if pass_rate["interval"][0] > SOLVED_PASS_RATE:
+        return {
+            "verdict": "RL would be a waste: solved already",
+            "reason": f"the mean pass rate is {estimate(pass_rate)}, above {SOLVED_PASS_RATE:g}",
+            "do": "look for harder prompts",
+        }
+    fractions = [row["informative_fraction"] for row in groups]
+    most = max(fractions, key=lambda item: item["mean"])
+    shown = most["mean"] if most["mean"] > 0 else None
+    if all(item["interval"][1] < MIN_INFORMATIVE for item in fractions):
+        found = f"at most {number(shown)}" if shown else "none"
+        return {
+            "verdict": "RL would be a waste: nearly every group would be dead",
+            "reason": f"of groups up to {groups[-1]['group_size']} {found} hold both verdicts, below {MIN_INFORMATIVE:g} at every size",
+            "do": "labels first (SFT) where the pass rate is 0, or prompts that the model passes now and then",
+        }
+    if pass_rate["interval"][1] >= LOW_PASS_RATE:
+        return {
+            "verdict": "RL can pay",
+            "reason": f"the mean pass rate is {estimate(pass_rate)}, and up to {number(most['mean'])} of the groups hold both verdicts",
+            "do": "train on the kept prompts; labels, if there are any, still tell more per FLOP below the break-even pass rate",
+        }
+    return _by_latency(pass_rate, probes)
+
+
+def _by_latency(pass_rate: dict, probes: list[dict]) -> dict:
+    """At a low pass rate the probes decide."""
+    rate = f"the mean pass rate is {estimate(pass_rate)}, below {LOW_PASS_RATE:g}, which alone does not say why"
+    told = {verdict: [probe for probe in probes if probe["verdict"] == verdict] for verdict in (LATENT, NOTHING)}
+    if told[LATENT]:
+        rise = max(told[LATENT], key=lambda probe: probe["pass_rate_probed"]["mean"])
+        step = f"{number(rise['pass_rate_as_asked']['mean'])} to {number(rise['pass_rate_probed']['mean'])}"
+        asked = rise["name"] in ("prefix", "mark", "shots")
+        return {
+            "verdict": "RL can pay: the skill is latent",
+            "reason": f"{rate}; it rises from {step} with: {rise['description']}",
+            "do": "use that prompt first, it costs no training; then train on the kept prompts"
+            if asked
+            else "train on the kept prompts",
+        }
+    if told[NOTHING]:
+        names = ", ".join(probe["description"] for probe in told[NOTHING])
+        return {
+            "verdict": "RL would be a waste: the skill is not there yet",
+            "reason": f"{rate}; a probe finds nothing latent ({names})",
+            "do": "labels first (SFT), then measure again",
+        }
+    why = "no probe was run" if not probes else "no probe decides"
+    return {
+        "verdict": "undecided: the pass rate is low, and nothing says why",
+        "reason": f"{rate}; {why}",
+        "do": "measure with --probe_prompt_prefix, --probe_shots or --probe_updates, or with more rollouts",
+    }
