@@ -150,7 +150,7 @@ def beta_binomial_fit(num_passed, num_samples) -> tuple[float, float]:
         return float(-(weights * stats.betabinom.logpmf(distinct_c, distinct_n, *parameters(x))).sum() / weights.sum())
 
     start = [special.logit((c.sum() + 0.5) / (n.sum() + 1)), 0.0]
-    found = optimize.minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=[(-12, 12), (-5, 8)])
+    found = optimize.minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=[(-12, 12), (-9, 8)])
     return parameters(found.x)
 
 

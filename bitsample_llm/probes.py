@@ -79,18 +79,14 @@ def train_briefly(
 ) -> None:
     """Train the sampler's model in place by a few updates of GRPO, its records in `run_dir`; nothing of the model is saved.
 
-    Raises:
-        ValueError: where the groups do not fill the processes' batches.
+    `rollouts_per_update`, of all processes together, is divisible by their number and by `group_size`.
     """
-    processes = sampler.accelerator.num_processes
-    if rollouts_per_update % processes:
-        raise ValueError(f"--probe_rollouts_per_update {rollouts_per_update} is not divisible by {processes} processes")
     args = GRPOConfig(
         output_dir=str(run_dir / "checkpoints"),
         max_steps=num_updates,
         learning_rate=learning_rate,
         lr_scheduler_type="constant",
-        per_device_train_batch_size=rollouts_per_update // processes,
+        per_device_train_batch_size=rollouts_per_update // sampler.accelerator.num_processes,
         num_generations=group_size,
         max_completion_length=sampler.max_completion_length,
         temperature=1.0,

@@ -22,6 +22,7 @@ BROKEN_FACTOR = 0.5
 # Updates that change the surprisal of a held-out label by less than this have not tried.
 MOVED_BITS = 0.1
 
+PROMPT_PROBES = ("prefix", "mark", "shots")
 LATENT, NOTHING, BROKEN, UNDECIDED = "latent", "nothing latent", "says nothing", "undecided"
 
 
@@ -53,8 +54,15 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
     return means | {"contrast_interval": list(above), "moved_bits": moved_bits, "verdict": verdict}
 
 
-def advice(pass_rate: dict, groups: list[dict], probes: list[dict]) -> dict:
-    """Verdict, reason and what to do. `pass_rate` and the rows of `groups` carry means with intervals."""
+def advice(pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None) -> dict:
+    """Verdict, reason and what to do. `pass_rate` and the rows of `groups` carry means with intervals.
+
+    Args:
+        label_over_rollout: offered bits per FLOP of a label over those of a rollout; None where a task has no labels.
+    """
+    train = "train on the kept prompts"
+    if label_over_rollout is not None and label_over_rollout > 1:
+        train += f"; where there are labels, they tell {number(label_over_rollout)} times as many bits per FLOP"
     if pass_rate["interval"][0] > SOLVED_PASS_RATE:
         return {
             "verdict": "RL would be a waste: solved already",
@@ -71,40 +79,35 @@ def advice(pass_rate: dict, groups: list[dict], probes: list[dict]) -> dict:
             "reason": f"of groups up to {groups[-1]['group_size']} {found} hold both verdicts, below {MIN_INFORMATIVE:g} at every size",
             "do": "labels first (SFT) where the pass rate is 0, or prompts that the model passes now and then",
         }
+    told = {verdict: [probe for probe in probes if probe["verdict"] == verdict] for verdict in (LATENT, NOTHING)}
+    nothing = f"a probe finds nothing latent ({', '.join(probe['description'] for probe in told[NOTHING])})"
+    prompts = [probe for probe in told[LATENT] if probe["name"] in PROMPT_PROBES]
+    if prompts:
+        train = f"use the better prompt first ({prompts[0]['description']}): it costs no training; then {train}"
+    rate = f"the mean pass rate is {estimate(pass_rate)}"
     if pass_rate["interval"][1] >= LOW_PASS_RATE:
         return {
             "verdict": "RL can pay",
-            "reason": f"the mean pass rate is {estimate(pass_rate)}, and up to {number(most['mean'])} of the groups hold both verdicts",
-            "do": "train on the kept prompts; labels, if there are any, still tell more per FLOP below the break-even pass rate",
+            "reason": f"{rate}, and up to {number(most['mean'])} of the groups hold both verdicts",
+            "do": train if told[LATENT] or not told[NOTHING] else f"{train}; expect it to be slow, for {nothing}",
         }
-    return _by_latency(pass_rate, probes)
-
-
-def _by_latency(pass_rate: dict, probes: list[dict]) -> dict:
-    """At a low pass rate the probes decide."""
-    rate = f"the mean pass rate is {estimate(pass_rate)}, below {LOW_PASS_RATE:g}, which alone does not say why"
-    told = {verdict: [probe for probe in probes if probe["verdict"] == verdict] for verdict in (LATENT, NOTHING)}
+    rate += f", below {LOW_PASS_RATE:g}, which alone does not say why"
     if told[LATENT]:
         rise = max(told[LATENT], key=lambda probe: probe["pass_rate_probed"]["mean"])
         step = f"{number(rise['pass_rate_as_asked']['mean'])} to {number(rise['pass_rate_probed']['mean'])}"
-        asked = rise["name"] in ("prefix", "mark", "shots")
         return {
             "verdict": "RL can pay: the skill is latent",
             "reason": f"{rate}; it rises from {step} with: {rise['description']}",
-            "do": "use that prompt first, it costs no training; then train on the kept prompts"
-            if asked
-            else "train on the kept prompts",
+            "do": train,
         }
     if told[NOTHING]:
-        names = ", ".join(probe["description"] for probe in told[NOTHING])
         return {
             "verdict": "RL would be a waste: the skill is not there yet",
-            "reason": f"{rate}; a probe finds nothing latent ({names})",
+            "reason": f"{rate}; {nothing}",
             "do": "labels first (SFT), then measure again",
         }
-    why = "no probe was run" if not probes else "no probe decides"
     return {
         "verdict": "undecided: the pass rate is low, and nothing says why",
-        "reason": f"{rate}; {why}",
+        "reason": f"{rate}; {'no probe decides' if probes else 'no probe was run'}",
         "do": "measure with --probe_prompt_prefix, --probe_shots or --probe_updates, or with more rollouts",
     }

@@ -145,7 +145,8 @@ def group_table(counts: Counts, costs: dict, rng: np.random.Generator) -> list[d
             informative, push = _fitted(counts, size, rng)
         else:
             informative, push = (over_prompts(measure(values), rng) for measure in (_informative, _push))
-        if all_alike(counts):  # 0 of so many prompts had an informative group of all their rollouts; a larger group is several
+        if counts.exact is None and not ((counts.num_passed > 0) & (counts.num_passed < counts.num_rollouts)).any():
+            # 0 of so many prompts had an informative group of all their rollouts; a larger group is several of these
             bound = wilson_interval(0, len(counts.num_passed))[1] * np.ceil(size / counts.num_rollouts.min())
             informative["interval"] = [0.0, float(min(1.0, bound))]
         row = {"group_size": size, "source": source, "informative_fraction": informative, "push": push}
@@ -176,9 +177,9 @@ def _fitted(counts: Counts, size: int, rng: np.random.Generator) -> tuple[dict, 
 def best_group_sizes(rows: Sequence[dict]) -> dict:
     """Group size with most informative groups per FLOP (with and without a shared prefill), and the least with enough push.
 
-    All null where no group informs.
+    All null where groups of every size are dead but for less than `MIN_INFORMATIVE` of them.
     """
-    if not any(row["informative_fraction"]["mean"] > 0 for row in rows):
+    if all(row["informative_fraction"]["mean"] < MIN_INFORMATIVE for row in rows):
         return {"informative_groups": None, "informative_groups_shared_prefill": None, "enough_push": None}
     per_flop = ("informative_groups_per_petaflop", "informative_groups_per_petaflop_shared_prefill")
     best = [max(rows, key=lambda row: row[key])["group_size"] if key in rows[0] else None for key in per_flop]

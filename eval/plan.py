@@ -69,7 +69,7 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tu
         "run": str(run.run_dir),
         "model": run.manifest["config"]["model"]["model_name_or_path"],
         "git_commit": run.manifest["git_commit"],
-        "advice": advice(pass_rate, groups, probes),
+        "advice": advice(pass_rate, groups, probes, priced["label_over_rollout"]),
         "pass_rate": pass_rate | {"is_exact": counts.exact is not None},
         "pass_rate_estimate": mean_pass_rate(counts.estimated(), rng),
         "num_prompts": len(counts.num_passed),

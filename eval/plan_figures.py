@@ -19,6 +19,7 @@ def _stretch_pass_rates(axis, which: str) -> None:
     getattr(axis, f"set_{which}scale")("function", functions=scale)
     getattr(axis, f"set_{which}ticks")(TICKS, [f"{tick:g}" for tick in TICKS])
     getattr(axis, f"set_{which}lim")(0, 1)
+    axis.tick_params(axis=which, labelsize=9)
 
 
 def pass_rate_figure(counts: Counts) -> Figure:
@@ -59,7 +60,6 @@ def pass_rate_figure(counts: Counts) -> Figure:
     right.legend(loc="upper left")
     _stretch_pass_rates(left, "x")
     _stretch_pass_rates(right, "y")
-    left.tick_params(axis="x", labelsize=9)
     return figure
 
 
@@ -112,7 +112,7 @@ def essay_figure(counts: Counts, priced: dict) -> Figure:
         axis.axvline(priced["break_even_pass_rate"], color="#444444", linewidth=1, linestyle=":", label="break-even")
     axis.set_xscale("logit")
     axis.set_yscale("log")
-    ticks = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.99999)
+    ticks = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set_xlim(p[0], p[-1])

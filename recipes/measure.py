@@ -8,12 +8,11 @@ is latent. Takes `StudyArguments`, TRL's `ModelConfig` and the choices below.
 """
 
 import dataclasses
-import sys
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import GenerationConfig
@@ -69,7 +68,7 @@ class MeasureChoices:
 PROBE_GROUP_SIZE = 8
 
 
-def check_choices(choices: MeasureChoices) -> None:
+def check_choices(choices: MeasureChoices, num_processes: int) -> None:
     """Refuse what cannot be measured.
 
     Raises:
@@ -85,8 +84,9 @@ def check_choices(choices: MeasureChoices) -> None:
     for name in ("probe_shots", "probe_updates"):
         if getattr(choices, name) < 0:
             raise ValueError(f"--{name} must not be negative, got {getattr(choices, name)}")
-    if choices.probe_rollouts_per_update % PROBE_GROUP_SIZE:
-        raise ValueError(f"--probe_rollouts_per_update must be a multiple of {PROBE_GROUP_SIZE}")
+    parts = math.lcm(PROBE_GROUP_SIZE, num_processes)
+    if choices.probe_rollouts_per_update < 1 or choices.probe_rollouts_per_update % parts:
+        raise ValueError(f"--probe_rollouts_per_update must be a multiple of {parts}, got {choices.probe_rollouts_per_update}")
 
 
 def asked_otherwise(
@@ -211,13 +211,14 @@ def main() -> None:
     set_up_process()
     with one_line_errors():
         study, choices, model_args = OneLineParser((StudyArguments, MeasureChoices, ModelConfig)).parse_args_and_config()
-        check_choices(choices)
+        accelerator = Accelerator(cpu=choices.use_cpu)
+        check_choices(choices, accelerator.num_processes)
         if model_args.use_peft:
             raise ValueError("--use_peft: measure prices full training and trains no adapter; leave it out")
         run_dir = Path(choices.output_dir)
-        check_run_dir(run_dir, resume=False)
+        if accelerator.is_main_process:
+            check_run_dir(run_dir, resume=False)
         problems = load_problems(study)
-        accelerator = Accelerator(cpu=choices.use_cpu)
         if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ValueError("measure puts the whole model on every process: launch it without sharding")
         model, tokenizer = load_model_and_tokenizer(model_args)
@@ -229,7 +230,6 @@ def main() -> None:
         model.generation_config = GenerationConfig(**ends)  # a model's own may sample from a narrower distribution than its own
         disable_dropout_in_model(model)
         model.to(accelerator.device).train()  # rollouts as a trainer draws them; evaluation would be left out of the price
-        torch.set_grad_enabled(True)
         study.arm = study.arm or "measure"
         manifest = run_manifest(study, choices, model_args, problems) | {
             "regime": "measure",
@@ -255,4 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
