@@ -136,7 +136,7 @@ def break_even_pass_rate(cost_ratio: float) -> float | None:
     >>> break_even_pass_rate(1.0)
     0.5
     >>> round(break_even_pass_rate(2.0), 3), break_even_pass_rate(30.0)
-    (0.833, None)
+    (0.759, None)
     """
     if not cost_ratio > 0:
         raise ValueError(f"cost_ratio must be above 0, got {cost_ratio}")

@@ -198,7 +198,7 @@ def figures_of(plan: dict, counts: Counts) -> list[tuple]:
         blurred += " The line is the histogram of the exact pass rates."
     shown = [
         ("pass_rates", "How often are the prompts passed?", pass_rate_figure(counts), f"{blurred} Bars and prompts with 95 % Wilson intervals. The axis is stretched at both ends so that equal lengths are equally uncertain."),
-        ("groups", "Which group size?", group_figure(plan["groups"], plan["groups_estimated"]), "A group informs if it holds a pass and a fail. Per FLOP informative groups are most in the smallest groups; GRPO, which divides by the group's deviation, pushes harder per rollout in larger ones (an optimizer that rescales, or a larger learning rate, hides that)."),
+        ("groups", "Which group size?", group_figure(plan["groups"], plan["groups_estimated"]), "A group informs if it holds a pass and a fail; beyond the rollouts at hand its share rests on a fitted Beta distribution, and is no better than that. Per FLOP informative groups are most in the smallest groups; GRPO, which divides by the group's deviation, pushes harder per rollout in larger ones (an optimizer that rescales, or a larger learning rate, hides that)."),
         ("essay", "What does a FLOP offer here, by the essay's formula?", essay_figure(counts, plan["prices"]), "Bits over the measured cost of sampling and the computed cost of training. The pass rate alone does not say whether RL will pay: a skill that is there and seldom shown is learned much faster than one that is not there."),
     ]  # fmt: skip
     if plan["probes"]:

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import subprocess
 import sys
 from math import comb
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bitsample_llm.__main__ import summary_lines
 from bitsample_llm.estimators import beta_binomial_fit, group_pass_probabilities, jackknife_entropy_bits
 from bitsample_llm.glossary import PHASES
 from bitsample_llm.information import (
@@ -279,8 +279,7 @@ def test_a_latent_skill_is_measured_and_planned_for(recipe, tmp_path):
     sampled = (last["flops/prefill"] + last["flops/decode"]) / last["samples/total"]
     costs = plan["flops_per_sample"]
     assert costs["rollout_prefill"] + costs["rollout_decode"] == pytest.approx(sampled, rel=0.02)
-    summary = subprocess.run([sys.executable, "-m", "bitsample_llm", tmp_path / "run"], capture_output=True, text=True, check=False)
-    assert summary.returncode == 0 and "measure, finished" in summary.stdout
+    assert summary_lines(run)[0].endswith("measure, finished, 5 steps, seed 42")
 
 
 def test_an_unacquired_skill_is_told_from_it_at_twice_the_pass_rate(recipe, tmp_path):
