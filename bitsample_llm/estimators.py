@@ -198,7 +198,7 @@ def bootstrap_interval(
         ValueError: for no values.
     """
     _check_confidence(confidence)
-    x = np.asarray(values, dtype=float)
+    x = np.asarray(values)
     if x.size == 0:
         raise ValueError("no values to bootstrap")
     resamples = x[rng.integers(0, len(x), size=(num_resamples, len(x)))]

@@ -101,8 +101,8 @@ def flops_per_sample(sampler: Sampler, problems: Sequence[Problem], plain: Seque
     """FLOPs of one rollout by phase and of one label, in GRPO and SFT with all weights training.
 
     Sampling is what was executed (`totals` of the plain rollouts). Training on a rollout or a label is computed from the
-    shapes: a forward and a backward pass over the padded length, TRL's fused head recomputed, no old or reference scores. A
-    label's is null where there is none.
+    shapes: a forward and a backward pass, TRL's fused head recomputed, no old or reference scores; a rollout's over the padded
+    length, a label's over its own, null where there is none.
     """
     num_rollouts = sum(len(prompt.rollouts) for prompt in plain)
     prompt_tokens, completion_tokens = np.mean([padded for prompt in plain for padded in prompt.padded_tokens], axis=0)

@@ -14,8 +14,9 @@ SOLVED_PASS_RATE = 0.95
 # Mean pass rate below which the reason of the failures decides, and only a probe can tell it: the study's two starts stood at
 # 0.12 and 0.10, and GRPO took one to 0.97 and the other to 0.14 for the same FLOPs.
 LOW_PASS_RATE = 0.2
-# A probe finds the skill latent if it raises the mean pass rate by this factor. The study's unacquired start rose by 1.02 under
-# the right mark and by 1.4 in a whole run of GRPO, its latent start by 8 under both.
+# A probe finds the skill latent if it raises the odds of a pass by this factor (at low pass rates the pass rate, and it still
+# means something at 0.7). The study's unacquired start rose by 1.02 under the right mark and by 1.44 in a whole run of GRPO, its
+# latent start by a hundred and more under both.
 LATENT_FACTOR = 1.5
 # Below this factor the probe has broken something: the model cannot read the prompt, or the updates hurt. It tells nothing.
 BROKEN_FACTOR = 0.5
@@ -39,8 +40,17 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
         name: {"mean": float(rates.mean()), "interval": list(bootstrap_interval(rates, rng)), "n": len(rates)}
         for name, rates in (("pass_rate_as_asked", before), ("pass_rate_probed", after))
     }
-    above = bootstrap_interval(after - LATENT_FACTOR * before, rng)
-    below = bootstrap_interval(after - BROKEN_FACTOR * before, rng)
+
+    def odds_beyond(factor: float) -> tuple[float, float]:
+        """Interval of a (1 - b) - factor b (1 - a), which is above 0 where the odds rose by more than the factor, even from 0."""
+
+        def difference(chosen: np.ndarray, axis: int) -> np.ndarray:
+            b, a = before[chosen].mean(axis=axis), after[chosen].mean(axis=axis)
+            return a * (1 - b) - factor * b * (1 - a)
+
+        return bootstrap_interval(np.arange(len(before)), rng, difference)
+
+    above, below = odds_beyond(LATENT_FACTOR), odds_beyond(BROKEN_FACTOR)
     if above[0] > 0:
         verdict = LATENT
     elif below[1] < 0:
@@ -51,7 +61,7 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
         verdict = NOTHING
     else:
         verdict = UNDECIDED
-    return means | {"contrast_interval": list(above), "moved_bits": moved_bits, "verdict": verdict}
+    return means | {"odds_beyond_factor_interval": list(above), "moved_bits": moved_bits, "verdict": verdict}
 
 
 def advice(pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None) -> dict:

@@ -25,9 +25,11 @@ SELECTION, REPORT = 1, 2  # generation steps of the two halves of the rollouts
 NUM_REFITS = 200  # of the Beta distribution, for its interval
 # The target of "how many rollouts does the estimate need": half of the 95 % interval over the mean.
 TARGET_HALF_WIDTH = 0.1
-# A prompt is worth keeping if at least one of so many of its groups is expected to hold both verdicts. Below that nine tenths of
-# what is spent on it move no weight, and the same rollouts on an average kept prompt inform several times as often.
+# Where fewer groups than this hold both verdicts, nine tenths of what is spent on them moves no weight.
 MIN_INFORMATIVE = 0.1
+# A prompt is worth keeping if its groups are expected to inform at least this share as often as the average prompt's: below,
+# an informative group costs more than twice the FLOPs.
+KEEP_SHARE = 0.5
 # A group size is large enough when GRPO's push per rollout is this share of what the largest one gives.
 ENOUGH_PUSH = 0.9
 
@@ -197,7 +199,8 @@ def kept_prompts(selection: Counts, group_size: int) -> np.ndarray:
     a, b = beta_binomial_fit(selection.num_passed, selection.num_rollouts)
     posterior = (a + selection.num_passed, b + selection.num_rollouts - selection.num_passed)
     dead = [stats.betabinom.pmf(number, group_size, *posterior) for number in (0, group_size)]
-    return 1 - dead[0] - dead[1] >= MIN_INFORMATIVE
+    informative = 1 - dead[0] - dead[1]
+    return informative >= max(MIN_INFORMATIVE, KEEP_SHARE * informative.mean())
 
 
 def rollouts_needed(first: Counts, second: Counts) -> dict:

@@ -20,7 +20,7 @@ from eval.findings import estimate, number
 from eval.page import aligned_table, html_figure, html_page, html_table
 from eval.pass_rates import (
     ENOUGH_PUSH,
-    MIN_INFORMATIVE,
+    KEEP_SHARE,
     REPORT,
     SELECTION,
     TARGET_HALF_WIDTH,
@@ -82,7 +82,7 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tu
         "groups_estimated": estimated,
         "best_group_size": best_group_sizes(groups),
         "probes": probes,
-        "kept": kept_facts(second, keep, rng) | {"group_size": group_size, "least_informative_probability": MIN_INFORMATIVE},
+        "kept": kept_facts(second, keep, rng) | {"group_size": group_size},
         "rollouts_needed": rollouts_needed(first, second),
         "measurement": {key: run.steps[-1][key] for key in ("samples/total", "flops/total", "seconds/total")},
     }
@@ -164,9 +164,9 @@ def sentences(plan: dict) -> list[str]:
         )
     bits = estimate(kept["offered_bits_per_rollout"])
     told.append(
-        f"Worth keeping: {kept['num_prompts']} of {plan['num_prompts']} prompts ({kept['share']:.0%}), of whose groups of "
-        f"{kept['group_size']} at least {MIN_INFORMATIVE:.0%} should inform; selected on one half of the rollouts, on the other "
-        f"half they pass {estimate(kept['pass_rate_estimate'])} and offer {bits} bits a rollout."
+        f"Worth keeping: {kept['num_prompts']} of {plan['num_prompts']} prompts ({kept['share']:.0%}), whose groups of "
+        f"{kept['group_size']} should inform at least {KEEP_SHARE:g} times as often as the average prompt's. Selected on one half "
+        f"of the rollouts, on the other half they pass {estimate(kept['pass_rate_estimate'])} and offer {bits} bits a rollout."
     )
     if need["prompts_needed"] is not None:
         told.append(
@@ -202,7 +202,7 @@ def figures_of(plan: dict, counts: Counts) -> list[tuple]:
         ("essay", "What does a FLOP offer here, by the essay's formula?", essay_figure(counts, plan["prices"]), "Bits over the measured cost of sampling and the computed cost of training. The pass rate alone does not say whether RL will pay: a skill that is there and seldom shown is learned much faster than one that is not there."),
     ]  # fmt: skip
     if plan["probes"]:
-        sentence = f"Means over prompts with 95 % bootstrap intervals. Latent: the whole interval above {LATENT_FACTOR} times the rate as asked."
+        sentence = f"Means over prompts with 95 % bootstrap intervals. Latent: the odds of a pass rise by more than {LATENT_FACTOR} times, the whole interval."
         shown.append(("probes", "Is the skill latent?", probe_figure(plan["probes"]), sentence))
     return shown
 
@@ -218,7 +218,7 @@ def write_plan(plan: dict, counts: Counts, kept: list[dict], output_dir: Path) -
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences(plan))
     told = plan["advice"]
     probes = f"<h2>Probes</h2>{html_table(probe_rows(plan))}" if plan["probes"] else ""
-    body = f"""<p><strong>{html.escape(told["verdict"])}.</strong> {html.escape(told["reason"])}. To do: {html.escape(told["do"])}.</p>
+    body = f"""<p><strong>{html.escape(told["verdict"])}</strong>, because {html.escape(told["reason"])}. To do: {html.escape(told["do"])}.</p>
 <ul>{listed}</ul>
 <h2>Group sizes</h2>{html_table(group_rows(plan))}
 {probes}
