@@ -133,7 +133,7 @@ def probe_figure(probes: list[dict]) -> Figure:
         means = np.array([probe[key]["mean"] for probe in probes])
         reach = np.abs(np.array([probe[key]["interval"] for probe in probes]).T - means)
         rows = np.arange(len(probes))[::-1] + shift
-        axis.errorbar(means, rows, xerr=reach, fmt=marker, color=colour, capsize=3, label=label)
+        axis.errorbar(means, rows, xerr=reach, fmt=marker, color=colour, capsize=3, label=label, clip_on=False)
     axis.set_yticks(np.arange(len(probes))[::-1], [f"{probe['name']}: {probe['verdict']}" for probe in probes])
     axis.set_ylim(-0.6, len(probes) - 0.4)
     _stretch_pass_rates(axis, "x")
