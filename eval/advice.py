@@ -5,7 +5,7 @@ A threshold counts as passed only if the whole 95 % interval lies beyond it.
 
 import numpy as np
 
-from bitsample_llm.estimators import bootstrap_interval
+from bitsample_llm.estimators import bootstrap_interval, wilson_interval
 from eval.findings import estimate, number
 from eval.pass_rates import MIN_INFORMATIVE, Counts
 
@@ -57,8 +57,8 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
         verdict = BROKEN
     elif moved_bits is not None and moved_bits < MOVED_BITS:
         verdict = UNDECIDED
-    elif above[1] < 0 or not (before.any() or after.any()):  # not one pass in either is no sign of a skill
-        verdict = NOTHING
+    elif above[1] < 0 or (not (before.any() or after.any()) and wilson_interval(0, len(after))[1] < MIN_INFORMATIVE):
+        verdict = NOTHING  # also where nothing passed either way, on prompts enough to mean it
     else:
         verdict = UNDECIDED
     return means | {"odds_beyond_factor_interval": list(above), "moved_bits": moved_bits, "verdict": verdict}
@@ -79,21 +79,23 @@ def advice(pass_rate: dict, groups: list[dict], probes: list[dict], label_over_r
             "reason": f"the mean pass rate is {estimate(pass_rate)}, above {SOLVED_PASS_RATE:g}",
             "do": "look for harder prompts",
         }
-    fractions = [row["informative_fraction"] for row in groups]
-    most = max(fractions, key=lambda item: item["mean"])
-    shown = most["mean"] if most["mean"] > 0 else None
-    if all(item["interval"][1] < MIN_INFORMATIVE for item in fractions):
-        found = f"at most {number(shown)}" if shown else "none"
-        return {
-            "verdict": "RL would be a waste: nearly every group would be dead",
-            "reason": f"of groups up to {groups[-1]['group_size']} {found} hold both verdicts, below {MIN_INFORMATIVE:g} at every size",
-            "do": "labels first (SFT) where the pass rate is 0, or prompts that the model passes now and then",
-        }
     told = {verdict: [probe for probe in probes if probe["verdict"] == verdict] for verdict in (LATENT, NOTHING)}
     nothing = f"a probe finds nothing latent ({', '.join(probe['description'] for probe in told[NOTHING])})"
     prompts = [probe for probe in told[LATENT] if probe["name"] in PROMPT_PROBES]
     if prompts:
         train = f"use the better prompt first ({prompts[0]['description']}): it costs no training; then {train}"
+    fractions = [row["informative_fraction"] for row in groups]
+    most = max(fractions, key=lambda item: item["mean"])
+    shown = most["mean"] if most["mean"] > 0 else None
+    if all(item["interval"][1] < MIN_INFORMATIVE for item in fractions):
+        found = f"at most {number(shown)}" if shown else "none"
+        labels = "labels first (SFT) where the pass rate is 0, or prompts that the model passes now and then"
+        better = f"use the better prompt ({prompts[0]['description']}), and measure again under it" if prompts else labels
+        return {
+            "verdict": "RL would be a waste: nearly every group would be dead",
+            "reason": f"of groups up to {groups[-1]['group_size']} {found} hold both verdicts, below {MIN_INFORMATIVE:g} at every size",
+            "do": better,
+        }
     rate = f"the mean pass rate is {estimate(pass_rate)}"
     if pass_rate["interval"][1] >= LOW_PASS_RATE:
         return {

@@ -113,7 +113,8 @@ def test_half_hopeless_and_half_solved_is_a_waste_though_the_mean_is_one_half(tm
 
 @pytest.mark.parametrize("pass_rate", [0.0, 1.0])
 def test_a_handful_of_prompts_that_are_alike_prove_nothing(tmp_path, pass_rate):
-    plan, _, _ = plan_of(make_measurement(tmp_path / "run", np.full(4, pass_rate), half=2))
+    pass_rates = np.full(4, pass_rate)
+    plan, _, _ = plan_of(make_measurement(tmp_path / "run", pass_rates, {"mark": pass_rates}, half=2))
     assert "waste" not in plan["advice"]["verdict"]
 
 
