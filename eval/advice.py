@@ -70,56 +70,53 @@ def advice(pass_rate: dict, groups: list[dict], probes: list[dict], label_over_r
     Args:
         label_over_rollout: offered bits per FLOP of a label over those of a rollout; None where a task has no labels.
     """
+    if pass_rate["interval"][0] > SOLVED_PASS_RATE:
+        reason = f"the mean pass rate is {estimate(pass_rate)}, above {SOLVED_PASS_RATE:g}"
+        return _advice("RL would be a waste: solved already", reason, "look for harder prompts")
+    better = [probe["description"] for probe in probes if probe["verdict"] == LATENT and probe["name"] in PROMPT_PROBES]
+    fractions = [row["informative_fraction"] for row in groups]
+    span = f"groups up to {groups[-1]['group_size']}"
+    if all(item["interval"][1] < MIN_INFORMATIVE for item in fractions):
+        reason = f"of {span} fewer than {MIN_INFORMATIVE:g} hold both verdicts, at every size"
+        do = "labels first (SFT) where the pass rate is 0, or prompts that the model passes now and then"
+        if better:
+            do = f"use the better prompt ({better[0]}), and measure again under it"
+        return _advice("RL would be a waste: nearly every group would be dead", reason, do)
+    if all(item["interval"][0] < MIN_INFORMATIVE for item in fractions):
+        reason = f"whether {MIN_INFORMATIVE:g} of {span} would hold both verdicts cannot be told"
+        return _advice("undecided: too few prompts or rollouts", reason, "measure more prompts, or with more rollouts")
     train = "train on the kept prompts"
+    if better:
+        train = f"use the better prompt first ({better[0]}): it costs no training; then {train}"
     if label_over_rollout is not None and label_over_rollout > 1:
         train += f"; where there are labels, they tell {number(label_over_rollout)} times as many bits per FLOP"
-    if pass_rate["interval"][0] > SOLVED_PASS_RATE:
-        return {
-            "verdict": "RL would be a waste: solved already",
-            "reason": f"the mean pass rate is {estimate(pass_rate)}, above {SOLVED_PASS_RATE:g}",
-            "do": "look for harder prompts",
-        }
+    most = max(item["mean"] for item in fractions)
+    return _by_latency(pass_rate, f"up to {number(most)} of the groups hold both verdicts", probes, train)
+
+
+def _advice(verdict: str, reason: str, do: str) -> dict:
+    return {"verdict": verdict, "reason": reason, "do": do}
+
+
+def _by_latency(pass_rate: dict, alive: str, probes: list[dict], train: str) -> dict:
+    """Where groups inform: at a low pass rate the probes decide, above it they warn."""
     told = {verdict: [probe for probe in probes if probe["verdict"] == verdict] for verdict in (LATENT, NOTHING)}
     nothing = f"a probe finds nothing latent ({', '.join(probe['description'] for probe in told[NOTHING])})"
-    prompts = [probe for probe in told[LATENT] if probe["name"] in PROMPT_PROBES]
-    if prompts:
-        train = f"use the better prompt first ({prompts[0]['description']}): it costs no training; then {train}"
-    fractions = [row["informative_fraction"] for row in groups]
-    most = max(fractions, key=lambda item: item["mean"])
-    shown = most["mean"] if most["mean"] > 0 else None
-    if all(item["interval"][1] < MIN_INFORMATIVE for item in fractions):
-        found = f"at most {number(shown)}" if shown else "none"
-        labels = "labels first (SFT) where the pass rate is 0, or prompts that the model passes now and then"
-        better = f"use the better prompt ({prompts[0]['description']}), and measure again under it" if prompts else labels
-        return {
-            "verdict": "RL would be a waste: nearly every group would be dead",
-            "reason": f"of groups up to {groups[-1]['group_size']} {found} hold both verdicts, below {MIN_INFORMATIVE:g} at every size",
-            "do": better,
-        }
     rate = f"the mean pass rate is {estimate(pass_rate)}"
-    if pass_rate["interval"][1] >= LOW_PASS_RATE:
-        return {
-            "verdict": "RL can pay",
-            "reason": f"{rate}, and up to {number(most['mean'])} of the groups hold both verdicts",
-            "do": train if told[LATENT] or not told[NOTHING] else f"{train}; expect it to be slow, for {nothing}",
-        }
-    rate += f", below {LOW_PASS_RATE:g}, which alone does not say why"
+    if pass_rate["interval"][0] >= LOW_PASS_RATE:
+        is_warned = told[NOTHING] and not told[LATENT]
+        return _advice(
+            "RL can pay", f"{rate}, and {alive}", f"{train}; expect it to be slow, for {nothing}" if is_warned else train
+        )
+    is_low = pass_rate["interval"][1] < LOW_PASS_RATE
+    rate += f", {'below' if is_low else 'which may be below'} {LOW_PASS_RATE:g}, and alone does not say why"
     if told[LATENT]:
         rise = max(told[LATENT], key=lambda probe: probe["pass_rate_probed"]["mean"])
         step = f"{number(rise['pass_rate_as_asked']['mean'])} to {number(rise['pass_rate_probed']['mean'])}"
-        return {
-            "verdict": "RL can pay: the skill is latent",
-            "reason": f"{rate}; it rises from {step} with: {rise['description']}",
-            "do": train,
-        }
-    if told[NOTHING]:
-        return {
-            "verdict": "RL would be a waste: the skill is not there yet",
-            "reason": f"{rate}; {nothing}",
-            "do": "labels first (SFT), then measure again",
-        }
-    return {
-        "verdict": "undecided: the pass rate is low, and nothing says why",
-        "reason": f"{rate}; {'no probe decides' if probes else 'no probe was run'}",
-        "do": "measure with --probe_prompt_prefix, --probe_shots or --probe_updates, or with more rollouts",
-    }
+        return _advice("RL can pay: the skill is latent", f"{rate}; it rises from {step} with: {rise['description']}", train)
+    if told[NOTHING] and is_low:
+        do = "labels first (SFT), then measure again"
+        return _advice("RL would be a waste: the skill is not there yet", f"{rate}; {nothing}", do)
+    reason = f"{rate}; {'no probe decides' if probes else 'no probe was run'}"
+    do = "measure with --probe_prompt_prefix, --probe_shots or --probe_updates, or with more rollouts"
+    return _advice("undecided: the pass rate is low, and nothing says why", reason, do)

@@ -151,14 +151,19 @@ def group_table(counts: Counts, costs: dict, rng: np.random.Generator) -> list[d
             # 0 of so many prompts had an informative group of all their rollouts; a larger group is several of these
             bound = wilson_interval(0, len(counts.num_passed))[1] * np.ceil(size / counts.num_rollouts.min())
             informative["interval"] = [0.0, float(min(1.0, bound))]
-        row = {"group_size": size, "source": source, "informative_fraction": informative, "push": push}
-        if costs:
-            alone = size * (costs["rollout_prefill"] + costs["rollout_decode"] + costs["rollout_training"])
-            shared = alone - (size - 1) * costs["rollout_prefill"]
-            row["informative_groups_per_petaflop"] = informative["mean"] / alone * PETA
-            row["informative_groups_per_petaflop_shared_prefill"] = informative["mean"] / shared * PETA
-            row["push_per_petaflop"] = push["mean"] * size / alone * PETA
-        rows.append(row)
+        alone = size * (costs["rollout_prefill"] + costs["rollout_decode"] + costs["rollout_training"])
+        shared = alone - (size - 1) * costs["rollout_prefill"]
+        rows.append(
+            {
+                "group_size": size,
+                "source": source,
+                "informative_fraction": informative,
+                "push": push,
+                "informative_groups_per_petaflop": informative["mean"] / alone * PETA,
+                "informative_groups_per_petaflop_shared_prefill": informative["mean"] / shared * PETA,
+                "push_per_petaflop": push["mean"] * size / alone * PETA,
+            }
+        )
     return rows
 
 
@@ -184,7 +189,7 @@ def best_group_sizes(rows: Sequence[dict]) -> dict:
     if all(row["informative_fraction"]["mean"] < MIN_INFORMATIVE for row in rows):
         return {"informative_groups": None, "informative_groups_shared_prefill": None, "enough_push": None}
     per_flop = ("informative_groups_per_petaflop", "informative_groups_per_petaflop_shared_prefill")
-    best = [max(rows, key=lambda row: row[key])["group_size"] if key in rows[0] else None for key in per_flop]
+    best = [max(rows, key=lambda row: row[key])["group_size"] for key in per_flop]
     most = max(row["push"]["mean"] for row in rows)
     enough = next(row["group_size"] for row in rows if row["push"]["mean"] >= ENOUGH_PUSH * most)
     return {"informative_groups": best[0], "informative_groups_shared_prefill": best[1], "enough_push": enough}

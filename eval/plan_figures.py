@@ -85,9 +85,9 @@ def group_figure(groups: list[dict], estimated: list[dict]) -> Figure:
         ("push_per_petaflop", "s:", "push of GRPO"),
     )
     for (key, style, label), colour in zip(drawn, COLOURS, strict=False):
-        values = np.array([row.get(key, np.nan) for row in groups], dtype=float)
-        if np.nanmax(values, initial=0) > 0:
-            right.plot(sizes, values / np.nanmax(values), style, color=colour, label=label)
+        values = np.array([row[key] for row in groups])
+        if values.max() > 0:
+            right.plot(sizes, values / values.max(), style, color=colour, label=label)
     right.set_ylabel("per FLOP, over the best group size")
     right.set_ylim(0, 1.05)
     if right.get_legend_handles_labels()[0]:
