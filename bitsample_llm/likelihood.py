@@ -19,6 +19,19 @@ def encode_answer(tokenizer, problem: Problem) -> tuple[list[int], list[int]]:
     return prompt_ids, answer_ids + [tokenizer.eos_token_id]
 
 
+def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem]) -> None:
+    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer.
+
+    Raises:
+        ValueError: naming the tokens that are needed.
+    """
+    needed = max(len(encode_answer(tokenizer, problem)[1]) for problem in problems)
+    if max_completion_length < needed:
+        raise ValueError(
+            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
+        )
+
+
 def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` of shape (B, T), padded on the right."""
     length = max(map(len, sequences))
