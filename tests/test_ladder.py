@@ -70,7 +70,7 @@ def test_predictions_are_told_apart_by_the_cells(tmp_path):
             price = 1 / p if prediction == "inverse_ratio" else -log2 / binary_entropy_bits(p)
             arms += cell_arms(tmp_path / prediction, f"latent {log2}", price, log2_start=log2)
         rows = claims.claim_2(Ladder(cells=cells_of(arms, {})))
-        by_prediction[prediction] = {row["statistic"].split(":")[0]: row["verdict"] for row in rows if "(latent" in row["text"]}
+        by_prediction[prediction] = {row["statistic"].split(",")[0]: row["verdict"] for row in rows if "(latent" in row["text"]}
     assert by_prediction["essay_ratio"]["grpo"] == "supported"
     assert by_prediction["inverse_ratio"]["rloo"] == "contradicted"
 
