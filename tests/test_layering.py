@@ -19,6 +19,7 @@ RANKS = {
     "records": 2,
     "run_writer": 2,
     "__main__": 2,
+    "spellings": 3,
     "likelihood": 3,
     "flop_counter": 3,
     "InformationMeter": 4,
