@@ -54,9 +54,10 @@ def _pieces(tokenizer) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
     alone, after = decoded(tokenizer, [[index] for index in ids]), decoded(tokenizer, [[before, index] for index in ids])
     length = len(decoded(tokenizer, [[before]])[0])
     for (token, index), first, then in zip(vocabulary.items(), alone, after, strict=True):
-        if '"ByteFallback"' in decoder and (found := BYTE_TOKEN.fullmatch(token)):
-            at_start[bytes([int(found[1], 16)])].append(index)
-            inside[bytes([int(found[1], 16)])].append(index)
+        found = BYTE_TOKEN.fullmatch(token) if '"ByteFallback"' in decoder else None
+        if found and int(found[1], 16) > 127:  # part of a character: alone it decodes to �
+            at_start[bytes.fromhex(found[1])].append(index)
+            inside[bytes.fromhex(found[1])].append(index)
         else:
             at_start[first.encode()].append(index)
             inside[then[length:].encode()].append(index)

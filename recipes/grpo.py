@@ -13,8 +13,9 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 
 from bitsample_llm.credit import CREDITS
-from bitsample_llm.likelihood import encode_answer
+from bitsample_llm.likelihood import answer_spellings, end_token_ids
 from bitsample_llm.process_grpo import ProcessGRPOTrainer
+from bitsample_llm.prompt_format import problems_for_model
 from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RandomReward, RolloutVerifier
 from bitsample_llm.study import (
     OneLineParser,
@@ -72,7 +73,8 @@ def asked_trainer(arguments: list[str]) -> str:
 
 def check_completion_length(max_completion_length: int, tokenizer, problems) -> None:
     """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer."""
-    needed = max(len(encode_answer(tokenizer, problem)[1]) for problem in problems)
+    must_fit = [problem for problem in problems if problem.verifier == "exact"]  # others may be put shorter
+    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit)), default=0)
     if max_completion_length < needed:
         raise ValueError(
             f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
@@ -93,6 +95,9 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         ValueError: where RLOO is asked for what is built on GRPO.
     """
     credit = CREDITS[choices.reward]
+    needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
+    if needs_steps and not getattr(verifier.task, "judges_steps", True):
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
     if credit.step_advantages is None and not choices.stop_at_first_error:
         return TRAINERS[choices.trainer][0], {}
     if choices.trainer != "grpo":
@@ -118,8 +123,9 @@ def main() -> None:
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code)
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=args.max_completion_length)
         check_completion_length(args.max_completion_length, tokenizer, problems.train)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer)
+        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end_token_ids(model, tokenizer))
         study.arm = study.arm or arm_name(choices)
         trainer_class, extra = trainer_of(choices, verifier)
         trainer = trainer_class(

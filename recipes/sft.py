@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.prompt_format import labelled_rows, problems_for_model
 from bitsample_llm.rejection import passing_problems
 from bitsample_llm.study import (
     OneLineParser,
@@ -49,6 +50,7 @@ def main() -> None:
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code)
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, max_length=args.max_length)
         study.arm = study.arm or ("sft" if choices.labels == "answers" else "sft_passing")
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
         counter, labelled = None, problems.train
@@ -56,14 +58,15 @@ def main() -> None:
             counter = FlopCounter(model, {tokenizer.eos_token_id})
             labelled = passing_problems(model, tokenizer, problems.task, problems.train, choices.rollouts_per_prompt, args.seed)
             manifest["passing_rollouts"] = len(labelled)
-        rows = [{"prompt": p.prompt, "completion": p.answer, "problem_id": p.problem_id} for p in labelled]
         trainer = SFTTrainer(
             model=model,
             args=args,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(labelled_rows(labelled, tokenizer)),
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
         )
+        if counter is not None:
+            counter.read_trainable_shapes()  # adapters have come to the model since
     train_and_record(trainer, study, problems, manifest, checkpoint, counter=counter)
 
 

@@ -35,6 +35,11 @@ RANKS = {
     "pretrained": 4,
     "model_card": 4,
     "budget": 4,
+    "judge": 4,
+    "verifiers": 4,
+    "dataset_task": 4,
+    "dataset_rows": 4,
+    "prompt_format": 4,
     "study": 4,
 }
 EVAL_RANK = 2
