@@ -100,6 +100,8 @@ def opened(source: str, config: str | None, split: str) -> datasets.Dataset:
     reader = READER_BY_SUFFIX.get(path.suffix)
     if (reader is not None or source.startswith((".", "/"))) and not path.exists():
         raise ValueError(f"data file {source} does not exist: pass --dataset FILE.jsonl, FILE.parquet or a Hub name")
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"data file {source} has no rows")
     try:
         if reader is not None:
             return datasets.load_dataset(reader, data_files=str(path), split="train")
