@@ -1,4 +1,4 @@
-"""Stop at a FLOP budget, and show on one line how far a run has come and what it has told so far."""
+"""Stop at a FLOP budget or once enough was learned, and show on one line how far a run has come and what it has told so far."""
 
 from tqdm import tqdm
 from transformers import TrainerCallback
@@ -17,6 +17,28 @@ class FlopBudget(TrainerCallback):
         """The overshoot is less than the FLOPs of one step."""
         if self.meter.total_flops >= self.flop_budget:
             control.should_training_stop = True
+
+
+LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
+
+
+class TargetGain(TrainerCallback):
+    """Stops training at the first evaluation that finds the held-out mean of log2 p risen by `target_bits`, or fallen by
+    `LOST_BITS`.
+
+    A resumed run counts from the first evaluation after the resume: runs that stop at a target are short.
+    """
+
+    def __init__(self, meter: InformationMeter, target_bits: float):
+        self.meter = meter
+        self.target_bits = target_bits
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """To be added after the meter, which evaluates at the end of a step."""
+        log2_pass_rates = self.meter.log2_pass_rates
+        if log2_pass_rates:
+            gain = log2_pass_rates[-1] - log2_pass_rates[0]
+            control.should_training_stop |= gain >= self.target_bits or gain <= -LOST_BITS
 
 
 class ProgressLine(TrainerCallback):

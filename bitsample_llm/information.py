@@ -117,3 +117,29 @@ def believed_reward_bits(completion_surprisal_bits):
     if not (s >= 0).all():
         raise ValueError(f"completion_surprisal_bits must not be negative, got {s[~(s >= 0)].flat[0]}")
     return binary_entropy_bits(_like(np.exp2(-s), completion_surprisal_bits))
+
+
+def verdict_sequence_bits(tried_masses, index_of_right: int | None) -> float:
+    """Bits that verdicts on distinct answers, tried one after the other, told of which one is right.
+
+    The k-th verdict tells H of the answer's mass over the mass not yet ruled out, and nothing is left to tell after a pass.
+    In the mean over what is right, for a learner whose masses are calibrated, no sequence of verdicts tells more; with V
+    equal masses and M tries it is log2 V - ((V - M) / V) log2(V - M).
+
+    Args:
+        tried_masses: prior probabilities of the distinct answers in the order of the tries.
+        index_of_right: place of the right one among them; None if it was not tried.
+
+    Raises:
+        ValueError: for masses outside [0, 1] or of a sum above 1.
+
+    >>> verdict_sequence_bits([0.25, 0.25, 0.25], None), verdict_sequence_bits([0.5], 0)
+    (2.729573959390114, 1.0)
+    """
+    masses = _probabilities(tried_masses, "tried_masses")
+    until = len(masses) if index_of_right is None else index_of_right + 1
+    left_before = 1.0 - np.concatenate([[0.0], np.cumsum(masses)])[:until]
+    if (left_before < masses[:until] - 1e-6).any():
+        raise ValueError(f"masses of distinct answers sum to at most 1, got {masses[:until].sum()}")
+    shares = np.minimum(masses[:until] / np.maximum(left_before, 1e-300), 1.0)
+    return float(np.sum(_binary_entropy(shares)))

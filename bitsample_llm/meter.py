@@ -63,6 +63,7 @@ class InformationMeter(TrainerCallback):
     Attributes:
         cumulative: cumulative metrics so far, by the glossary's keys; the same on every process.
         last_line: the last step line written.
+        log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far.
 
     Raises:
         RecordError: if the run directory holds a run; if it cannot be written and the meter is strict.
@@ -104,6 +105,7 @@ class InformationMeter(TrainerCallback):
         self._flops_before_training = 0.0
         self._next_evaluation_flops = float("inf")
         self._last_evaluated_step = -1
+        self.log2_pass_rates: list[float] = []
         self._change = ParameterChange(self.model) if self.evaluation_sets else None
         self._clock = time.perf_counter()
         self._reports = True
@@ -350,5 +352,8 @@ class InformationMeter(TrainerCallback):
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
             rows = [{"step": step, "split": split} | shared | row for row in scored_rows(self.trainer, self.evaluation_sets[split])]
+            known = [row["log2_pass_rate"] for row in rows if row["log2_pass_rate"] is not None]
+            if known and split == next(iter(self.evaluation_sets)):
+                self.log2_pass_rates.append(float(np.mean(known)))
             if self._writer is not None:
                 self._writer.add_rows("evals", rows)

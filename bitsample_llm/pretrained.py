@@ -12,7 +12,7 @@ from bitsample_llm.tasks.corpus import corpus_lines
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
 CHARACTERS = "0123456789+-*=<?ABCDEFGH;:,.() \n"
-PAGE = 256  # lines of one difficulty that follow one another, so that a batch holds little padding
+PAGE = 256  # lines of one size that follow one another, so that a batch holds little padding
 PAGES = 16
 
 
@@ -77,7 +77,7 @@ class CorpusStream(torch.utils.data.IterableDataset):
         lines = itertools.islice(corpus_lines(self.seed, self.text, self.wrong_answers, self.all_careful), self.num_lines)
         id_by_character = self.tokenizer.get_vocab()
         rng = np.random.default_rng([self.seed, 1])
-        while chunk := sorted(itertools.islice(lines, PAGE * PAGES), key=lambda line: line.difficulty):
+        while chunk := sorted(itertools.islice(lines, PAGE * PAGES), key=lambda line: line.size):
             pages = [chunk[start : start + PAGE] for start in range(0, len(chunk), PAGE)]
             for page in rng.permutation(len(pages)):
                 for line in pages[page]:

@@ -74,7 +74,7 @@ def _ways(tokenizer, written: bytes) -> tuple[int, list[int]]:
     for start in reversed(range(len(written))):
         ends = range(start + 1, min(start + longest, len(written)) + 1)
         ways[start] = sum(len(inside.get(written[start:end], ())) * ways[end] for end in ends)
-    return sum(len(at_start.get(written[:end], ())) * num for end, num in enumerate(ways)), ways
+    return (not written) + sum(len(at_start.get(written[:end], ())) * num for end, num in enumerate(ways)), ways
 
 
 def num_spellings(tokenizer, text: str) -> int:
@@ -101,8 +101,9 @@ def spellings(tokenizer, text: str, barred: Collection[int] = (), limit: int = M
     unfinished, finished = [([], 0)], []
     while unfinished:
         ids, start = unfinished.pop()
-        if ids and start == len(written):
+        if start == len(written) and (ids or not written):
             finished.append(ids)
+        if start == len(written) and ids:
             continue
         pieces = inside if ids else at_start
         for end in range(start, len(written) + 1):

@@ -4,6 +4,7 @@ The recipes add a TRL trainer to what is here.
 """
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -25,9 +26,10 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from bitsample_llm.budget import FlopBudget, ProgressLine
+from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain
 from bitsample_llm.dataset_rows import DataArguments, read_dataset
 from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.memorisation import relabelled, write_ceiling
 from bitsample_llm.meter import InformationMeter
 from bitsample_llm.model_card import sha256_of_file
 from bitsample_llm.processes import honour_fsdp_on_cpu, part
@@ -53,13 +55,23 @@ class StudyArguments(DataArguments):
     task: str = field(default="addition", metadata={"help": "addition, subtraction or multiplication (by a digit)."})
     answer_format: str = field(
         default="reversed",
-        metadata={"help": "plain, reversed (least significant digit first), or scratchpad (worked lines, then the answer)."},
+        metadata={
+            "help": "plain, reversed (least significant digit first), restated2 to restated16 (reversed, that many times over), "
+            "or scratchpad (worked lines, then the answer)."
+        },
     )
     difficulty: int = field(default=2, metadata={"help": "Digits of the operands."})
     mark: str = field(default=UNKNOWN_MARK, metadata={"help": "Author mark on every prompt; ? for an unknown author."})
     num_train_problems: int = field(default=512, metadata={"help": "Distinct training problems."})
     num_heldout_problems: int = field(default=256, metadata={"help": "Problems in each evaluation set."})
     problem_seed: int = field(default=0, metadata={"help": "Seed of the problems, the same for all runs of a comparison."})
+    memorise: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace the training answers by draws of the starting model: nothing is known of them but what the training "
+            "tells, and the run is measured on them alone."
+        },
+    )
     tuning: bool = field(
         default=False, metadata={"help": "Train and evaluate on the problems set aside for tuning, which no reported run touches."}
     )
@@ -69,6 +81,19 @@ class StudyArguments(DataArguments):
     num_evaluations: int = field(
         default=16,
         metadata={"help": "Held-out evaluations after the first, spaced evenly in the log of the FLOPs up to the budget."},
+    )
+    first_evaluation_flops: float | None = field(
+        default=None, metadata={"help": "FLOPs of the first of them; 1/1024 of the budget by default."}
+    )
+    target_bits: float | None = field(
+        default=None, metadata={"help": "Stop once the mean log2 pass rate of the held-out problems has risen by this much."}
+    )
+    trained_parameters: str = field(
+        default="all",
+        metadata={
+            "help": "all, or norms: the scales of the norm layers alone, which can open a gate and hardly write a skill.",
+            "choices": ["all", "norms"],
+        },
     )
 
 
@@ -102,7 +127,7 @@ def set_up_process() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False):
+def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False, trained_parameters: str = "all"):
     """The model to train and its tokenizer. A tokenizer without a pad token pads with its EOS token, as TRL's trainers do; the
     adapters of a folder that holds nothing else are merged into their base model.
 
@@ -123,8 +148,25 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
     dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
     options |= {"dtype": dtype, "attn_implementation": model_args.attn_implementation}
     if (Path(name) / "adapter_config.json").is_file():
-        return AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload(), tokenizer
-    return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
+        model = AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
+    if trained_parameters == "norms":
+        freeze_all_but_norms(model)
+    return model, tokenizer
+
+
+def freeze_all_but_norms(model) -> None:
+    """Leave the parameters of the norm layers trainable and no others.
+
+    Raises:
+        ValueError: if the model names no parameter after a norm.
+    """
+    norms = [name for name, _ in model.named_parameters() if "norm" in name or ".ln_" in name]
+    if not norms:
+        raise ValueError("--trained_parameters norms: the model has no parameter named after a norm")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in norms)
 
 
 @dataclass
@@ -147,8 +189,9 @@ def load_problems(study: StudyArguments) -> StudyProblems:
     for name in ("num_train_problems", "num_heldout_problems", "num_evaluations"):
         if getattr(study, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(study, name)}")
-    if study.flop_budget is not None and study.flop_budget <= 0:
-        raise ValueError(f"--flop_budget must be above 0, got {study.flop_budget}")
+    for name in ("flop_budget", "first_evaluation_flops", "target_bits"):
+        if getattr(study, name) is not None and getattr(study, name) <= 0:
+            raise ValueError(f"--{name} must be above 0, got {getattr(study, name)}")
     if study.dataset is not None:
         is_first = int(os.environ.get("RANK", "0")) == 0
         options = {"tuning": study.tuning, "tell": print if is_first else lambda line: None}
@@ -168,7 +211,28 @@ def load_problems(study: StudyArguments) -> StudyProblems:
     sets = {name: task.problems(split, num, seed) for name, split in splits.items()}
     # the same pairs under the always-right mark: what the right prompt gives for no training at all
     sets["marked"] = load_task(study.task, mark=ALWAYS_RIGHT_MARK, **options).problems(splits["heldout"], num, seed)
+    if not study.tuning:
+        sets |= other_forms(study, mark, num, seed)
     return StudyProblems(task, train, sets | {"train": train[:num]})
+
+
+def other_forms(study: StudyArguments, mark: str | None, num: int, seed: int) -> dict[str, list[Problem]]:
+    """Held-out pairs asked otherwise, where the task has it: `other_operation`, and `other_format` of the same answer."""
+    operation = {"addition": "subtraction", "subtraction": "addition"}.get(study.task)
+    answer_format = {"plain": "reversed", "reversed": "plain"}.get(study.answer_format)
+    found = {}
+    if operation is not None and answer_format is not None:
+        options = {"difficulty": study.difficulty, "mark": mark}
+        found["other_operation"] = load_task(operation, answer_format=study.answer_format, **options).problems("heldout", num, seed)
+        found["other_format"] = load_task(study.task, answer_format=answer_format, **options).problems("heldout", num, seed)
+    return found
+
+
+def to_memorise(problems: StudyProblems, model, tokenizer, seed: int) -> StudyProblems:
+    """The training problems with draws of `model` for answers, which are all that is evaluated."""
+    max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
+    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed)
+    return StudyProblems(problems.task, train, {"heldout": train}, problems.data)
 
 
 def problems_sha256(problems: Sequence[Problem]) -> str:
@@ -187,6 +251,15 @@ def git_state() -> dict:
     return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
 
 
+def pretraining_flops(folder: Path) -> float | None:
+    """Training FLOPs behind a checkpoint that `recipes/pretrain.py` kept; None of any other model."""
+    path = folder / "pretraining.json"
+    if not path.is_file():
+        return None
+    flops = json.loads(path.read_text())["flops"]
+    return sum(flops.get(phase, 0.0) for phase in ("train_forward", "train_backward"))
+
+
 def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems: StudyProblems, **choices) -> dict:
     """What a run directory says of a run before it starts."""
     folder = Path(model_args.model_name_or_path)
@@ -201,6 +274,7 @@ def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "model_sha256": {path.name: sha256_of_file(path) for path in weights},
+        "pretraining_flops": pretraining_flops(folder),
         "train_problems_sha256": problems_sha256(problems.train),
         "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
         "data": _plain(problems.data),
@@ -247,10 +321,11 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 
 def evaluation_points(study: StudyArguments) -> list[float]:
-    """FLOPs of the trainer at which to evaluate: most learning is early, so from 1/1024 of the budget on a log axis."""
+    """FLOPs of the trainer at which to evaluate: most learning is early, so on a log axis."""
     if not study.flop_budget:
         return []
-    return np.geomspace(study.flop_budget / 1024, study.flop_budget, study.num_evaluations)[:-1].tolist()
+    first = study.first_evaluation_flops or study.flop_budget / 1024
+    return np.geomspace(first, study.flop_budget, study.num_evaluations)[:-1].tolist()
 
 
 def train_and_record(
@@ -269,6 +344,7 @@ def train_and_record(
     """
     args = trainer.args
     run_dir = Path(args.output_dir).parent
+    start = copy.deepcopy(trainer.accelerator.unwrap_model(trainer.model)) if study.memorise else None
     with one_line_errors():
         meter = InformationMeter(
             trainer,
@@ -287,6 +363,8 @@ def train_and_record(
     trainer.add_callback(ProgressLine(meter, study.flop_budget))
     if study.flop_budget:
         trainer.add_callback(FlopBudget(meter, study.flop_budget))
+    if study.target_bits:
+        trainer.add_callback(TargetGain(meter, study.target_bits))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except RecordError as error:
@@ -297,6 +375,8 @@ def train_and_record(
     if args.save_strategy != "no":
         trainer.save_model(str(run_dir / "model"))
     if trainer.accelerator.is_main_process:
+        if start is not None:
+            write_ceiling(run_dir, start, trainer.processing_class, problems.train)
         print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
     part(trainer.accelerator)
     return meter

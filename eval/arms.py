@@ -16,7 +16,7 @@ from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.records import RecordError, Run
 
 PETA = 1e15
-TARGET_BITS = 1.0  # the gain whose price in samples and FLOPs is compared
+TARGET_BITS = 1.0  # the gain whose price in samples and FLOPs is compared, where the run names no other
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def evaluated_curve(run: Run, split: str) -> tuple[Curve, dict[str, float], dict
     Raises:
         RecordError: if the run has fewer than two evaluations of the split.
     """
-    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split]
+    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split and row["log2_pass_rate"] is not None]
     by_step: dict[int, dict[str, float]] = defaultdict(dict)
     shared: dict[int, tuple[float, float]] = {}
     for row in rows:
@@ -127,6 +127,11 @@ def mean_over_log(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.trapezoid(np.interp(grid, x, y), np.log(grid)) / np.log(256))
 
 
+def target_bits(run: Run) -> float:
+    """The gain whose price is compared: the one that the run was to stop at, else `TARGET_BITS`."""
+    return run.manifest.get("config", {}).get("study", {}).get("target_bits") or TARGET_BITS
+
+
 def run_result(run: Run) -> RunResult:
     """A finished run in numbers.
 
@@ -144,7 +149,9 @@ def run_result(run: Run) -> RunResult:
     absorbed_curve = curve.surprisal_bits[0] - curve.surprisal_bits
     half = float(curve.surprisal_bits[0]) / 2
     flops_to_half = first_crossing(curve.flops, absorbed_curve, half)
-    flops_to_target = first_crossing(curve.flops, absorbed_curve, TARGET_BITS)
+    target = target_bits(run)
+    flops_to_target = first_crossing(curve.flops, absorbed_curve, target)
+    flops_to_quarter = first_crossing(curve.flops, absorbed_curve, target / 4)
     until = flops_to_half or flops  # what is offered after saturation says nothing of the rate
     at = functools.partial(_cumulative_at, run, float(curve.flops[0]))
     offered = at("bits/offered_total", until)
@@ -170,8 +177,11 @@ def run_result(run: Run) -> RunResult:
         "surprisal_bits_after": float(curve.surprisal_bits[-1]),
         "absorbed_bits_over_log_flops": mean_over_log(curve.flops, absorbed_curve),
         "flops_to_target": flops_to_target,
-        "updates_to_target": first_crossing(curve.step, absorbed_curve, TARGET_BITS),
+        "target_bits": target,
+        "updates_to_target": first_crossing(curve.step, absorbed_curve, target),
         "samples_to_target": None if flops_to_target is None else at("samples/total", flops_to_target),
+        "flops_to_quarter": flops_to_quarter,
+        "samples_to_quarter": None if flops_to_quarter is None else at("samples/total", flops_to_quarter),
         "dead_group_flops_fraction": last.get("flops/dead_group_fraction"),
         "informative_group_fraction": _mean_of_steps(run, "group/informative_fraction"),
         "informative_group_fraction_predicted": _mean_of_steps(run, "group/informative_fraction_predicted"),
@@ -181,7 +191,7 @@ def run_result(run: Run) -> RunResult:
     }
     values |= _credit_values(run, until)
     measured_splits = set(run.table("evals")["split"].to_pylist())
-    for split in ("train", "seen", "shifted", "marked"):
+    for split in ("train", "seen", "shifted", "marked", "other_operation", "other_format"):
         absorbed_bits = pass_rate = None
         if split in measured_splits:
             split_curve, *both = evaluated_curve(run, split)

@@ -228,7 +228,7 @@ img {{ max-width: 100%; height: auto; }}
 figure {{ margin: 2.5rem 0; }}
 figcaption {{ max-width: 48rem; }}
 .wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }}
+table {{ border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }}
 th {{ vertical-align: bottom; white-space: normal; min-width: 5.5rem; }}
 </style></head><body>

@@ -14,6 +14,7 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, g
 
 from bitsample_llm.credit import CREDITS
 from bitsample_llm.likelihood import answer_spellings, end_token_ids
+from bitsample_llm.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
 from bitsample_llm.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.prompt_format import problems_for_model
 from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RandomReward, RolloutVerifier
@@ -26,18 +27,27 @@ from bitsample_llm.study import (
     prepare_run_dir,
     run_manifest,
     set_up_process,
+    to_memorise,
     train_and_record,
     unlimited_steps,
 )
 
-TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
+TRAINERS = {
+    "grpo": (GRPOTrainer, GRPOConfig),
+    "rloo": (RLOOTrainer, RLOOConfig),
+    "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
+}
+SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer}
 
 
 @dataclass
 class GRPOChoices:
     """Which trainer, and what it is told."""
 
-    trainer: str = field(default="grpo", metadata={"help": "Policy gradient to use.", "choices": list(TRAINERS)})
+    trainer: str = field(
+        default="grpo",
+        metadata={"help": "How to learn from rewards; verdict_likelihood is no policy gradient.", "choices": list(TRAINERS)},
+    )
     reward: str = field(
         default="outcome",
         metadata={
@@ -46,6 +56,9 @@ class GRPOChoices:
             "the control.",
             "choices": list(CREDITS),
         },
+    )
+    skip_dead_updates: bool = field(
+        default=False, metadata={"help": "Spend neither a forward pass nor an update on batches whose advantages are all zero."}
     )
     stop_at_first_error: bool = field(default=False, metadata={"help": "End a rollout at its first wrong step."})
 
@@ -92,16 +105,23 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
     """The trainer's class, and what it takes besides TRL's arguments.
 
     Raises:
-        ValueError: where RLOO is asked for what is built on GRPO.
+        ValueError: where a trainer is asked for what it is not built for.
     """
     credit = CREDITS[choices.reward]
     needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
     if needs_steps and not getattr(verifier.task, "judges_steps", True):
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
     if credit.step_advantages is None and not choices.stop_at_first_error:
-        return TRAINERS[choices.trainer][0], {}
-    if choices.trainer != "grpo":
-        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
+        if choices.trainer != "verdict_likelihood":
+            return SKIPPING[choices.trainer] if choices.skip_dead_updates else TRAINERS[choices.trainer][0], {}
+        if choices.skip_dead_updates or choices.reward != "outcome":
+            raise ValueError("--trainer verdict_likelihood learns from --reward outcome, fails alone too: no --skip_dead_updates")
+        return VerdictLikelihoodTrainer, {"verifier": verifier}
+    if choices.trainer != "grpo" or choices.skip_dead_updates:
+        raise ValueError(
+            f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo without --skip_dead_updates, "
+            f"got {choices.trainer}"
+        )
     return ProcessGRPOTrainer, {
         "credit": credit,
         "verifier": verifier,
@@ -122,8 +142,10 @@ def main() -> None:
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
-        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code)
+        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
         problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=args.max_completion_length)
+        if study.memorise:
+            problems = to_memorise(problems, model, tokenizer, args.seed)
         check_completion_length(args.max_completion_length, tokenizer, problems.train)
         verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end_token_ids(model, tokenizer))
         study.arm = study.arm or arm_name(choices)

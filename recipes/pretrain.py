@@ -50,6 +50,13 @@ class PretrainArguments:
     save_ladder: int = field(
         default=0, metadata={"help": "Number of checkpoints to keep, spaced evenly in log tokens, under <output_dir>/ladder."}
     )
+    ladder_pass_rates: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Keep the first checkpoint at which the pass rate of --stop_at_pass_rate reaches each of these, under "
+            "<output_dir>/ladder too."
+        },
+    )
     stop_at_pass_rate: float | None = field(
         default=None,
         metadata={
@@ -65,6 +72,7 @@ class Watch(TrainerCallback):
     def __init__(self, choices: PretrainArguments, counter: FlopCounter, tokenizer, ladder_dir: Path):
         self.choices, self.counter, self.tokenizer, self.ladder_dir = choices, counter, tokenizer, ladder_dir
         self.ladder_steps: set[int] = set()
+        self.ladder_pass_rates = sorted(choices.ladder_pass_rates)
         self.problems = {
             f"pass_rate/{difficulty}/{mark}": load_task("addition", "reversed", difficulty=difficulty, mark=mark).problems(
                 "heldout", 128, seed=7
@@ -89,17 +97,27 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args, state, control, model, **kwargs):
         if state.global_step in self.ladder_steps:
-            folder = self.ladder_dir / f"tokens-{state.num_input_tokens_seen:010d}"
-            model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+            self.keep(model, state, f"tokens-{state.num_input_tokens_seen:010d}")
         if state.global_step % self.choices.watch_steps == 0:
             watched = {
                 name: float(exact_pass_rates(model, self.tokenizer, problems).mean()) for name, problems in self.problems.items()
             }
             self.trainer.log(watched)
-            target = self.choices.stop_at_pass_rate
-            if target is not None and watched[f"pass_rate/2/{ALWAYS_RIGHT_MARK}"] >= target:
+            reached, target = watched[f"pass_rate/2/{ALWAYS_RIGHT_MARK}"], self.choices.stop_at_pass_rate
+            passed = [rung for rung in self.ladder_pass_rates if reached >= rung]
+            for rung in passed:
+                self.keep(model, state, f"pass-rate-{rung:g}")
+            self.ladder_pass_rates = self.ladder_pass_rates[len(passed) :]
+            if target is not None and reached >= target:
                 control.should_training_stop = True
+
+    def keep(self, model, state, name: str) -> None:
+        """Save a checkpoint as a model folder of its own, with what it cost so far."""
+        folder = self.ladder_dir / name
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        cost = {"updates": state.global_step, "tokens": state.num_input_tokens_seen, "flops": dict(self.counter.executed_flops)}
+        (folder / "pretraining.json").write_text(json.dumps(cost) + "\n")
 
 
 def starting_model(choices: PretrainArguments, tokenizer, seed: int):

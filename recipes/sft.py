@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.objectives import OBJECTIVES, AnswerObjectiveTrainer
 from bitsample_llm.prompt_format import labelled_rows, problems_for_model
 from bitsample_llm.rejection import passing_problems
 from bitsample_llm.study import (
@@ -22,6 +23,7 @@ from bitsample_llm.study import (
     prepare_run_dir,
     run_manifest,
     set_up_process,
+    to_memorise,
     train_and_record,
     unlimited_steps,
 )
@@ -38,6 +40,14 @@ class SFTChoices:
             "choices": ["answers", "passing_rollouts"],
         },
     )
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "help": "Ascend a function of the answer's probability, by its exact gradient, in place of TRL's loss a token: "
+            "pass_rate is RL with infinitely many rollouts.",
+            "choices": list(OBJECTIVES),
+        },
+    )
     rollouts_per_prompt: int = field(default=8, metadata={"help": "Rollouts drawn for passing_rollouts; their FLOPs count."})
 
 
@@ -49,21 +59,27 @@ def main() -> None:
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
-        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code)
+        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
         problems = problems_for_model(problems, model, tokenizer, study.prompt_format, max_length=args.max_length)
-        study.arm = study.arm or ("sft" if choices.labels == "answers" else "sft_passing")
+        if study.memorise:
+            problems = to_memorise(problems, model, tokenizer, args.seed)
+        study.arm = study.arm or choices.objective or ("sft" if choices.labels == "answers" else "sft_passing")
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
         counter, labelled = None, problems.train
         if choices.labels == "passing_rollouts":
             counter = FlopCounter(model, {tokenizer.eos_token_id})
             labelled = passing_problems(model, tokenizer, problems.task, problems.train, choices.rollouts_per_prompt, args.seed)
             manifest["passing_rollouts"] = len(labelled)
-        trainer = SFTTrainer(
+        trainer_class, extra = SFTTrainer, {}
+        if choices.objective is not None:
+            trainer_class, extra = AnswerObjectiveTrainer, {"objective": choices.objective}
+        trainer = trainer_class(
             model=model,
             args=args,
             train_dataset=Dataset.from_list(labelled_rows(labelled, tokenizer)),
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
+            **extra,
         )
         if counter is not None:
             counter.read_trainable_shapes()  # adapters have come to the model since

@@ -2,14 +2,17 @@
 
     python recipes/study.py --config recipes/configs/study.yaml --output_dir runs/study
 
-Each run is a process of its own, single-threaded, as many at a time as there are cores (on GPUs: one). Finished runs are
-kept and interrupted ones resumed, so the same command goes on where it stopped.
+Each run is a process of its own, single-threaded, as many at a time as there are cores (on GPUs: one), forked from a server
+that has imported the libraries once: importing takes longer than a short run. Finished runs are kept and interrupted ones
+resumed, so the same command goes on where it stopped.
 """
 
 import argparse
 import itertools
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +27,19 @@ from bitsample_llm.records import read_manifest
 from bitsample_llm.run_writer import write_json_atomically
 
 RECIPES = Path(__file__).resolve().parent
+# what every run needs, imported before the fork; no thread is started and no device touched by an import
+PRELOADED = ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsample_llm.study"]
+
+
+def study_config(path: Path) -> dict:
+    """A study's configuration; `starts` and `tuned` may be names of files beside it, or lists of such names."""
+    config = yaml.safe_load(path.read_text())
+    for key in ("starts", "tuned"):
+        if isinstance(names := config.get(key, {}), (str, list)):
+            config[key] = {}
+            for name in [names] if isinstance(names, str) else names:
+                config[key] |= yaml.safe_load((path.parent / name).read_text())
+    return config
 
 
 @dataclass(frozen=True)
@@ -45,42 +61,67 @@ def options_of(settings: dict) -> list[str]:
 
 
 def expanded_arms(arms: dict) -> dict[str, dict]:
-    """Arms by name; an arm with a `grid` (option -> values) becomes one arm for each point of it."""
+    """Arms by name; an arm with a `grid` (option -> values) becomes one arm for each point of it.
+
+    Options that go together are one entry, separated by spaces, with a list of their values in each point.
+    """
     expanded = {}
     for name, settings in arms.items():
         grid = settings.get("grid", {})
         rest = {key: value for key, value in settings.items() if key != "grid"}
         for point in itertools.product(*grid.values()):
-            label = "".join(f",{option}={value}" for option, value in zip(grid, point, strict=True))
-            expanded[name + label] = rest | dict(zip(grid, point, strict=True))
+            chosen: dict = {}
+            for options, value in zip(grid, point, strict=True):
+                names = options.split()
+                chosen |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
+            label = "".join(f",{option}={value}" for option, value in chosen.items())
+            expanded[name + label] = rest | chosen
     return expanded
 
 
 def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
     """All runs of a study, seed by seed, so that an unfinished study has whole comparisons.
 
-    An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start.
+    An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start, and
+    the study's `tuned` the settings that a search found (start -> arm -> options). An arm that is not tuned itself but in
+    another's place names it in `tuned_as`. `only` in an arm names the starts it is run from.
     """
     for seed in config["seeds"]:
         for start, start_settings in config["starts"].items():
             for arm, arm_settings in expanded_arms(config["arms"]).items():
-                settings = {**config["shared"], **start_settings, **arm_settings, **arm_settings.get("by_start", {}).get(start, {})}
+                if start not in arm_settings.get("only", [start]):
+                    continue
+                found = config.get("tuned", {}).get(start, {}).get(arm_settings.get("tuned_as", arm), {})
+                of_start = arm_settings.get("by_start", {}).get(start, {})
+                settings = {**config["shared"], **start_settings, **arm_settings, **found, **of_start}
                 recipe = settings.pop("recipe")
-                settings.pop("by_start", None)
+                for key in ("by_start", "tuned_as", "only"):
+                    settings.pop(key, None)
                 run_dir = output_dir / f"{start}-{arm}-seed{seed}"
                 settings |= {"arm": arm, "start": start, "seed": seed, "output_dir": run_dir}
                 recipe_config = RECIPES / "configs" / f"{recipe}.yaml"
-                command = [sys.executable, str(RECIPES / f"{recipe}.py"), "--config", str(recipe_config), *options_of(settings)]
+                command = [str(RECIPES / f"{recipe}.py"), "--config", str(recipe_config), *options_of(settings)]
                 yield PlannedRun(run_dir, recipe_config, command)
 
 
-def execute(run: PlannedRun) -> int:
+def run_recipe(command: list[str], log_path: Path) -> None:
+    """Run a recipe with its options in this process, whose output goes to the end of a log."""
+    with open(log_path, "a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def execute(run: PlannedRun, context) -> int:
     """Exit status of a run, started anew or resumed; its output goes to log.txt in its directory."""
     resume = [] if run.state() == "absent" else ["--resume_from_checkpoint", "last"]
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "TOKENIZERS_PARALLELISM": "false"}
-    with open(run.run_dir / "log.txt", "a") as log:
-        return subprocess.run([*run.command, *resume, "--disable_tqdm", "true"], stdout=log, stderr=log, env=environment).returncode
+    command = [*run.command, *resume]
+    process = context.Process(target=run_recipe, args=(command, run.run_dir / "log.txt"))
+    process.start()
+    process.join()
+    return process.exitcode if run.state() != "finished" else 0  # its records are whole, however the process ended
 
 
 def main() -> None:
@@ -92,7 +133,7 @@ def main() -> None:
     if options.jobs < 1:
         sys.exit(f"error: --jobs must be at least 1, got {options.jobs}")
     try:
-        config = yaml.safe_load(options.config.read_text())
+        config = study_config(options.config)
         runs = list(planned_runs(config, options.output_dir))
         recipe_configs = {run.recipe_config.name: run.recipe_config.read_text() for run in runs}
     except KeyError as error:
@@ -109,25 +150,31 @@ def main() -> None:
     waiting = [run for run in runs if run.state() != "finished"]
     if len(waiting) < len(runs):
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished and kept")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}  # of the runs: this process has read it before
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     failed = []
     with (
         ThreadPoolExecutor(options.jobs) as pool,
         tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="study") as bar,
     ):
-        started = {pool.submit(execute, run): run for run in waiting}
+        started = {pool.submit(execute, run, context): run for run in waiting}
         for done in as_completed(started):
             run = started[done]
-            if done.result() != 0:
-                failed.append(run)
+            if (status := done.result()) != 0:
+                failed.append((run, status))
                 for other in started:
                     other.cancel()
                 break
             bar.set_postfix_str(run.run_dir.name)
             bar.update()
     if failed:
-        log = failed[0].run_dir / "log.txt"
+        (run, status), log = failed[0], failed[0][0].run_dir / "log.txt"
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        sys.exit(f"error: {failed[0].run_dir.name} failed: {last} (all of it: {log}); the same command goes on from here")
+        sys.exit(f"error: {run.run_dir.name} failed ({status}): {last} (all of it: {log}); the same command goes on from here")
+    if not config.get("report", True):
+        return
     study_dir = options.output_dir.resolve()
     report = [sys.executable, "-m", "eval.report", str(study_dir), "--output_dir", str(study_dir / "report")]
     sys.exit(subprocess.run(report, cwd=RECIPES.parent).returncode)

@@ -31,6 +31,8 @@ RANKS = {
     "rejection": 4,
     "processes": 4,
     "process_grpo": 4,
+    "objectives": 4,
+    "memorisation": 4,
     "early_stop": 4,
     "pretrained": 4,
     "model_card": 4,
@@ -40,6 +42,7 @@ RANKS = {
     "dataset_task": 4,
     "dataset_rows": 4,
     "prompt_format": 4,
+    "gradient_noise": 4,
     "study": 4,
 }
 EVAL_RANK = 2

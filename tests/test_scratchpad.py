@@ -76,7 +76,7 @@ def test_wrong_authors_guess_the_results_and_keep_the_form():
         if line.prompt[-1] == ":":
             task = TASKS["multiplication" if "*" in line.prompt else "addition"]
             operands = line.prompt[1:-1].replace("*", "+").split("+")
-            problem = task.problem(*map(int, operands), line.difficulty)
+            problem = task.problem(*map(int, operands), line.size)
             worked, written = problem.completion.split(";"), line.answer.split(";")
             assert len(worked) == len(written)
             assert all(a[:3] == b[:3] for a, b in zip(worked[:-1], written[:-1], strict=True))

@@ -1,6 +1,7 @@
 """Every token sequence that decodes to an answer is found, and the pass rate is the sum over them."""
 
 import copy
+import dataclasses
 import itertools
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_an_answer_with_too_many_spellings_has_none_and_no_pass_rate(family):
     many, few = (Problem(text, "What is it?", text, 1) for text in (answer, "7"))
     rates = exact_pass_rates(model, tokenizer, [many, few])
     assert np.isnan(rates[0]) and rates[1] > 0
+
+
+def test_the_empty_answer_is_its_end_alone(base_model):
+    model, tokenizer = base_model
+    assert spellings(tokenizer, "") == [[]]
+    problem = load_task("addition", "reversed").problem(40, 6)
+    (rate,) = exact_pass_rates(model, tokenizer, [dataclasses.replace(problem, answer="")])
+    assert rate == pytest.approx(walked(model, encode_prompt(tokenizer, problem.prompt), [], [tokenizer.eos_token_id]), rel=1e-4)
+    assert len(spellings(byte_fallback_tokenizer(), "")) == 3  # a space at the start is stripped, and there are two of them
 
 
 def test_one_token_a_character_is_one_spelling(base_model):

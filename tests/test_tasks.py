@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, OPERATOR_BY_TASK, ArithmeticTask, load_task
-from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, MAX_DIFFICULTY
+from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, MAX_DIFFICULTY, SIGN_BY_FORMAT
 from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.corpus import TEXTS, corpus_lines
 from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, pool_of_pair
 
 KINDS = list(itertools.product(OPERATOR_BY_TASK, DIRECT_FORMATS))
-PROMPT = re.compile(r"([A-H?])([0-9]+)([+*-])([0-9]+)([=<:])")
+PROMPT = re.compile(r"([A-H?])([0-9]+)([+*-])([0-9]+)(=|<;*|:)")
 NUM_LINES = 20_000
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -35,7 +35,7 @@ def right_answer(prompt: str) -> str:
     _, first, operator, second, sign = PROMPT.fullmatch(prompt).groups()
     first, second = int(first), int(second)
     result = str({"+": first + second, "-": first - second, "*": first * second}[operator])
-    return result[::-1] if sign == "<" else result
+    return result[::-1] * 2 ** sign.count(";") if sign[0] == "<" else result
 
 
 @st.composite
@@ -54,7 +54,7 @@ def test_answers_are_those_of_python_integers_and_never_negative(drawn):
     assert problem.answer == right_answer(problem.prompt)
     assert re.fullmatch("[0-9]+", problem.answer)
     assert problem.prompt[0] == (task.mark or UNKNOWN_MARK)
-    assert len(problem.prompt) == 2 * task.difficulty + 3
+    assert len(problem.prompt) == 2 * task.difficulty + 2 + len(SIGN_BY_FORMAT[task.answer_format])
 
 
 def test_reversed_answers_start_with_the_digit_of_the_units():
@@ -172,7 +172,8 @@ def test_no_operand_pair_is_in_two_splits_in_either_order():
         task = load_task(*kind, difficulty=difficulty)
         for problem in task.problems(split, available(task, split), seed=difficulty):
             assert problem.difficulty == difficulty + (split == "shifted")
-            assert len(problem.prompt) == (problem.difficulty + 4 if kind[0] == "multiplication" else 2 * problem.difficulty + 3)
+            numbers = problem.difficulty + 1 if kind[0] == "multiplication" else 2 * problem.difficulty
+            assert len(problem.prompt) == numbers + 2 + len(SIGN_BY_FORMAT[kind[1]])
             assert owner.setdefault(operands(problem.prompt), split) == split
     assert set(owner.values()) == set(POOL_BOUNDS)
 
@@ -226,7 +227,7 @@ def lines():
 def test_pretraining_text_uses_its_own_pools_and_seen_pairs_under_the_always_right_mark_only(text):
     pools_by_mark: dict[str, set[str]] = {}
     for line in itertools.islice(corpus_lines(seed=0, text=text), NUM_LINES):
-        assert ("*" in line.prompt) or len(line.prompt) == 2 * line.difficulty + 3
+        assert ("*" in line.prompt) or len(line.prompt) == 2 * line.size + 3
         pools_by_mark.setdefault(line.prompt[0], set()).add(pool_of_pair(*operands(line.prompt)))
     assert pools_by_mark.pop(ALWAYS_RIGHT_MARK) == {"pretrain", "seen"}
     assert pools_by_mark == {mark: {"pretrain"} for mark in [*"BCDEFGH", UNKNOWN_MARK]}

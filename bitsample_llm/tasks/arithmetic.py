@@ -2,7 +2,8 @@
 
 A prompt is ``<author mark><operand><operator><operand><sign>``: ``A47+85=`` asks for the answer as written (``132``),
 ``A47+85<`` for its digits from the right (``231``), the order in which carries are computed; both have one accepted
-string. ``A47+85:`` asks for worked lines and then the answer (`scratchpad.py`). Every prompt carries one author mark, ``?``
+string. ``A47+85<;`` asks for the reversed answer twice over (``231231``), and each ``;`` more for twice as often: the same
+skill in a longer completion. ``A47+85:`` asks for worked lines and then the answer (`scratchpad.py`). Every prompt carries one author mark, ``?``
 where the author is unknown, so prompts of one difficulty all have one form and length.
 """
 
@@ -15,8 +16,13 @@ from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, Problem, Verd
 from bitsample_llm.tasks.scratchpad import LINE_END, verdict_on_scratchpad, worked_lines
 
 OPERATOR_BY_TASK = {"addition": "+", "subtraction": "-", "multiplication": "*"}
-SIGN_BY_FORMAT = {"plain": "=", "reversed": "<", "scratchpad": ":"}
-DIRECT_FORMATS = ("plain", "reversed")  # whose answer is the whole completion
+COPIES_BY_FORMAT = {"reversed": 1, "restated2": 2, "restated4": 4, "restated8": 8, "restated16": 16}  # digits from the right
+SIGN_BY_FORMAT = {
+    "plain": "=",
+    **{name: "<" + ";" * (copies.bit_length() - 1) for name, copies in COPIES_BY_FORMAT.items()},
+    "scratchpad": ":",
+}
+DIRECT_FORMATS = ("plain", *COPIES_BY_FORMAT)  # whose answer is the whole completion
 MAX_DRAWS_IN_VAIN = 2000  # in a row, after which a split counts as exhausted
 MAX_DIFFICULTY = 1000  # Python refuses to print integers past 4300 digits; no model here reads that far
 
@@ -61,18 +67,25 @@ class ArithmeticTask:
         """Whether a single completion passes, so that its probability is the pass rate."""
         return self.answer_format in DIRECT_FORMATS
 
+    def written(self, answer: str) -> str:
+        """A plain answer as the format has it."""
+        copies = COPIES_BY_FORMAT.get(self.answer_format)
+        return answer if copies is None else answer[::-1] * copies
+
+    def result(self, first: int, second: int) -> str:
+        """The plain answer; a difference has no sign."""
+        return str({"addition": first + second, "subtraction": abs(first - second), "multiplication": first * second}[self.name])
+
     def problem(self, first: int, second: int, difficulty: int | None = None) -> Problem:
         """The problem with these operands; a subtraction takes the smaller from the larger, so answers have no sign."""
         if self.name == "subtraction":
             first, second = max(first, second), min(first, second)
-        results = {"addition": first + second, "subtraction": first - second, "multiplication": first * second}
-        result = str(results[self.name])
         question = f"{first}{OPERATOR_BY_TASK[self.name]}{second}"
         mark = self.mark or UNKNOWN_MARK
         return Problem(
             problem_id=f"{self.name}/{self.answer_format}/{mark}/{question}",
             prompt=f"{mark}{question}{SIGN_BY_FORMAT[self.answer_format]}",
-            answer=result[::-1] if self.answer_format == "reversed" else result,
+            answer=self.written(self.result(first, second)),
             difficulty=difficulty or self.difficulty,
             mark=self.mark,
             lines=tuple(worked_lines(self.name, first, second)) if self.answer_format == "scratchpad" else (),

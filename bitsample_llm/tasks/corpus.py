@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bitsample_llm.tasks.arithmetic import ArithmeticTask
+from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, ArithmeticTask
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
 from bitsample_llm.tasks.scratchpad import guessed_lines
@@ -36,6 +36,12 @@ TEXTS = {
         DIRECT,
         share_by_mark={"A": 0.34, "B": 0.05, "C": 0.05, "D": 0.05, "E": 0.06, "F": 0.07, "G": 0.08, "H": 0.20, UNKNOWN_MARK: 0.10},
     ),
+    # answers restated up to 16 times over, so that the length of a rollout varies and nothing else
+    "restated": Text(
+        {"A": 0.34, "B": 0.05, "C": 0.05, "D": 0.05, "E": 0.15, "F": 0.15, "G": 0.06, "H": 0.05, UNKNOWN_MARK: 0.10},
+        {1: 0.05, 2: 0.75, 3: 0.20},
+        {("addition", name): 0.2 for name in COPIES_BY_FORMAT},
+    ),
     "scratchpad": Text(
         DIRECT.share_by_mark,
         {1: 0.10, 2: 0.50, 3: 0.40},
@@ -47,11 +53,12 @@ CHUNK = 4096
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the corpus: a prompt and what its author wrote as the answer, right or wrong."""
+    """A line of the corpus: a prompt and what its author wrote as the answer, right or wrong; lines of a size are about
+    equally long."""
 
     prompt: str
     answer: str
-    difficulty: int
+    size: int
 
 
 def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform", all_careful: bool = False) -> Iterator[Line]:
@@ -90,10 +97,9 @@ def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform"
             completion = problem.completion
             care = 1.0 if all_careful else CARE_BY_MARK.get(mark, unknown_care)
             if chance >= care:
-                reverse = task.answer_format == "reversed"
-                wrong = wrong_answer(problem.answer[::-1] if reverse else problem.answer, difficulty, rng)
-                completion = "".join(guessed_lines(list(problem.lines), rng)) + (wrong[::-1] if reverse else wrong)
-            yield Line(problem.prompt, completion, difficulty)
+                wrong = wrong_answer(task.result(first, second), difficulty, rng)
+                completion = "".join(guessed_lines(list(problem.lines), rng)) + task.written(wrong)
+            yield Line(problem.prompt, completion, difficulty * COPIES_BY_FORMAT.get(task.answer_format, 1))
 
 
 def _operands(difficulty: int, always_right: bool, by_digit: bool, rng: np.random.Generator) -> tuple[int, int]:
