@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from bitsample_llm.dataset_task import DatasetTask
 from bitsample_llm.judge import accepts_only_its_answer, gym_dataset, require_package
+from bitsample_llm.processes import say
 from bitsample_llm.tasks import Problem
 from bitsample_llm.verifiers import VERIFIERS, last_number
 
@@ -215,7 +216,7 @@ class DatasetProblems:
 
 
 def read_dataset(
-    asked: DataArguments, num_train: int, num_heldout: int, seed: int, tuning: bool, tell: Callable[[str], None] = print
+    asked: DataArguments, num_train: int, num_heldout: int, seed: int, tuning: bool, tell: Callable[[str], None] = say
 ) -> DatasetProblems:
     """At most `num_train` problems to train on and `num_heldout` others; the pools for tuning where `tuning` says so.
 

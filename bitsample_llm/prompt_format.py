@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from bitsample_llm.dataset_rows import Faults
 from bitsample_llm.likelihood import encode_answer
+from bitsample_llm.processes import say
 from bitsample_llm.spellings import MAX_SPELLINGS, decoded, spellings
 from bitsample_llm.tasks import Problem
 
@@ -71,7 +72,7 @@ def problems_for_model(
     prompt_format: str = "auto",
     reserved: int = 0,
     max_length: int | None = None,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] = say,
 ):
     """A run's problems (`study.StudyProblems`) as its model takes them, with what was left out, and how many have no exact
     pass rate, said in `data` and told.

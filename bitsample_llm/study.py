@@ -193,9 +193,8 @@ def load_problems(study: StudyArguments) -> StudyProblems:
         if getattr(study, name) is not None and getattr(study, name) <= 0:
             raise ValueError(f"--{name} must be above 0, got {getattr(study, name)}")
     if study.dataset is not None:
-        is_first = int(os.environ.get("RANK", "0")) == 0
-        options = {"tuning": study.tuning, "tell": print if is_first else lambda line: None}
-        read = read_dataset(study, study.num_train_problems, study.num_heldout_problems, study.problem_seed, **options)
+        sizes = study.num_train_problems, study.num_heldout_problems
+        read = read_dataset(study, *sizes, study.problem_seed, study.tuning)
         sets = {"heldout": read.heldout, "train": read.train[: study.num_heldout_problems]}
         return StudyProblems(read.task, read.train, sets, read.facts)
     mark = None if study.mark == UNKNOWN_MARK else study.mark

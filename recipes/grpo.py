@@ -16,6 +16,7 @@ from bitsample_llm.credit import CREDITS
 from bitsample_llm.likelihood import answer_spellings, end_token_ids
 from bitsample_llm.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
 from bitsample_llm.process_grpo import ProcessGRPOTrainer
+from bitsample_llm.processes import report_processes
 from bitsample_llm.prompt_format import problems_for_model
 from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RandomReward, RolloutVerifier
 from bitsample_llm.study import (
@@ -139,6 +140,7 @@ def main() -> None:
     set_up_process()
     with one_line_errors():
         study, choices, args, model_args = parsed_arguments(sys.argv[1:])
+        report_processes()
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)

@@ -12,6 +12,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.objectives import OBJECTIVES, AnswerObjectiveTrainer
+from bitsample_llm.processes import report_processes
 from bitsample_llm.prompt_format import labelled_rows, problems_for_model
 from bitsample_llm.rejection import passing_problems
 from bitsample_llm.study import (
@@ -56,6 +57,7 @@ def main() -> None:
     with one_line_errors():
         parser = OneLineParser((StudyArguments, SFTChoices, SFTConfig, ModelConfig))
         study, choices, args, model_args = parser.parse_args_and_config()
+        report_processes()
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
