@@ -1,13 +1,20 @@
 # make study   the main job: install, run the quick study, end with a table and the path of the report
 # make test    install, run the tests
 # make ablate  process reward against outcome reward: 240 runs, half an hour on two cores; goes on where it stopped
-# make tune    the search behind the study's learning rates and batch sizes
+# make ladder  what a held-out bit costs in labels, rollouts and FLOPs, by exact pass rate; goes on where it stopped
+#              (LADDER=full: transfer, pass@k, memorisation and rollout length as well)
+# make tune, make tune-ladder   the searches behind their learning rates and batch sizes
 PYTHON ?= python3
 PIP_FLAGS ?=
 STUDY ?= runs/study
 BIN = .venv/bin
 
-.PHONY: install study ablate test test-slow lint tune
+LADDER ?= headline
+LADDER_PARTS_headline = cells push noise
+LADDER_PARTS_full = $(LADDER_PARTS_headline) long memorise length
+RUN_STUDY = $(BIN)/python recipes/study.py --config recipes/configs
+
+.PHONY: install study ablate ladder test test-slow lint tune tune-ladder
 
 install: .venv/.installed
 
@@ -20,10 +27,21 @@ install: .venv/.installed
 	@touch $@
 
 study: install
-	@$(BIN)/python recipes/study.py --config recipes/configs/study.yaml --output_dir $(STUDY)
+	@$(RUN_STUDY)/study.yaml --output_dir $(STUDY)
+	@$(RUN_STUDY)/ladder_small.yaml --output_dir $(STUDY)/ladder/cells
+	@$(BIN)/python -m eval.ladder_report $(STUDY)/ladder
 
 ablate: install
-	@$(BIN)/python recipes/study.py --config recipes/configs/ablate.yaml --output_dir runs/ablate
+	@$(RUN_STUDY)/ablate.yaml --output_dir runs/ablate
+
+runs/pretrain_ages/model: | install
+	@$(BIN)/accelerate launch --config_file recipes/accelerate/one_cpu.yaml recipes/pretrain.py \
+		--config recipes/configs/pretrain_ages.yaml --output_dir runs/pretrain_ages
+
+ladder: install runs/pretrain_ages/model
+	@set -e; for part in $(LADDER_PARTS_$(LADDER)); do \
+		echo "ladder: $$part"; $(RUN_STUDY)/ladder_$$part.yaml --output_dir runs/ladder/$$part; done
+	@$(BIN)/python -m eval.ladder_report runs/ladder
 
 test: install
 	@$(BIN)/python -m pytest -n auto -m 'not slow'
@@ -35,4 +53,9 @@ lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 tune: install
-	@$(BIN)/python recipes/study.py --config recipes/configs/tune.yaml --output_dir runs/tune
+	@$(RUN_STUDY)/tune.yaml --output_dir runs/tune
+
+tune-ladder: install runs/pretrain_ages/model
+	@$(RUN_STUDY)/ladder_tune_latent.yaml --output_dir runs/ladder_tune_latent
+	@$(RUN_STUDY)/ladder_tune_unacquired.yaml --output_dir runs/ladder_tune_unacquired
+	@$(BIN)/python -m eval.tuned runs/ladder_tune_latent runs/ladder_tune_unacquired --output_file recipes/configs/ladder_tuned.yaml

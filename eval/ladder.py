@@ -14,10 +14,13 @@ import numpy as np
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
 from eval.arms import Arm, paired_ratio
+from eval.findings import verdict_on
 
 LATENT_MARKED = 0.9  # a skill is latent if the always-right mark shows it in nine of ten
 UNACQUIRED_FACTOR = 1.2  # and unacquired if that mark shows no more of it than this
+MATCHED_FACTOR = 1.5  # cells are compared across reasons if their pass rates are this close
 SAMPLED = ("grpo", "rloo", "verdict_likelihood")  # arms that draw rollouts
+WORDS = ("contradicted", "neither", "supported")  # verdicts where a high statistic speaks against the claim
 DECOMPOSITION = ("sft", "pass_rate", "verdict_likelihood", "grpo", "rloo")  # one thing given up at a time
 
 
@@ -128,3 +131,59 @@ def log_errors(cells: Sequence[Cell], arm: str, predicted: str) -> list[float]:
 def by_seed(arm: Arm, key: str) -> dict[int, float]:
     """Values of an arm's seeds where measured."""
     return {result.seed: result.values[key] for result in arm.results if result.values[key] is not None}
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All that the claims are tested on; what was not run is empty."""
+
+    cells: Sequence[Cell] = ()
+    push: Sequence[Cell] = ()
+    long: Sequence[Cell] = ()
+    memorised: Sequence[Arm] = ()
+    slow: Sequence[Arm] = ()
+    length: Sequence[Cell] = ()
+
+    def latent(self) -> list[Cell]:
+        """Cells whose skill is latent."""
+        return [cell for cell in self.cells if cell.reason == "latent"]
+
+    def unacquired(self) -> list[Cell]:
+        """Cells whose skill is not there."""
+        return [cell for cell in self.cells if cell.reason == "unacquired"]
+
+
+def claim(number: int, text: str, statistic: str, result: dict, verdict: str) -> dict:
+    """A row of the table."""
+    return {"claim": number, "text": text, "statistic": statistic, **result, "verdict": verdict}
+
+
+def not_run(number: int, text: str, statistic: str) -> dict:
+    """A row of what was not measured."""
+    return claim(number, text, statistic, {"mean": None, "interval": None, "n": 0}, "not run")
+
+
+def judged(number: int, text: str, statistic: str, result: dict, margins, words, num: int, unmeasured: str) -> dict:
+    """A row with the verdict of its interval; n counts seeds unless the statistic says otherwise."""
+    return claim(number, text, statistic, result, verdict_on(result, margins, words, num, unmeasured))
+
+
+def contrast(ladder: Ladder) -> list[dict]:
+    """Samples to the target from an unacquired start over those from a latent one, arm by arm, of the pairs of cells whose mean
+    pass rates differ by at most a factor of `MATCHED_FACTOR` and whose targets are the same."""
+    rows = []
+    for unacquired in ladder.unacquired():
+        near = [c for c in ladder.latent() if abs(math.log(c.pass_rate / unacquired.pass_rate)) <= math.log(MATCHED_FACTOR)]
+        for latent in near:
+            for arm in ("sft", "grpo"):
+                if arm in latent.arms and arm in unacquired.arms:
+                    rows.append(
+                        {
+                            "latent": latent.start,
+                            "unacquired": unacquired.start,
+                            "arm": arm,
+                            "pass_rates": [latent.pass_rate, unacquired.pass_rate],
+                            "ratio": paired_ratio(unacquired.arms[arm], latent.arms[arm], "samples_to_target"),
+                        }
+                    )
+    return rows

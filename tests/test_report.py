@@ -29,17 +29,33 @@ MANIFEST = {
 }
 
 
-def make_run(folder, start, arm, regime, seed, gain_per_step, steps=4, samples_per_step=10, log2_start=-4.0, choices=None):
-    """A run of `steps` steps in which every held-out problem starts at 2^log2_start and gains `gain_per_step` bits a step."""
+def make_run(
+    folder,
+    start,
+    arm,
+    regime,
+    seed,
+    gain_per_step,
+    steps=4,
+    samples_per_step=10,
+    log2_start=-4.0,
+    choices=None,
+    splits=None,
+    facts=None,
+):
+    """A run of `steps` steps in which every held-out problem starts at 2^log2_start and gains `gain_per_step` bits a step; in
+    another split of `splits` it starts at a value of its own and gains that many times as much."""
     flops_per_step = 1e12
     manifest = MANIFEST | {"start": start, "arm": arm, "regime": regime, "seed": seed, "config": {"choices": choices or {}}}
+    manifest |= facts or {}
+    splits = {"heldout": (log2_start, 1.0), "train": (log2_start, 1.0)} | (splits or {})
     run_dir = folder / f"{start}-{arm}-{seed}"
     writer = RunWriter.create(run_dir, manifest)
     for step in range(steps + 1):
         flops = step * flops_per_step
-        for split in ("heldout", "train"):
+        for split, (first, factor) in splits.items():
             for problem in PROBLEMS:
-                row = {"step": step, "split": split, "problem_id": problem, "log2_pass_rate": log2_start + gain_per_step * step}
+                row = {"step": step, "split": split, "problem_id": problem, "log2_pass_rate": first + factor * gain_per_step * step}
                 row |= {"update_norm": float(step), "total_flops": flops, "total_seconds": 2.0 * step}
                 writer.add_rows("evals", [row])
         if step == 0:

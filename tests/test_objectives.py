@@ -1,0 +1,209 @@
+"""Arms between SFT and policy gradient: their losses against the exact probabilities, and updates that are skipped."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from test_meter import SHARED
+from trl import GRPOConfig, RLOOConfig, SFTConfig
+
+from bitsample_llm.budget import LOST_BITS, TargetGain
+from bitsample_llm.information import verdict_sequence_bits
+from bitsample_llm.likelihood import answer_logprobs
+from bitsample_llm.memorisation import ceiling_bits, relabelled
+from bitsample_llm.objectives import (
+    OBJECTIVES,
+    AnswerObjectiveTrainer,
+    SkippingGRPOTrainer,
+    SkippingRLOOTrainer,
+    VerdictLikelihoodTrainer,
+)
+from bitsample_llm.rewards import RolloutVerifier
+from bitsample_llm.tasks import load_task
+
+ROLLOUTS = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0}
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return load_task("addition", "reversed", mark="C").problems("train", 16, seed=3)
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.2, 0.9])
+def test_objectives_have_the_gradients_of_what_they_ascend(p):
+    slopes = {"log_likelihood": 1.0, "pass_rate": p, "normalised_pass_rate": math.sqrt(p / (1 - p))}
+    for name, objective in OBJECTIVES.items():
+        logps_B = torch.tensor([math.log(p)], dtype=torch.float64, requires_grad=True)
+        objective(logps_B).backward()
+        assert -float(logps_B.grad) == pytest.approx(slopes[name], rel=1e-5)
+
+
+def test_objectives_are_finite_where_the_answer_is_sure():
+    for objective in OBJECTIVES.values():
+        logps_B = torch.zeros(2, requires_grad=True)
+        objective(logps_B).backward()
+        assert torch.isfinite(logps_B.grad).all()
+
+
+def label_trainer(model, tokenizer, problems, tmp_path, objective: str, **options):
+    rows = [{"prompt": problem.prompt, "completion": problem.answer} for problem in problems]
+    args = SFTConfig(
+        **SHARED | {"output_dir": str(tmp_path), "optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1e-2, **options}
+    )
+    return AnswerObjectiveTrainer(
+        model=copy.deepcopy(model),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        objective=objective,
+    )
+
+
+@pytest.mark.parametrize("objective", ["log_likelihood", "pass_rate"])
+def test_loss_is_the_mean_over_exact_answer_probabilities(base_model, problems, tmp_path, objective):
+    model, tokenizer = base_model
+    trainer = label_trainer(
+        model, tokenizer, problems, tmp_path, objective, per_device_train_batch_size=16, max_steps=1, logging_steps=1
+    )
+    trainer.train()
+    logps = np.array([logps.sum() for logps in answer_logprobs(model, tokenizer, problems)])
+    expected = -logps.mean() if objective == "log_likelihood" else -np.exp(logps).mean()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_accumulated_batches_make_the_update_of_one(base_model, problems, tmp_path):
+    whole, cut = (
+        label_trainer(
+            *base_model,
+            problems,
+            tmp_path,
+            "pass_rate",
+            per_device_train_batch_size=16 // n,
+            gradient_accumulation_steps=n,
+            max_steps=1,
+        )
+        for n in (1, 2)
+    )
+    for trainer in (whole, cut):
+        trainer.train()
+    for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert any(not torch.equal(a, b) for a, b in zip(whole.model.parameters(), base_model[0].parameters(), strict=True))
+
+
+def test_objective_of_whole_answers_refuses_packing(base_model, problems, tmp_path):
+    with pytest.raises(ValueError, match="one sample a row"):
+        label_trainer(*base_model, problems, tmp_path, "pass_rate", packing=True)
+
+
+@pytest.mark.parametrize(("trainer_class", "config"), [(SkippingGRPOTrainer, GRPOConfig), (SkippingRLOOTrainer, RLOOConfig)])
+def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(base_model, problems, tmp_path, trainer_class, config):
+    model, tokenizer = base_model
+    weights, num_calls = [], 0
+
+    def reward(completion_ids, **kwargs):
+        nonlocal num_calls
+        num_calls += 1
+        weights.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
+        return [float(index % 2) if num_calls == 1 else 1.0 for index, _ in enumerate(completion_ids)]
+
+    args = config(**SHARED | ROLLOUTS | {"output_dir": str(tmp_path), "max_steps": 3})
+    rows = Dataset.from_list([{"prompt": problem.prompt} for problem in problems])
+    trainer = trainer_class(
+        model=copy.deepcopy(model), reward_funcs=[reward], args=args, train_dataset=rows, processing_class=tokenizer
+    )
+    forwards = []
+    trainer.model.register_forward_hook(
+        lambda module, *_: forwards.append(num_calls) if module.training and torch.is_grad_enabled() else None
+    )
+    trainer.train()
+    assert not all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights[1], weights[2], strict=True))
+    assert forwards == [1]  # the skipped updates cost no forward pass either
+    assert trainer.state.global_step == 3
+
+
+def test_verdict_likelihood_scores_passes_by_log_p_and_fails_by_log_of_one_minus_p(base_model, problems, tmp_path):
+    model, tokenizer = base_model
+    task = load_task("addition", "reversed", mark="C")
+    verifier = RolloutVerifier(task, problems, tokenizer)
+    seen = []
+
+    class Watched(VerdictLikelihoodTrainer):
+        def _compute_loss(self, model, inputs):
+            loss = super()._compute_loss(model, inputs)
+            seen.append((float(loss.detach()), {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}))
+            return loss
+
+    args = GRPOConfig(**SHARED | ROLLOUTS | {"output_dir": str(tmp_path), "max_steps": 1, "learning_rate": 0.0})
+    rows = Dataset.from_list([{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in problems])
+    reward = lambda completion_ids, **kwargs: [0.0] * len(completion_ids)  # noqa: E731  the reward is not what it learns from
+    Watched(
+        model=copy.deepcopy(model),
+        reward_funcs=[reward],
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        verifier=verifier,
+    ).train()
+    loss, inputs = seen[0]
+    by_prompt = {problem.prompt: problem for problem in problems}
+    expected = []
+    for row in range(len(inputs["prompt_ids"])):
+        prompt = tokenizer.decode(inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()])
+        ids = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()].tolist()
+        ended = ids[-1] == tokenizer.eos_token_id
+        text = tokenizer.decode(ids[:-1] if ended else ids)
+        logps = answer_logprobs(model, tokenizer, [replace(by_prompt[prompt], answer=text)])[0]
+        log_p = logps.sum() if ended else logps[:-1].sum()
+        passed = ended and text == by_prompt[prompt].answer
+        assert passed == bool(inputs["passed"][row])
+        expected.append(-log_p if passed else -math.log(-math.expm1(log_p)))
+    assert loss == pytest.approx(np.mean(expected), rel=1e-3)
+    assert 0 < sum(inputs["passed"].tolist()) < len(expected)
+
+
+class _Meter:
+    log2_pass_rates = (-4.0,)
+
+
+@pytest.mark.parametrize(("now", "stops"), [(-4.0, False), (-3.1, False), (-2.9, True), (-4.0 - LOST_BITS, True)])
+def test_a_run_stops_once_it_gained_its_target_or_lost_its_way(now, stops):
+    meter, control = _Meter(), type("Control", (), {"should_training_stop": False})()
+    meter.log2_pass_rates = (-4.0, now)
+    TargetGain(meter, 1.0).on_step_end(None, None, control)
+    assert control.should_training_stop == stops
+
+
+@pytest.mark.parametrize(("num_answers", "num_tried"), [(8, 1), (8, 5), (100, 99), (4, 4)])
+def test_verdicts_on_equally_likely_answers_tell_the_closed_form(num_answers, num_tried):
+    masses = [1 / num_answers] * num_tried
+    told = [verdict_sequence_bits(masses, right if right < num_tried else None) for right in range(num_answers)]
+    left = num_answers - num_tried
+    closed = math.log2(num_answers) - (left / num_answers * math.log2(left) if left else 0)
+    assert np.mean(told) == pytest.approx(closed)
+
+
+def test_masses_of_distinct_answers_cannot_exceed_one():
+    with pytest.raises(ValueError, match="at most 1"):
+        verdict_sequence_bits([0.6, 0.6], None)
+
+
+def test_labels_to_memorise_are_draws_of_the_model_and_told_by_verdicts_up_to_their_surprisal(base_model):
+    model, tokenizer = base_model
+    problems = load_task("addition", "reversed", mark="C").problems("train", 64, seed=5)
+    drawn = relabelled(model, tokenizer, problems, 4, seed=1)
+    share_right = np.mean([new.answer == old.answer for new, old in zip(drawn, problems, strict=True)])
+    assert 0.25 < share_right < 0.75  # author C is right half of the time
+    problem = drawn[0]
+    found = [{"text": "999", "ended": True}, {"text": problem.answer, "ended": True}, {"text": "12", "ended": False}]
+    told = ceiling_bits(model, tokenizer, problem, found)
+    masses = [
+        math.exp(answer_logprobs(model, tokenizer, [replace(problem, answer=text)])[0].sum()) for text in ("999", problem.answer)
+    ]
+    assert told == pytest.approx(verdict_sequence_bits(masses, 1), rel=1e-4)
+    assert ceiling_bits(model, tokenizer, problem, found[2:]) == 0
