@@ -3,6 +3,7 @@
 Every process scores its share with as many forward passes as the others, which sharded models need.
 """
 
+import importlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,4 +65,7 @@ class ParameterChange:
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:
     """The parameter itself, gathered where it is sharded."""
+    if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
+        with importlib.import_module("deepspeed").zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
