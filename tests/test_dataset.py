@@ -2,13 +2,17 @@
 
 import json
 
+import datasets
 import pytest
 from datasets import Dataset
 from scripts.tiny_families import make
 from test_real_models import ran
 
 from bitsample_llm.dataset_rows import POOL_BOUNDS, DataArguments, pool_of_prompt, read_dataset
+from bitsample_llm.dataset_task import DatasetTask
+from bitsample_llm.rejection import passing_problems
 from bitsample_llm.study import StudyArguments, load_problems
+from bitsample_llm.tasks import Problem
 
 ROWS = [{"prompt": f"What is {a} plus {b}?", "answer": str(a + b)} for a in range(10) for b in range(10)]
 MESSAGES = [{"role": "system", "content": "Add."}, {"role": "user", "content": "What is 3 plus 4?"}]
@@ -160,6 +164,27 @@ def test_a_task_of_reasoning_gym_comes_with_its_verifier(task, verifier):
     for problem in found.train[:5]:
         assert found.task.verify(problem, problem.answer, True).passed
         assert not found.task.verify(problem, problem.answer + "1", True).passed
+
+
+def test_a_hub_name_is_asked_for_with_its_configuration_and_splits(monkeypatch):
+    asked = []
+
+    def load_dataset(source, config, split):
+        asked.append((source, config, split))
+        return Dataset.from_list(ROWS[:30] if split == "test" else ROWS[30:])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found, _ = read("owner/sums", dataset_config="main", heldout_split="test", train_split="all")
+    assert asked == [("owner/sums", "main", "test"), ("owner/sums", "main", "all")]
+    assert len(found.heldout) == 30 and found.heldout[0].problem_id.startswith("test/")
+
+
+def test_labels_of_a_numeric_task_are_what_passing_rollouts_said(base_model):
+    rows = [Problem(f"rows/{n}", f"?{n}+3<", f"+{n + 3}", 0, verifier="numeric") for n in range(5)]
+    task = DatasetTask("rows", rows)
+    passing = passing_problems(*base_model, task, rows, rollouts_per_prompt=32, seed=0)
+    assert {problem.problem_id for problem in passing} == {problem.problem_id for problem in rows}
+    assert all(problem.answer == str(int(problem.prompt[1]) + 3) for problem in passing)  # not the reference, which has a sign
 
 
 def test_load_problems_gives_a_run_what_a_task_gives_it(tmp_path, capsys):
