@@ -132,6 +132,14 @@ def target_bits(run: Run) -> float:
     return run.manifest.get("config", {}).get("study", {}).get("target_bits") or TARGET_BITS
 
 
+def flops_to_gain(run: Run, curve: Curve, gain_bits: float) -> float | None:
+    """FLOPs at which the held-out gain was reached, linear between evaluations; at least those of the first update, of which
+    no part can be bought. None if it never was.
+    """
+    crossing = first_crossing(curve.flops, curve.surprisal_bits[0] - curve.surprisal_bits, gain_bits)
+    return None if crossing is None else max(crossing, run.steps[0]["flops/total"])
+
+
 def run_result(run: Run) -> RunResult:
     """A finished run in numbers.
 
@@ -150,10 +158,9 @@ def run_result(run: Run) -> RunResult:
     half = float(curve.surprisal_bits[0]) / 2
     flops_to_half = first_crossing(curve.flops, absorbed_curve, half)
     target = target_bits(run)
-    flops_to_target = first_crossing(curve.flops, absorbed_curve, target)
-    flops_to_quarter = first_crossing(curve.flops, absorbed_curve, target / 4)
+    flops_to_target = flops_to_gain(run, curve, target)
     until = flops_to_half or flops  # what is offered after saturation says nothing of the rate
-    at = functools.partial(_cumulative_at, run, float(curve.flops[0]))
+    at = functools.partial(cumulative_at, run, float(curve.flops[0]))
     offered = at("bits/offered_total", until)
     values: dict[str, float | None] = {
         "total_flops": flops,
@@ -178,10 +185,8 @@ def run_result(run: Run) -> RunResult:
         "absorbed_bits_over_log_flops": mean_over_log(curve.flops, absorbed_curve),
         "flops_to_target": flops_to_target,
         "target_bits": target,
-        "updates_to_target": first_crossing(curve.step, absorbed_curve, target),
+        "updates_to_target": None if flops_to_target is None else at("step", flops_to_target),
         "samples_to_target": None if flops_to_target is None else at("samples/total", flops_to_target),
-        "flops_to_quarter": flops_to_quarter,
-        "samples_to_quarter": None if flops_to_quarter is None else at("samples/total", flops_to_quarter),
         "dead_group_flops_fraction": last.get("flops/dead_group_fraction"),
         "informative_group_fraction": _mean_of_steps(run, "group/informative_fraction"),
         "informative_group_fraction_predicted": _mean_of_steps(run, "group/informative_fraction_predicted"),
@@ -223,7 +228,7 @@ def _credit_values(run: Run, until: float) -> dict[str, float | None]:
     }
 
 
-def _cumulative_at(run: Run, flops_before_training: float, key: str, flops: float) -> float | None:
+def cumulative_at(run: Run, flops_before_training: float, key: str, flops: float) -> float | None:
     """A cumulative metric when the run had cost `flops`, linear between steps; None where it was not measured."""
     if run.steps[-1].get(key) is None:
         return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
-from eval.arms import Arm, paired_ratio
+from eval.arms import Arm, cumulative_at, flops_to_gain, paired_ratio, with_interval
 from eval.findings import verdict_on
 
 LATENT_MARKED = 0.9  # a skill is latent if the always-right mark shows it in nine of ten
@@ -169,21 +169,41 @@ def judged(number: int, text: str, statistic: str, result: dict, margins, words,
 
 
 def contrast(ladder: Ladder) -> list[dict]:
-    """Samples to the target from an unacquired start over those from a latent one, arm by arm, of the pairs of cells whose mean
-    pass rates differ by at most a factor of `MATCHED_FACTOR` and whose targets are the same."""
+    """Samples of an arm that buy a gain from an unacquired start over those that buy it from a latent one, of the pairs of cells
+    whose mean pass rates differ by at most `MATCHED_FACTOR`. The gain is the unacquired start's target, which the latent one
+    passes on the way to its own.
+    """
     rows = []
     for unacquired in ladder.unacquired():
+        gain = unacquired.arms["sft"].results[0].values["target_bits"]
         near = [c for c in ladder.latent() if abs(math.log(c.pass_rate / unacquired.pass_rate)) <= math.log(MATCHED_FACTOR)]
         for latent in near:
-            for arm in ("sft", "grpo"):
-                if arm in latent.arms and arm in unacquired.arms:
-                    rows.append(
-                        {
-                            "latent": latent.start,
-                            "unacquired": unacquired.start,
-                            "arm": arm,
-                            "pass_rates": [latent.pass_rate, unacquired.pass_rate],
-                            "ratio": paired_ratio(unacquired.arms[arm], latent.arms[arm], "samples_to_target"),
-                        }
-                    )
+            for arm in (arm for arm in DECOMPOSITION if arm in latent.arms and arm in unacquired.arms):
+                samples = {name: samples_to(cell.arms[arm], gain) for name, cell in (("l", latent), ("u", unacquired))}
+                both = sorted(set(samples["l"]) & set(samples["u"]))
+                logs = with_interval([math.log(samples["u"][seed] / samples["l"][seed]) for seed in both])
+                ratio = logs | {
+                    "mean": None if logs["mean"] is None else math.exp(logs["mean"]),
+                    "interval": logs["interval"] and [math.exp(bound) for bound in logs["interval"]],
+                }
+                rows.append(
+                    {
+                        "latent": latent.start,
+                        "unacquired": unacquired.start,
+                        "arm": arm,
+                        "gain_bits": gain,
+                        "pass_rates": [latent.pass_rate, unacquired.pass_rate],
+                        "ratio": ratio,
+                        "reached": {"latent": len(samples["l"]), "unacquired": len(samples["u"])},
+                    }
+                )
     return rows
+
+
+def samples_to(arm: Arm, gain_bits: float) -> dict[int, float]:
+    """Samples to a held-out gain by seed, of the seeds that gained it."""
+    found = {}
+    for result in arm.results:
+        if (flops := flops_to_gain(result.run, result.curve, gain_bits)) is not None:
+            found[result.seed] = cumulative_at(result.run, float(result.curve.flops[0]), "samples/total", flops)
+    return found

@@ -175,10 +175,13 @@ def figures_of(ladder: Ladder) -> list[tuple]:
 
 def contrast_rows(ladder: Ladder) -> list[list[str]]:
     """Matched cells, heading first."""
-    rows = [["latent", "unacquired", "p of either", "arm", "samples, unacquired over latent"]]
+    rows = [["latent", "unacquired", "p of either", "gain, bits", "arm", "samples, unacquired over latent", "seeds that gained it"]]
     for row in contrast(ladder):
         rates = " and ".join(number(p) for p in row["pass_rates"])
-        rows.append([row["latent"], row["unacquired"], rates, row["arm"], f"{estimate(row['ratio'])} (n = {row['ratio']['n']})"])
+        reached = f"{row['reached']['latent']} and {row['reached']['unacquired']}"
+        rows.append(
+            [row["latent"], row["unacquired"], rates, number(row["gain_bits"]), row["arm"], estimate(row["ratio"]), reached]
+        )
     return rows
 
 

@@ -49,7 +49,8 @@ def left_out_error(x: np.ndarray, y: np.ndarray) -> float:
     errors = []
     for index in range(len(x)):
         kept = np.delete(np.arange(len(x)), index)
-        errors.append(y[index] - np.polyval(np.polyfit(x[kept], y[kept], 1), x[index]))
+        degree = 1 if len(set(x[kept])) > 1 else 0  # what is the same everywhere tells the mean
+        errors.append(y[index] - np.polyval(np.polyfit(x[kept], y[kept], degree), x[index]))
     return float(np.sqrt(np.mean(np.square(errors))))
 
 

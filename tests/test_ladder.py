@@ -162,7 +162,7 @@ def test_cells_of_both_reasons_are_compared_only_where_their_pass_rates_match(tm
     arms = cell_arms(tmp_path, "latent", 4) + cell_arms(tmp_path, "unacquired", 4, splits=unacquired)
     arms += cell_arms(tmp_path, "unacquired, rarer", 4, splits={"marked": (-7.0, 0.0)}, log2_start=-7.0)
     rows = contrast(Ladder(cells=cells_of(arms, {})))
-    assert [(row["unacquired"], row["arm"]) for row in rows] == [("unacquired", "sft"), ("unacquired", "grpo")]
+    assert [(row["unacquired"], row["arm"]) for row in rows] == [("unacquired", arm) for arm in ("sft", "grpo", "rloo")]
     assert rows[0]["ratio"]["mean"] == pytest.approx(1.0)
 
 

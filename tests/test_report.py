@@ -118,6 +118,11 @@ def test_what_was_never_reached_is_none_and_not_zero(tmp_path):
     assert first_crossing(np.array([0.0, 1.0]), np.array([0.0, 0.5]), 1.0) is None
 
 
+def test_no_part_of_the_first_update_can_be_bought(tmp_path):
+    values = make_run(tmp_path, "latent", "sft", "sft", 1, 3.0, steps=1).values  # one update gains three times the target
+    assert (values["flops_to_target"], values["samples_to_target"], values["updates_to_target"]) == (1e12, 10, 1)
+
+
 def test_ratios_are_paired_by_seed_with_a_t_interval_of_the_logarithms(tmp_path):
     arms = {(arm.start, arm.name): arm for arm in study(tmp_path)}
     ratio = paired_ratio(arms["latent", "grpo"], arms["latent", "sft"], "samples_to_target")
