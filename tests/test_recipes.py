@@ -41,7 +41,7 @@ def test_every_way_to_train_runs_and_leaves_a_finished_record(recipe, tmp_path, 
     assert run.manifest["git_commit"] and run.manifest["model_sha256"]
     assert [line["step"] for line in run.steps] == [1, 2, 3]
     evals = run.table("evals").to_pylist()
-    assert {(row["step"], row["split"]) for row in evals} == {
+    assert {(row["step"], row["split"]) for row in evals} >= {
         (s, n) for s in (0, 3) for n in ("heldout", "seen", "shifted", "train", "marked")
     }
     saved = "adapter_model.safetensors" if "LoRA" in name else "model.safetensors"
