@@ -166,11 +166,12 @@ class FlopCounter:
         for name, weight in _matrices(self.causal_lm):
             if weight is head.weight:
                 continue
-            self.adapter_parameters += weight.numel() * ("lora_" in name)
-            self.trainable_parameters += weight.numel() * weight.requires_grad
+            size = getattr(weight, "ds_numel", weight.numel())  # DeepSpeed ZeRO-3 leaves an empty tensor where it shards
+            self.adapter_parameters += size * ("lora_" in name)
+            self.trainable_parameters += size * weight.requires_grad
             # layers that read the embedded tokens, whose input needs no gradient where the embedding is frozen
             reads_embedding = ".0." in name and any(f".{part}" in name for part in first) and "lora_B" not in name
-            self.first_parameters += weight.numel() * reads_embedding
+            self.first_parameters += size * reads_embedding
         self.output_trainable = head.weight.requires_grad
 
     def _keep_embedded(self, module, args, output) -> None:
