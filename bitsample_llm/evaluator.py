@@ -3,35 +3,46 @@
 Every process scores its share with as many forward passes as the others, which sharded models need.
 """
 
+import importlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from bitsample_llm.likelihood import answer_logprobs
+from bitsample_llm.likelihood import (
+    AnswerScore,
+    answer_scores,
+    answer_spellings,
+    end_token_ids,
+    scoring_batch_size,
+    spelling_logprobs,
+)
 from bitsample_llm.tasks import Problem
 
 
-def shared_answer_logprobs(trainer, problems: Sequence[Problem]) -> list[np.ndarray]:
-    """`answer_logprobs` of the trainer's model, each process scoring a share; every process gets all, in order."""
+def shared_answer_scores(trainer, problems: Sequence[Problem]) -> list[AnswerScore]:
+    """Scores of the answers by the trainer's model, each process scoring a share of the spellings; every process gets all, in
+    order.
+    """
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
-    problems = list(problems)
+    spelled = answer_spellings(trainer.processing_class, list(problems), end_token_ids(model, trainer.processing_class))
     num_shares = accelerator.num_processes
-    filled = problems + problems[-1:] * (-len(problems) % num_shares)
-    share = answer_logprobs(model, trainer.processing_class, filled[accelerator.process_index :: num_shares])
+    filled = spelled + spelled[-1:] * (-len(spelled) % num_shares)
+    batch_size = scoring_batch_size(model, spelled)
+    share = spelling_logprobs(model, trainer.processing_class, filled[accelerator.process_index :: num_shares], batch_size)
     by_process = gather_object(share)
     in_order = [logps for round_ in zip(*np.array_split(np.arange(len(filled)), num_shares), strict=True) for logps in round_]
-    return [by_process[index] for index in in_order[: len(problems)]]
+    return answer_scores(spelled, [by_process[index] for index in in_order[: len(spelled)]])
 
 
 def scored_rows(trainer, problems: Sequence[Problem]) -> list[dict]:
     """Rows of the table `evals`: each problem's exact log2 pass rate, and that of each token of its answer."""
     rows = []
-    for problem, logps in zip(problems, shared_answer_logprobs(trainer, problems), strict=True):
-        log2_T = logps / np.log(2)
-        scores = {"log2_pass_rate": float(log2_T.sum()), "token_log2_probabilities": log2_T.tolist()}
+    for problem, score in zip(problems, shared_answer_scores(trainer, problems), strict=True):
+        log2_pass_rate = None if score.log_pass_rate is None else score.log_pass_rate / float(np.log(2))
+        scores = {"log2_pass_rate": log2_pass_rate, "token_log2_probabilities": (score.logps_T / np.log(2)).tolist()}
         rows.append({"problem_id": problem.problem_id} | scores)
     return rows
 
@@ -54,4 +65,7 @@ class ParameterChange:
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:
     """The parameter itself, gathered where it is sharded."""
+    if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
+        with importlib.import_module("deepspeed").zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter

@@ -21,6 +21,7 @@ from bitsample_llm.flops import backward_flops, forward_flops, output_parameters
 from bitsample_llm.glossary import PHASES
 
 FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
+PARALLEL_PROJECTIONS = ("dense_h_to_4h", "dense_4h_to_h")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,7 @@ class FlopCounter:
         self.paused = self.generating = False
         self.num_passes = 0
         self._last_length = 0  # of the pass before
-        self._read_trainable_shapes()
+        self.read_trainable_shapes()
         self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
         self._train_forward_ended: float | None = None
         self._embedded: torch.Tensor | None = None
@@ -153,17 +154,24 @@ class FlopCounter:
         for hook in self._hooks:
             hook.remove()
 
-    def _read_trainable_shapes(self) -> None:
+    def read_trainable_shapes(self) -> None:
+        """See which parameters there are and which of them train; anew where adapters were added after this was made."""
         head = self.causal_lm.get_output_embeddings()
         self.adapter_parameters = self.trainable_parameters = self.first_parameters = 0
+        first = FIRST_PROJECTIONS
+        if getattr(self.config, "use_parallel_residual", False):  # the first feed-forward layer reads them too
+            first += PARALLEL_PROJECTIONS[:1]
+            trains = any(weight.requires_grad for name, weight in _matrices(self.causal_lm) if f".0.mlp.{first[-1]}" in name)
+            first += PARALLEL_PROJECTIONS[1:] * (not trains)
         for name, weight in _matrices(self.causal_lm):
             if weight is head.weight:
                 continue
-            self.adapter_parameters += weight.numel() * ("lora_" in name)
-            self.trainable_parameters += weight.numel() * weight.requires_grad
+            size = getattr(weight, "ds_numel", weight.numel())  # DeepSpeed ZeRO-3 leaves an empty tensor where it shards
+            self.adapter_parameters += size * ("lora_" in name)
+            self.trainable_parameters += size * weight.requires_grad
             # layers that read the embedded tokens, whose input needs no gradient where the embedding is frozen
-            reads_embedding = ".0." in name and any(f".{part}" in name for part in FIRST_PROJECTIONS) and "lora_B" not in name
-            self.first_parameters += weight.numel() * reads_embedding
+            reads_embedding = ".0." in name and any(f".{part}" in name for part in first) and "lora_B" not in name
+            self.first_parameters += size * reads_embedding
         self.output_trainable = head.weight.requires_grad
 
     def _keep_embedded(self, module, args, output) -> None:

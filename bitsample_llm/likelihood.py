@@ -1,35 +1,44 @@
 """What is the exact log-probability that a model writes a problem's accepted answer, and with it the exact pass rate?
 
-Shapes: B problems, T tokens, V vocabulary. A rollout sampled at temperature 1 with no truncation passes with the
-probability of the accepted answer string, end-of-sequence token included, where the tokenizer has one spelling for it.
+Shapes: B sequences, T tokens, V vocabulary. A rollout sampled at temperature 1 with no truncation passes with the
+probability of the accepted answer string, end-of-sequence token included: the sum over all its spellings in tokens
+(`spellings.py`), and over all tokens that end a completion.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from bitsample_llm.spellings import spellings
 from bitsample_llm.tasks import Problem
+
+MAX_LOGITS = 2**27  # of a batch: half a gigabyte in float32
+
+
+def encode_prompt(tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:
+    """Token ids of a prompt as TRL's trainers feed it: a string as it stands, a conversation through the chat template."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(rendered["input_ids"])
 
 
 def encode_answer(tokenizer, problem: Problem) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, and of the answer (after its worked lines) with its end-of-sequence token."""
-    prompt_ids = tokenizer(problem.prompt, add_special_tokens=True)["input_ids"]
-    answer_ids = tokenizer(problem.completion, add_special_tokens=False)["input_ids"]
-    return prompt_ids, answer_ids + [tokenizer.eos_token_id]
+    """Token ids of the prompt, and of the answer (after its worked lines) with its end-of-sequence token.
 
-
-def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem]) -> None:
-    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer.
-
-    Raises:
-        ValueError: naming the tokens that are needed.
+    The answer is encoded apart from the prompt, because a sampler goes on from the prompt's own tokens.
     """
-    needed = max(len(encode_answer(tokenizer, problem)[1]) for problem in problems)
-    if max_completion_length < needed:
-        raise ValueError(
-            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
-        )
+    answer_ids = tokenizer(problem.completion, add_special_tokens=False)["input_ids"]
+    return encode_prompt(tokenizer, problem.prompt), answer_ids + [tokenizer.eos_token_id]
+
+
+def end_token_ids(model, tokenizer) -> list[int]:
+    """Tokens that end a completion of the model: the tokenizer's, and those of the model's generation configuration."""
+    declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    declared = [declared] if isinstance(declared, int) else list(declared or ())
+    return list(dict.fromkeys([tokenizer.eos_token_id, *declared]))
 
 
 def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -43,38 +52,139 @@ def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str,
     return {"input_ids": ids_BT, "attention_mask": mask_BT}
 
 
-@torch.no_grad()
-def answer_logprobs(model, tokenizer, problems: Sequence[Problem], batch_size: int = 512) -> list[np.ndarray]:
-    """Log-probabilities in nats of each answer's tokens, end-of-sequence last: one float64 array a problem.
+@dataclass(frozen=True)
+class Spelling:
+    """A token sequence to score: the prompt's tokens, and those of an answer with its end."""
 
-    Their sum is the log of the exact pass rate at temperature 1 where one string is accepted; with a scratchpad it is that of
-    the worked one, a lower bound. The model is put in evaluation mode and back.
+    problem: int  # its number among the problems
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    is_counted: bool  # whether its probability is part of the pass rate
+    is_one_of_all: bool  # whether all others are there too
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """What a model gives an answer.
+
+    Attributes:
+        logps_T: log-probabilities in nats of the tokenizer's own spelling, end of sequence last.
+        log_pass_rate: log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
+            spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored.
+        num_spellings: scored.
+    """
+
+    logps_T: np.ndarray
+    log_pass_rate: float | None
+    num_spellings: int
+
+
+def answer_spellings(tokenizer, problems: Sequence[Problem], end_ids: Sequence[int] = ()) -> list[Spelling]:
+    """The spellings of all answers to score, the tokenizer's own first for each problem.
 
     Raises:
         ValueError: if the tokenizer has no EOS token.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token; an answer without an end has no pass rate: set tokenizer.eos_token")
+    found = []
+    for number, problem in enumerate(problems):
+        prompt_ids, own_ids = encode_answer(tokenizer, problem)
+        if not problem.has_one_accepted_string:
+            found.append(Spelling(number, prompt_ids, own_ids, is_counted=True, is_one_of_all=True))
+            continue
+        every = spellings(tokenizer, problem.completion, barred={tokenizer.eos_token_id, *end_ids})
+        others = [[*ids, tokenizer.eos_token_id] for ids in every or ()]
+        found.append(Spelling(number, prompt_ids, own_ids, is_counted=own_ids in others, is_one_of_all=every is not None))
+        found += [Spelling(number, prompt_ids, ids, True, True) for ids in others if ids != own_ids]
+    return found
+
+
+def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem]) -> None:
+    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. What another
+    verifier than `exact` accepts may be put shorter.
+
+    Raises:
+        ValueError: naming the tokens that are needed.
+    """
+    must_fit = [problem for problem in problems if problem.verifier == "exact"]
+    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit)), default=0)
+    if max_completion_length < needed:
+        raise ValueError(
+            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
+        )
+
+
+def scoring_batch_size(model, spelled: Sequence[Spelling], most: int = 512) -> int:
+    """Rows of a batch whose logits fit into memory; it depends on all spellings, so that processes which score shares of
+    them make as many passes as one another.
+    """
+    kept = max(len(s.prompt_ids) + len(s.answer_ids) for s in spelled) - min(len(s.prompt_ids) for s in spelled) + 1
+    return max(1, min(most, MAX_LOGITS // (kept * model.config.get_text_config().vocab_size)))
+
+
+@torch.no_grad()
+def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], batch_size: int) -> list[np.ndarray]:
+    """Log-probabilities in nats of each spelling's tokens: one float64 array each, whose last value is that of any end.
+
+    The model is put in evaluation mode and back.
+    """
     pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    encoded = [encode_answer(tokenizer, problem) for problem in problems]
-    by_length = sorted(range(len(encoded)), key=lambda index: sum(map(len, encoded[index])))
+    end_ids = end_token_ids(model, tokenizer)
+    by_length = sorted(range(len(spelled)), key=lambda index: len(spelled[index].prompt_ids) + len(spelled[index].answer_ids))
     was_training = model.training
     model.eval()
-    result: list[np.ndarray] = [np.empty(0)] * len(encoded)
+    result: list[np.ndarray] = [np.empty(0)] * len(spelled)
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        batch = padded_batch([encoded[row][0] + encoded[row][1] for row in rows], pad_token_id)
+        batch = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids for row in rows], pad_token_id)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        logits_BTV = model(**batch, use_cache=False).logits.float()
-        logps_BT = torch.log_softmax(logits_BTV[:, :-1], dim=-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-        logps_BT = logps_BT.double().cpu().numpy()
+        skipped = min(len(spelled[row].prompt_ids) for row in rows) - 1  # positions whose logits nobody asks for
+        kept = batch["input_ids"].shape[1] - skipped
+        logits_BTV = model(**batch, use_cache=False, logits_to_keep=kept).logits.float()
+        all_logps_BTV = torch.log_softmax(logits_BTV[:, :-1], dim=-1)
+        logps_BT = all_logps_BTV.gather(-1, batch["input_ids"][:, skipped + 1 :, None])[..., 0].double().cpu().numpy()
         for index, row in enumerate(rows):
-            prompt_ids, answer_ids = encoded[row]
-            result[row] = logps_BT[index, len(prompt_ids) - 1 : len(prompt_ids) - 1 + len(answer_ids)]
+            first = len(spelled[row].prompt_ids) - 1 - skipped
+            last = first + len(spelled[row].answer_ids) - 1
+            result[row] = logps_BT[index, first : last + 1].copy()
+            if len(end_ids) > 1:
+                result[row][-1] = float(all_logps_BTV[index, last, end_ids].logsumexp(dim=-1))
     model.train(was_training)
     return result
 
 
+def answer_scores(spelled: Sequence[Spelling], logps: Sequence[np.ndarray]) -> list[AnswerScore]:
+    """One score a problem, in order, from the log-probabilities of all spellings."""
+    by_problem: dict[int, list[tuple[Spelling, np.ndarray]]] = {}
+    for spelling, logps_T in zip(spelled, logps, strict=True):
+        by_problem.setdefault(spelling.problem, []).append((spelling, logps_T))
+    scores = []
+    for number in sorted(by_problem):
+        (own, own_logps_T), *_ = by_problem[number]
+        counted = [float(logps_T.sum()) for spelling, logps_T in by_problem[number] if spelling.is_counted]
+        log_pass_rate = float(np.logaddexp.reduce(counted)) if own.is_one_of_all and counted else None
+        scores.append(AnswerScore(own_logps_T, log_pass_rate, len(counted)))
+    return scores
+
+
+def answer_logprobs(model, tokenizer, problems: Sequence[Problem], batch_size: int = 512) -> list[np.ndarray]:
+    """Log-probabilities in nats of each answer's tokens in the tokenizer's own spelling, end-of-sequence last: one float64
+    array a problem.
+
+    Raises:
+        ValueError: if the tokenizer has no EOS token.
+    """
+    if not problems:
+        answer_spellings(tokenizer, problems)
+        return []
+    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
+    own = list({spelling.problem: spelling for spelling in reversed(spelled)}.values())[::-1]
+    return spelling_logprobs(model, tokenizer, own, scoring_batch_size(model, own, batch_size))
+
+
 def exact_pass_rates(model, tokenizer, problems: Sequence[Problem]) -> np.ndarray:
-    """Exact pass rates at temperature 1, one a problem."""
-    return np.exp([logps.sum() for logps in answer_logprobs(model, tokenizer, problems)])
+    """Exact pass rates at temperature 1, one a problem; NaN where an answer has too many spellings."""
+    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
+    scores = answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled)))
+    return np.array([np.nan if score.log_pass_rate is None else np.exp(score.log_pass_rate) for score in scores])

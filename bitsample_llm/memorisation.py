@@ -25,7 +25,7 @@ def relabelled(model, tokenizer, problems: Sequence[Problem], max_new_tokens: in
     torch.manual_seed(seed)
     completions = sampled_completions(model, tokenizer, problems, max_new_tokens)
     drawn = texts_and_ends_of(tokenizer, completions, {tokenizer.eos_token_id})
-    return [replace(problem, answer=text) for problem, (text, ended) in zip(problems, drawn, strict=True) if ended]
+    return [replace(problem, answer=text, lines=()) for problem, (text, ended) in zip(problems, drawn, strict=True) if ended]
 
 
 def _mass(model, tokenizer, problem: Problem, texts: Sequence[str]) -> np.ndarray:

@@ -352,7 +352,8 @@ class InformationMeter(TrainerCallback):
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
             rows = [{"step": step, "split": split} | shared | row for row in scored_rows(self.trainer, self.evaluation_sets[split])]
-            if split == next(iter(self.evaluation_sets)):
-                self.log2_pass_rates.append(float(np.mean([row["log2_pass_rate"] for row in rows])))
+            known = [row["log2_pass_rate"] for row in rows if row["log2_pass_rate"] is not None]
+            if known and split == next(iter(self.evaluation_sets)):
+                self.log2_pass_rates.append(float(np.mean(known)))
             if self._writer is not None:
                 self._writer.add_rows("evals", rows)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from bitsample_llm.likelihood import encode_answer, end_token_ids
 from bitsample_llm.measurement import Sampler
 from bitsample_llm.meter import InformationMeter
 from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
@@ -20,8 +21,17 @@ from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
 
 def with_prefix(problems: Sequence[Problem], prefix: str) -> list[Problem]:
-    """The problems with a text before every prompt; ids stay, so that pass rates can be paired."""
-    return [dataclasses.replace(problem, prompt=prefix + problem.prompt) for problem in problems]
+    """The problems with a text before every prompt, in a conversation before the last message; ids stay, so that pass rates can
+    be paired.
+    """
+    return [dataclasses.replace(problem, prompt=_prefixed(problem.prompt, prefix)) for problem in problems]
+
+
+def _prefixed(prompt: str | list[dict[str, str]], prefix: str) -> str | list[dict[str, str]]:
+    if isinstance(prompt, str):
+        return prefix + prompt
+    *before, last = prompt
+    return [*before, last | {"content": prefix + last["content"]}]
 
 
 def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
@@ -32,7 +42,7 @@ def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
     """
     if mark not in CARE_BY_MARK:
         raise ValueError(f"unknown author mark {mark!r}; known: {', '.join(CARE_BY_MARK)}")
-    if not all(problem.prompt.startswith(problem.mark or UNKNOWN_MARK) for problem in problems):
+    if not all(isinstance(p.prompt, str) and p.prompt.startswith(p.mark or UNKNOWN_MARK) for p in problems):
         raise ValueError("--probe_mark is for the arithmetic tasks, whose prompts begin with an author's mark")
     return [dataclasses.replace(problem, prompt=mark + problem.prompt[1:]) for problem in problems]
 
@@ -44,7 +54,8 @@ def shot_separator(tokenizer) -> str:
 
 
 def with_shots(problems: Sequence[Problem], num_shots: int, tokenizer, max_tokens: int | None) -> list[Problem]:
-    """The problems after `num_shots` of the others, solved: each takes those that follow it.
+    """The problems after `num_shots` of the others, solved: each takes those that follow it. In a conversation a solved one is a
+    question and its answer.
 
     Args:
         max_tokens: positions the model has for prompt and answer; None where it has no limit.
@@ -60,9 +71,13 @@ def with_shots(problems: Sequence[Problem], num_shots: int, tokenizer, max_token
     result = []
     for index, problem in enumerate(problems):
         shots = [problems[(index + distance) % len(problems)] for distance in range(1, num_shots + 1)]
-        text = "".join(f"{shot.prompt}{shot.completion}{separator}" for shot in shots)
-        result.append(dataclasses.replace(problem, prompt=text + problem.prompt))
-    longest = max(len(tokenizer(problem.prompt + problem.completion)["input_ids"]) + 1 for problem in result)
+        if isinstance(problem.prompt, str):
+            prompt = "".join(f"{shot.prompt}{shot.completion}{separator}" for shot in shots) + problem.prompt
+        else:
+            turns = [[*shot.prompt, {"role": "assistant", "content": shot.completion}] for shot in shots]
+            prompt = [message for turn in turns for message in turn] + problem.prompt
+        result.append(dataclasses.replace(problem, prompt=prompt))
+    longest = max(sum(map(len, encode_answer(tokenizer, problem))) for problem in result)
     if max_tokens is not None and longest > max_tokens:
         raise ValueError(f"--probe_shots {num_shots} makes prompts of {longest} tokens, and the model reads {max_tokens}")
     return result
@@ -103,7 +118,7 @@ def train_briefly(
         ddp_find_unused_parameters=False,
         use_cpu=sampler.accelerator.device.type == "cpu",
     )
-    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer)
+    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, end_token_ids(sampler.model, sampler.tokenizer))
     trainer = GRPOTrainer(
         model=sampler.model,
         reward_funcs=[OutcomeReward(verifier)],

@@ -1,10 +1,17 @@
-"""How a run's processes come together and part, where accelerate needs a hand with it."""
+"""How a run's processes come together, say how many they are, and part, where accelerate needs a hand with it."""
 
 import os
+from pathlib import Path
 
+import psutil
 import torch
+from accelerate import PartialState
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+LAUNCHERS = {"accelerate-launch", "launch.py", "accelerate.commands.launch"}  # whose name is followed by their options
 
 
 def honour_fsdp_on_cpu() -> None:
@@ -24,6 +31,61 @@ def honour_fsdp_on_cpu() -> None:
 
     AcceleratorState.__init__ = init
     AcceleratorState._honours_fsdp_on_cpu = True
+
+
+def say(line: str) -> None:
+    """Print a line, on the first process only."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(line, flush=True)
+
+
+def processes_asked_for(command: list[str]) -> int | None:
+    """Processes that a command asks accelerate for, or its configuration file does; None if it is no such command."""
+    names = [Path(word).name for word in command]
+    if "accelerate" in names[:3] and "launch" in command:
+        options = command[command.index("launch") + 1 :]
+    elif found := [index for index, name in enumerate(names[:4]) if name in LAUNCHERS]:
+        options = command[found[0] + 1 :]
+    else:
+        return None
+    asked, _ = launch_command_parser().parse_known_args(options)
+    if asked.num_processes is not None:
+        return asked.num_processes
+    if asked.config_file is not None or (Path(default_config_file).is_file() and not asked.cpu):
+        return load_config_from_file(asked.config_file).num_processes
+    return None
+
+
+def _launch_command() -> list[str]:
+    """The command line of the process that started this one."""
+    try:
+        parent = psutil.Process().parent()
+        return parent.cmdline() if parent is not None else []
+    except psutil.Error:  # not ours to see
+        return []
+
+
+def report_processes() -> None:
+    """Say how many processes there are and how they share the model.
+
+    Raises:
+        ValueError: if the launcher was asked for more: accelerate starts a single one without a word for `--cpu` and for
+            `MULTI_CPU`.
+    """
+    state = PartialState()
+    asked = processes_asked_for(_launch_command())
+    if asked is not None and asked > state.num_processes:
+        raise ValueError(
+            f"accelerate was asked for {asked} processes and started {state.num_processes}: on CPUs use --config_file "
+            "recipes/accelerate/two_cpus.yaml or fsdp2_cpus.yaml with --num_processes, on GPUs see that there are as many"
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        how = f"DeepSpeed ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
+    elif os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        how = f"FSDP{os.environ.get('FSDP_VERSION', '1')}"
+    else:
+        how = "DDP" if state.num_processes > 1 else "no sharing"
+    say(f"processes: {state.num_processes} on {state.device.type} ({how})")
 
 
 def part(accelerator) -> None:

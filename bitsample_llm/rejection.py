@@ -1,10 +1,11 @@
 """Which of a policy's own rollouts pass? The labels of rejection sampling, the control between SFT and RL."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 
-from bitsample_llm.likelihood import padded_batch
+from bitsample_llm.likelihood import encode_answer, encode_prompt, end_token_ids, padded_batch
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.tasks import Problem
 
@@ -18,8 +19,9 @@ def sampled_completions(
     The model keeps its mode, so that a counter tells training rollouts from evaluation.
     """
     completions: list[list[int]] = []
+    end_ids = end_token_ids(model, tokenizer)
     for start in range(0, len(problems), batch_size):
-        prompts = [tokenizer(problem.prompt)["input_ids"] for problem in problems[start : start + batch_size]]
+        prompts = [encode_prompt(tokenizer, problem.prompt) for problem in problems[start : start + batch_size]]
         length = max(map(len, prompts))
         batch = padded_batch(prompts, tokenizer.pad_token_id)
         if any(len(prompt) < length for prompt in prompts):  # generation continues on the right, so it pads on the left
@@ -31,33 +33,43 @@ def sampled_completions(
             temperature=1.0,
             top_k=0,
             top_p=1.0,
+            min_p=None,
+            repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end_ids,
         )
         for row in sampled[:, length:].tolist():
-            end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
+            end = next((index + 1 for index, token in enumerate(row) if token in end_ids), len(row))
             completions.append(row[:end])
     return completions
 
 
 def passing_problems(model, tokenizer, task, problems: Sequence[Problem], rollouts_per_prompt: int, seed: int) -> list[Problem]:
-    """The problems, each as often as one of its `rollouts_per_prompt` rollouts passed: with one accepted answer a passing
-    rollout is that answer.
+    """The problems, each as often as one of its `rollouts_per_prompt` rollouts passed, with what the rollout said for an
+    answer; where one answer is accepted that is the answer.
 
     Raises:
         ValueError: if no rollout passes.
     """
-    verifier = RolloutVerifier(task, problems, tokenizer)
+    verifier = RolloutVerifier(task, problems, tokenizer, end_token_ids(model, tokenizer))
     repeated = [problem for problem in problems for _ in range(rollouts_per_prompt)]
-    max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems) + 1
+    # as long as the longest spelling of an answer, which has no more tokens than bytes
+    max_new_tokens = max(
+        max(len(encode_answer(tokenizer, problem)[1]), len(problem.answer.encode()) + 1 if problem.has_one_accepted_string else 0)
+        for problem in problems
+    )
     was_training = model.training
     model.train()
     torch.manual_seed(seed)
     completions = sampled_completions(model, tokenizer, repeated, max_new_tokens)
     model.train(was_training)
     judged = verifier.judged([problem.problem_id for problem in repeated], completions)
-    passing = [problem for problem, (_, _, verdict) in zip(repeated, judged, strict=True) if verdict.passed]
+    passing = [
+        problem if problem.has_one_accepted_string else dataclasses.replace(problem, answer=text, lines=())
+        for problem, (text, _, verdict) in zip(repeated, judged, strict=True)
+        if verdict.passed
+    ]
     if not passing:
         raise ValueError(f"none of {len(repeated)} rollouts passed, so there is nothing to train on: raise --rollouts_per_prompt")
     return passing

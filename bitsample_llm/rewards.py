@@ -4,27 +4,31 @@ TRL decodes completions without special tokens, which would let a completion pas
 verdict is on all that was sampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from bitsample_llm.credit import right_step_share
+from bitsample_llm.spellings import decoded
 from bitsample_llm.tasks import Problem, Verdict
 
 
-def texts_and_ends_of(tokenizer, completion_ids: Sequence[list[int]], eos_token_ids: set[int]) -> list[tuple[str, bool]]:
+def texts_and_ends_of(tokenizer, completion_ids: Sequence[list[int]], eos_token_ids: Collection[int]) -> list[tuple[str, bool]]:
     """All that was sampled, special tokens included but for the one that ended it, and whether it stopped by itself."""
     ends = [bool(ids) and ids[-1] in eos_token_ids for ids in completion_ids]
     kept = [ids[:-1] if ended else ids for ids, ended in zip(completion_ids, ends, strict=True)]
-    return list(zip(tokenizer.batch_decode(kept, skip_special_tokens=False), ends, strict=True))
+    return list(zip(decoded(tokenizer, kept), ends, strict=True))
 
 
 class RolloutVerifier:
-    """Turns sampled token ids into verdicts of a task on its problems."""
+    """Turns sampled token ids into verdicts of a task on its problems; any of `eos_token_ids` ends a completion, the
+    tokenizer's own by default.
+    """
 
-    def __init__(self, task, problems: Sequence[Problem], tokenizer):
+    def __init__(self, task, problems: Sequence[Problem], tokenizer, eos_token_ids: Collection[int] = ()):
         self.task = task
         self.tokenizer = tokenizer
+        self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids}
         self.problem_by_id = {problem.problem_id: problem for problem in problems}
         self._last_asked: tuple = ()
         self._last_judged: list[tuple[str, bool, Verdict]] = []
@@ -39,7 +43,7 @@ class RolloutVerifier:
         """
         asked = (list(problem_ids), list(completion_ids))
         if asked != self._last_asked:
-            texts_and_ends = texts_and_ends_of(self.tokenizer, completion_ids, {self.tokenizer.eos_token_id})
+            texts_and_ends = texts_and_ends_of(self.tokenizer, completion_ids, self.eos_token_ids)
             self._last_judged = [
                 (text, ended, self.verdict(problem_id, text, ended))
                 for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)

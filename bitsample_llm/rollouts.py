@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import gather_object
 
 from bitsample_llm.estimators import jackknife_categorical_entropy_bits, jackknife_entropy_bits
-from bitsample_llm.evaluator import shared_answer_logprobs
+from bitsample_llm.evaluator import shared_answer_scores
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.information import (
     believed_reward_bits,
@@ -192,21 +192,20 @@ class RolloutObserver(GenerationObserver):
     def _record_groups(self, groups: list[list[dict]]) -> None:
         exact = None
         if self.exact_pass_rates:
-            exact = self._exact_step_pass_rates([group[0]["problem_id"] for group in groups])
+            exact = self._exact_pass_rates([group[0]["problem_id"] for group in groups])
         rows = []
         for index, group in enumerate(groups):
             verdicts = [rollout["passed"] for rollout in group if rollout["passed"] is not None]
             row = {"problem_id": group[0]["problem_id"], "group_size": len(verdicts), "num_passed": sum(verdicts)}
             if exact is not None:
-                pass_rate = min(1.0, float(np.prod(exact[index])))
-                row |= {"pass_rate": pass_rate, "step_pass_rates": exact[index].tolist()}
+                row |= exact[index]
             row |= self._first_error_bits(row, group)
             rows.append(row)
         if self.reward_is_verdict:  # else what the reward tells is not measured: null
             self._add_offered_bits(rows)
         self.sink.add_rows("prompts", rows)
-        if exact is not None:
-            pass_rates = [row["pass_rate"] for row in rows]
+        pass_rates = [row["pass_rate"] for row in rows if "pass_rate" in row]
+        if pass_rates:
             self.sink.observe("group/pass_rate", pass_rates)
             if self.reward_is_verdict:
                 predicted = informative_group_probability(np.array(pass_rates), self.num_generations)
@@ -225,16 +224,16 @@ class RolloutObserver(GenerationObserver):
     @staticmethod
     def _add_offered_bits(rows: list[dict]) -> None:
         """Add to each group what the outcome of one more rollout offers; a single rollout says nothing of it."""
-        if "pass_rate" in rows[0]:
-            measured, estimator = rows, "exact"
-            bits = binary_entropy_bits(np.array([row["pass_rate"] for row in rows]))
-        else:
-            measured, estimator = [row for row in rows if row["group_size"] > 1], "jackknife"
-            num_passed = np.array([row["num_passed"] for row in measured], dtype=int)
-            group_size = np.array([row["group_size"] for row in measured], dtype=int)
-            bits = jackknife_entropy_bits(num_passed, group_size)
+        exact = [row for row in rows if "pass_rate" in row]
+        bits = binary_entropy_bits(np.array([row["pass_rate"] for row in exact]))
+        for row, value in zip(exact, bits.tolist(), strict=True):
+            row |= {"offered_bits": value, "offered_bits_estimator": "exact"}
+        measured = [row for row in rows if "pass_rate" not in row and row["group_size"] > 1]
+        num_passed = np.array([row["num_passed"] for row in measured], dtype=int)
+        group_size = np.array([row["group_size"] for row in measured], dtype=int)
+        bits = jackknife_entropy_bits(num_passed, group_size)
         for row, value in zip(measured, bits.tolist(), strict=True):
-            row |= {"offered_bits": value, "offered_bits_estimator": estimator}
+            row |= {"offered_bits": value, "offered_bits_estimator": "jackknife"}
 
     @staticmethod
     def _first_error_bits(row: dict, group: list[dict]) -> dict:
@@ -249,12 +248,21 @@ class RolloutObserver(GenerationObserver):
         bits = jackknife_categorical_entropy_bits(list(positions.values()))
         return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "jackknife"}
 
-    def _exact_step_pass_rates(self, problem_ids: list[str]) -> list[np.ndarray]:
-        """Exact pass rate of each step of each problem, given the steps before it."""
+    def _exact_pass_rates(self, problem_ids: list[str]) -> list[dict]:
+        """Exact pass rate of each problem, and of each step given those before it where tokens are steps: where the answer
+        has one spelling. Empty where the answer has too many.
+        """
         distinct = list(dict.fromkeys(problem_ids))
-        logps = shared_answer_logprobs(self.trainer, [self.verifier.problem_by_id[name] for name in distinct])
-        by_id = dict(zip(distinct, logps, strict=True))
-        return [np.exp(by_id[problem_id]) for problem_id in problem_ids]
+        scores = shared_answer_scores(self.trainer, [self.verifier.problem_by_id[name] for name in distinct])
+        by_id = {}
+        for problem_id, score in zip(distinct, scores, strict=True):
+            by_id[problem_id] = {}
+            if score.log_pass_rate is not None:
+                by_id[problem_id]["pass_rate"] = min(1.0, float(np.exp(score.log_pass_rate)))
+                num_steps = self.verifier.problem_by_id[problem_id].num_steps
+                if score.num_spellings == 1 and len(score.logps_T) == num_steps:
+                    by_id[problem_id]["step_pass_rates"] = np.exp(score.logps_T).tolist()
+        return [by_id[problem_id] for problem_id in problem_ids]
 
 
 class DistillationObserver(GenerationObserver):

@@ -22,10 +22,12 @@ import datasets
 import numpy as np
 import torch
 import transformers
+from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
 from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain
+from bitsample_llm.dataset_rows import DataArguments, read_dataset
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.memorisation import relabelled, write_ceiling
 from bitsample_llm.meter import InformationMeter
@@ -41,7 +43,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @dataclass
-class StudyArguments:
+class StudyArguments(DataArguments):
     """This study's own choices, beside TRL's."""
 
     arm: str | None = field(
@@ -126,10 +128,11 @@ def set_up_process() -> None:
 
 
 def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False, trained_parameters: str = "all"):
-    """The model to train and its tokenizer.
+    """The model to train and its tokenizer. A tokenizer without a pad token pads with its EOS token, as TRL's trainers do; the
+    adapters of a folder that holds nothing else are merged into their base model.
 
     Raises:
-        ValueError: if no model is named, its folder does not exist, or its tokenizer lacks a pad or EOS token.
+        ValueError: if no model is named, its folder does not exist, or its tokenizer lacks an EOS token.
     """
     name = model_args.model_name_or_path
     if name is None:
@@ -138,11 +141,16 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
         raise ValueError(f"model folder {name} does not exist: pass --model_name_or_path FOLDER or a Hub name")
     options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    for token in ("pad_token", "eos_token"):
-        if getattr(tokenizer, token) is None:
-            raise ValueError(f"the tokenizer of {name} has no {token}: set it in its tokenizer_config.json")
+    if tokenizer.eos_token is None:
+        raise ValueError(f"the tokenizer of {name} has no eos_token: set it in its tokenizer_config.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=model_args.attn_implementation, **options)
+    options |= {"dtype": dtype, "attn_implementation": model_args.attn_implementation}
+    if (Path(name) / "adapter_config.json").is_file():
+        model = AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
     if trained_parameters == "norms":
         freeze_all_but_norms(model)
     return model, tokenizer
@@ -163,18 +171,20 @@ def freeze_all_but_norms(model) -> None:
 
 @dataclass
 class StudyProblems:
-    """What a run trains on and is measured on."""
+    """What a run trains on and is measured on; `data` is what the manifest says of where it came from."""
 
     task: object
     train: list[Problem]
     evaluation_sets: dict[str, list[Problem]]
+    data: dict = field(default_factory=dict)
 
 
 def load_problems(study: StudyArguments) -> StudyProblems:
-    """Training problems and evaluation sets of a run.
+    """Training problems and evaluation sets of a run; `prompt_format.problems_for_model` fits them to its model.
 
     Raises:
-        ValueError: for an unknown task, format or mark, more problems than a split has or none, or a budget of nothing.
+        ValueError: for an unknown task, format or mark, more problems than a split has or none, a budget of nothing, or data
+            that cannot be read.
     """
     for name in ("num_train_problems", "num_heldout_problems", "num_evaluations"):
         if getattr(study, name) < 1:
@@ -182,6 +192,11 @@ def load_problems(study: StudyArguments) -> StudyProblems:
     for name in ("flop_budget", "first_evaluation_flops", "target_bits"):
         if getattr(study, name) is not None and getattr(study, name) <= 0:
             raise ValueError(f"--{name} must be above 0, got {getattr(study, name)}")
+    if study.dataset is not None:
+        sizes = study.num_train_problems, study.num_heldout_problems
+        read = read_dataset(study, *sizes, study.problem_seed, study.tuning)
+        sets = {"heldout": read.heldout, "train": read.train[: study.num_heldout_problems]}
+        return StudyProblems(read.task, read.train, sets, read.facts)
     mark = None if study.mark == UNKNOWN_MARK else study.mark
     options = {"answer_format": study.answer_format, "difficulty": study.difficulty}
     task = load_task(study.task, mark=mark, **options)
@@ -216,7 +231,7 @@ def to_memorise(problems: StudyProblems, model, tokenizer, seed: int) -> StudyPr
     """The training problems with draws of `model` for answers, which are all that is evaluated."""
     max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
     train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed)
-    return StudyProblems(problems.task, train, {"heldout": train})
+    return StudyProblems(problems.task, train, {"heldout": train}, problems.data)
 
 
 def problems_sha256(problems: Sequence[Problem]) -> str:
@@ -261,6 +276,7 @@ def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems:
         "pretraining_flops": pretraining_flops(folder),
         "train_problems_sha256": problems_sha256(problems.train),
         "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
+        "data": _plain(problems.data),
         "config": _plain(config),
     }
 

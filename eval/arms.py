@@ -73,7 +73,7 @@ def evaluated_curve(run: Run, split: str) -> tuple[Curve, dict[str, float], dict
     Raises:
         RecordError: if the run has fewer than two evaluations of the split.
     """
-    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split]
+    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split and row["log2_pass_rate"] is not None]
     by_step: dict[int, dict[str, float]] = defaultdict(dict)
     shared: dict[int, tuple[float, float]] = {}
     for row in rows:

@@ -13,9 +13,11 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 
 from bitsample_llm.credit import CREDITS
-from bitsample_llm.likelihood import check_completion_length
+from bitsample_llm.likelihood import check_completion_length, end_token_ids
 from bitsample_llm.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
 from bitsample_llm.process_grpo import ProcessGRPOTrainer
+from bitsample_llm.processes import report_processes
+from bitsample_llm.prompt_format import problems_for_model
 from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RandomReward, RolloutVerifier
 from bitsample_llm.study import (
     OneLineParser,
@@ -97,6 +99,9 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         ValueError: where a trainer is asked for what it is not built for.
     """
     credit = CREDITS[choices.reward]
+    needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
+    if needs_steps and not getattr(verifier.task, "judges_steps", True):
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
     if credit.step_advantages is None and not choices.stop_at_first_error:
         if choices.trainer != "verdict_likelihood":
             return SKIPPING[choices.trainer] if choices.skip_dead_updates else TRAINERS[choices.trainer][0], {}
@@ -125,14 +130,16 @@ def main() -> None:
     set_up_process()
     with one_line_errors():
         study, choices, args, model_args = parsed_arguments(sys.argv[1:])
+        report_processes()
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=args.max_completion_length)
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed)
         check_completion_length(args.max_completion_length, tokenizer, problems.train)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer)
+        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end_token_ids(model, tokenizer))
         study.arm = study.arm or arm_name(choices)
         trainer_class, extra = trainer_of(choices, verifier)
         trainer = trainer_class(

@@ -12,6 +12,8 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.objectives import OBJECTIVES, AnswerObjectiveTrainer
+from bitsample_llm.processes import report_processes
+from bitsample_llm.prompt_format import labelled_rows, problems_for_model
 from bitsample_llm.rejection import passing_problems
 from bitsample_llm.study import (
     OneLineParser,
@@ -55,10 +57,12 @@ def main() -> None:
     with one_line_errors():
         parser = OneLineParser((StudyArguments, SFTChoices, SFTConfig, ModelConfig))
         study, choices, args, model_args = parser.parse_args_and_config()
+        report_processes()
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, max_length=args.max_length)
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed)
         study.arm = study.arm or choices.objective or ("sft" if choices.labels == "answers" else "sft_passing")
@@ -68,18 +72,19 @@ def main() -> None:
             counter = FlopCounter(model, {tokenizer.eos_token_id})
             labelled = passing_problems(model, tokenizer, problems.task, problems.train, choices.rollouts_per_prompt, args.seed)
             manifest["passing_rollouts"] = len(labelled)
-        rows = [{"prompt": p.prompt, "completion": p.answer, "problem_id": p.problem_id} for p in labelled]
         trainer_class, extra = SFTTrainer, {}
         if choices.objective is not None:
             trainer_class, extra = AnswerObjectiveTrainer, {"objective": choices.objective}
         trainer = trainer_class(
             model=model,
             args=args,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(labelled_rows(labelled, tokenizer)),
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
             **extra,
         )
+        if counter is not None:
+            counter.read_trainable_shapes()  # adapters have come to the model since
     train_and_record(trainer, study, problems, manifest, checkpoint, counter=counter)
 
 

@@ -188,3 +188,12 @@ def test_a_kaplan_sized_model_costs_the_published_number():
     """GPT-2 small as Kaplan et al. count it: 85 M block parameters, two FLOPs each."""
     config = GPT2Config()
     assert forward_flops(config, 1, 0, 0) == 2 * 12 * 12 * 768 * 768
+
+
+def test_parameters_that_deepspeed_left_empty_are_counted_whole():
+    whole, sharded = llama(), llama()
+    for parameter in sharded.parameters():  # as ZeRO-3 leaves them: an empty tensor that knows how many there are
+        parameter.ds_numel, parameter.data = parameter.numel(), torch.empty(0)
+    first, second = FlopCounter(whole, {EOS}), FlopCounter(sharded, {EOS})
+    assert second.trainable_parameters == first.trainable_parameters > 0
+    assert second.first_parameters == first.first_parameters > 0

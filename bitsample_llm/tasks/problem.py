@@ -24,14 +24,24 @@ POOL_BOUNDS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One draw of a task: what the model is given and the answer that passes, after the worked `lines` of a scratchpad."""
+    """One draw of a task: what the model is given and the answer that passes, after the worked `lines` of a scratchpad.
+
+    The prompt is a text, or a conversation as TRL has it: a list of messages with `role` and `content`. `verifier` names what
+    judges a completion; `exact` accepts the answer and nothing else.
+    """
 
     problem_id: str
-    prompt: str
+    prompt: str | list[dict[str, str]]
     answer: str
     difficulty: int
     mark: str | None = None
     lines: tuple[str, ...] = ()
+    verifier: str = "exact"
+
+    @property
+    def has_one_accepted_string(self) -> bool:
+        """Whether a single completion passes, so that its probability is the pass rate."""
+        return self.verifier == "exact" and not self.lines
 
     @property
     def completion(self) -> str:

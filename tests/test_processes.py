@@ -1,0 +1,177 @@
+"""Two processes, with copies of the model or with shards of it, leave the record that one process leaves; and the launcher is
+held to what it was asked for.
+"""
+
+import dataclasses
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import BASE, REPOSITORY
+from peft import AutoPeftModelForCausalLM
+from test_real_models import ran
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, ModelConfig
+
+from bitsample_llm.likelihood import exact_pass_rates
+from bitsample_llm.processes import processes_asked_for
+from bitsample_llm.records import read_run
+from bitsample_llm.study import StudyArguments
+from bitsample_llm.tasks import load_task
+
+ACCELERATE = str(Path(sys.executable).parent / "accelerate")
+OPTIONS = {
+    "answer_format": "reversed",
+    "difficulty": 2,
+    "mark": "C",
+    "num_train_problems": 64,
+    "num_heldout_problems": 16,
+    "max_steps": 3,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "disable_tqdm": "true",
+}
+BATCH = {"sft": 16, "grpo": 64}
+LORA = {"use_peft": "true", "lora_dropout": 0.0}
+HOW = {"two_cpus": "2 on cpu (DDP)", "fsdp2_cpus": "2 on cpu (FSDP2)"}
+
+
+def launched(recipe: str, config: str, output_dir: Path, **options):
+    """The record of a recipe on two processes, each with half of the batch, and what it printed."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    options = OPTIONS | options | {"per_device_train_batch_size": BATCH[recipe] // 2, "output_dir": output_dir}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command = [ACCELERATE, "launch", "--config_file", f"recipes/accelerate/{config}.yaml", "--main_process_port", str(port)]
+    command += [f"recipes/{recipe}.py", "--config", f"recipes/configs/{recipe}.yaml"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return read_run(output_dir), done.stdout
+
+
+@pytest.fixture(scope="module")
+def of_one_process(tmp_path_factory):
+    """The record of a recipe on one process, made when first asked for."""
+    made = {}
+
+    def record(recipe: str, **options):
+        key = (recipe, *options)
+        if key not in made:
+            folder = tmp_path_factory.mktemp(recipe) / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                options = OPTIONS | options | {"per_device_train_batch_size": BATCH[recipe]}
+                made[key] = ran(patch, recipe, BASE, folder, **options)
+        return made[key]
+
+    return record
+
+
+def by_problem(run, table: str, column: str) -> dict:
+    """(step, split, problem) -> a column; fails where a row is there twice."""
+    rows = run.table(table).to_pylist()
+    found = {(row["step"], row.get("split"), row["problem_id"]): row[column] for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+@pytest.mark.parametrize("config", HOW)
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("sft", {}),
+        ("grpo", {}),
+        pytest.param("sft", LORA, marks=pytest.mark.slow),
+        pytest.param("grpo", LORA, marks=pytest.mark.slow),
+    ],
+    ids=["sft", "grpo", "sft with LoRA", "grpo with LoRA"],
+)
+def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tmp_path, config, recipe, options):
+    one = of_one_process(recipe, **options)
+    two, printed = launched(recipe, config, tmp_path / "run", **options)
+    assert f"processes: {HOW[config]}" in printed and printed.count("processes:") == 1
+    assert (one.manifest["world_size"], two.manifest["world_size"]) == (1, 2)
+    steps = [run.steps for run in (one, two)]
+    assert [len(lines) for lines in steps] == [3, 3]
+    for ours, theirs in zip(*steps, strict=True):
+        assert {key: ours[key] for key in ("samples/total", "tokens/prompt")} == {
+            key: theirs[key] for key in ("samples/total", "tokens/prompt")
+        }
+    # before the first update nothing was sampled that matters: the same prompts, with the same numbers
+    column = "offered_bits" if recipe == "sft" else "pass_rate"
+    prompts = [by_problem(run, "prompts", column) for run in (one, two)]
+    assert prompts[0].keys() == prompts[1].keys()
+    for key, value in prompts[0].items():
+        tolerance = 1e-5 if recipe == "sft" or key[0] == 1 else 0.02  # rollouts differ, hence updates, hence what follows
+        assert prompts[1][key] == pytest.approx(value, abs=tolerance)
+    evals = [by_problem(run, "evals", "log2_pass_rate") for run in (one, two)]
+    assert evals[0].keys() == evals[1].keys()
+    for key, value in evals[0].items():
+        assert evals[1][key] == pytest.approx(value, abs=1e-4 if recipe == "sft" or key[0] == 0 else 0.2)
+    for phase in ("train_forward", "train_backward", "evaluation", "total"):
+        tolerance = 1e-9 if recipe == "sft" else 0.05
+        assert two.steps[-1][f"flops/{phase}"] == pytest.approx(one.steps[-1][f"flops/{phase}"], rel=tolerance)
+    # what was saved is the whole model, or the whole adapter, with the pass rates that were recorded last
+    load = AutoPeftModelForCausalLM if options else AutoModelForCausalLM
+    model, tokenizer = load.from_pretrained(two.run_dir / "model"), AutoTokenizer.from_pretrained(two.run_dir / "model")
+    problems = load_task("addition", "reversed", difficulty=2, mark="C").problems("heldout", 16, seed=0)
+    for problem, rate in zip(problems, exact_pass_rates(model, tokenizer, problems), strict=True):
+        assert rate == pytest.approx(2 ** evals[1][3, "heldout", problem.problem_id], rel=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["sft", "grpo"])
+def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_an_error(tmp_path, recipe):
+    command = [ACCELERATE, "launch", "--cpu", "--num_processes", "2", f"recipes/{recipe}.py"]
+    command += ["--config", f"recipes/configs/{recipe}.yaml", "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+    assert "error: accelerate was asked for 2 processes and started 1: on CPUs use --config_file recipes/accelerate/" in done.stderr
+
+
+COMMANDS = {
+    "python recipes/sft.py --num_processes 3": None,
+    "/bin/python /bin/accelerate launch --num_processes 4 recipes/sft.py --num_processes 7": 4,
+    "/bin/python /bin/accelerate-launch --num_processes=2 --cpu recipes/sft.py": 2,
+    "python -m accelerate.commands.launch --num_processes 2 train.py": 2,
+    "/bin/python /bin/accelerate launch --config_file recipes/accelerate/two_cpus.yaml recipes/grpo.py": 2,
+    "/bin/python /bin/accelerate launch --config_file recipes/accelerate/zero3_gpus.yaml --num_processes 16 recipes/grpo.py": 16,
+    "bash launch accelerate": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_number_asked_for_is_read_off_the_launch_command(monkeypatch, command):
+    monkeypatch.chdir(REPOSITORY)
+    assert processes_asked_for(command.split()) == COMMANDS[command]
+
+
+KINDS = {
+    "one_cpu": "NO",
+    "two_cpus": "MULTI_GPU",
+    "fsdp2_cpus": "FSDP",
+    "ddp_gpus": "MULTI_GPU",
+    "fsdp2_gpus": "FSDP",
+    "zero2_gpus": "DEEPSPEED",
+    "zero3_gpus": "DEEPSPEED",
+}
+
+
+def test_every_accelerate_file_is_read_by_accelerate():
+    files = {path.stem: path for path in (REPOSITORY / "recipes" / "accelerate").glob("*.yaml")}
+    assert files.keys() == KINDS.keys()
+    for name, path in files.items():
+        config = load_config_from_file(str(path))
+        assert config.distributed_type.value == KINDS[name]
+        assert config.use_cpu is ("cpu" in name)
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_vllm_files_name_options_that_exist(mode):
+    options = yaml.safe_load((REPOSITORY / "recipes" / "configs" / f"grpo_vllm_{mode}.yaml").read_text())
+    known = {field.name for kind in (GRPOConfig, ModelConfig, StudyArguments) for field in dataclasses.fields(kind)}
+    assert set(options) <= known and options["use_vllm"] is True and options["vllm_mode"] == mode
