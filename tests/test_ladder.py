@@ -88,6 +88,21 @@ def test_claim_2_at_high_pass_rates_is_about_flops(tmp_path, price, verdict):
     assert row["mean"] == pytest.approx(price, rel=0.1)
 
 
+@pytest.mark.parametrize(("power", "verdict"), [(1.0, "contradicted"), (1.2, "supported")])
+def test_claim_2_reads_the_slope_of_the_push(tmp_path, power, verdict):
+    results = []
+    for log2 in (-8.0, -5.0, -2.0):
+        for seed in SEEDS:
+            facts = {"config": {"training": {"learning_rate": 0.5}}}
+            options = {"log2_start": log2, "splits": LATENT, "facts": facts, "steps": 8}
+            gain = 0.1 * (1 + 0.01 * seed)
+            results.append(make_run(tmp_path, f"latent {log2}", "sft", "sft", seed, gain, **options))
+            results.append(make_run(tmp_path, f"latent {log2}", "rloo", "rl", seed, gain * 2 ** (power * log2), **options))
+    row = claims.claim_2(Ladder(push=cells_of(arms_of(results), {})))[-1]
+    assert row["mean"] == pytest.approx(power, abs=1e-6)
+    assert row["verdict"] == verdict
+
+
 @pytest.mark.parametrize(("bend", "verdict"), [(0.0, "supported"), (1.0, "contradicted: later ones cost more")])
 def test_claim_3_asks_for_the_same_flops_a_half_decade(tmp_path, bend, verdict):
     results = []
