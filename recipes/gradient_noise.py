@@ -19,6 +19,7 @@ from trl import ModelConfig
 
 from bitsample_llm import gradient_noise as noise
 from bitsample_llm import study as studies
+from bitsample_llm.records import SCHEMA_VERSION
 from bitsample_llm.rejection import sampled_completions
 from bitsample_llm.run_writer import write_json_atomically
 from bitsample_llm.tasks.authors import uniform_wrong_answer
@@ -114,7 +115,8 @@ def main() -> None:
         output_dir = Path(choices.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json_atomically(output_dir / "noise.json", measured)
-        write_json_atomically(output_dir / "manifest.json", {"state": "finished"})  # last: a study takes it for done
+        finished = {"schema_version": SCHEMA_VERSION, "state": "finished"}
+        write_json_atomically(output_dir / "manifest.json", finished)  # last: a study takes it for done
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from bitsample_llm.gradient_noise import (
     score_of,
 )
 from bitsample_llm.likelihood import answer_logprobs
+from bitsample_llm.records import read_manifest
 from bitsample_llm.rejection import sampled_completions
 from bitsample_llm.tasks import load_task
 from recipes import gradient_noise as recipe_of_noise
@@ -347,9 +348,10 @@ def run_recipe(monkeypatch, tmp_path):
     return run
 
 
-def test_recipe_writes_what_it_measured(run_recipe):
+def test_recipe_writes_what_it_measured(run_recipe, tmp_path):
     record = run_recipe("C")
     assert record["start"] == "base"
+    assert read_manifest(tmp_path / "C")["state"] == "finished"  # what a study asks for before it runs it again
     assert 0.3 < record["mean_pass_rate"] < 0.7
     assert record["mean_surprisal_bits"] > -math.log2(record["mean_pass_rate"])
     assert record["num_passed"] + record["num_failed"] == 20 * 2 * 4
