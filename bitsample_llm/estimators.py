@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from bitsample_llm.information import binary_entropy_bits
 
@@ -103,6 +103,57 @@ def _pass_at_k(n: int, c: int, k: int) -> float:
     return float(-np.expm1(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum())) + 0.0
 
 
+def group_pass_probabilities(num_passed, num_samples, group_size: int) -> np.ndarray:
+    """Unbiased estimate of the probability that k of g rollouts pass, k = 0 to g, from c passes of n: shape (prompts, g + 1).
+
+    It is how many passes g of the n rollouts hold, drawn without putting back. Column 0 is C(n-c, g) / C(n, g), the last
+    column C(c, g) / C(n, g); what they leave of 1 estimates the probability of an informative group.
+
+    Raises:
+        ValueError: for impossible counts, or g not between 1 and n.
+
+    Source: Hoeffding 1948 (U-statistics); with k = 0 it is the estimator of pass@k.
+
+    >>> group_pass_probabilities([1], [4], 2).round(3).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
+    c, n = (np.atleast_1d(counts)[:, None] for counts in _counts(num_passed, num_samples))
+    if not 1 <= group_size <= n.min():
+        raise ValueError(f"group_size must lie between 1 and num_samples, got {group_size} of {n.min()}")
+    return stats.hypergeom.pmf(np.arange(group_size + 1), n, c, group_size)
+
+
+def beta_binomial_fit(num_passed, num_samples) -> tuple[float, float]:
+    """Parameters (a, b) of the Beta distribution of pass rates that makes the counts most likely.
+
+    For group sizes beyond the rollouts at hand, and for what a prompt's own few rollouts leave open. Where the likelihood
+    grows without end (all passed, none passed, no spread) the parameters stop at a mean of 6e-6 from the edge, or at a
+    concentration a + b of 3,000.
+
+    Raises:
+        ValueError: for impossible counts.
+
+    Source: Skellam 1948.
+
+    >>> a, b = beta_binomial_fit(np.arange(9), np.full(9, 8))  # every count equally often
+    >>> round(a, 2), round(b, 2)
+    (1.0, 1.0)
+    """
+    c, n = (np.atleast_1d(counts) for counts in _counts(num_passed, num_samples))
+    (distinct_c, distinct_n), weights = np.unique(np.stack([c, n]), axis=1, return_counts=True)
+
+    def parameters(x: np.ndarray) -> tuple[float, float]:
+        mean, concentration = special.expit(x[0]), np.exp(x[1])
+        return float(mean * concentration), float((1 - mean) * concentration)
+
+    def negative_log_likelihood(x: np.ndarray) -> float:
+        return float(-(weights * stats.betabinom.logpmf(distinct_c, distinct_n, *parameters(x))).sum() / weights.sum())
+
+    start = [special.logit((c.sum() + 0.5) / (n.sum() + 1)), 0.0]
+    found = optimize.minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=[(-12, 12), (-9, 8)])
+    return parameters(found.x)
+
+
 def wilson_interval(num_passed, num_samples, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a pass rate.
 
@@ -147,7 +198,7 @@ def bootstrap_interval(
         ValueError: for no values.
     """
     _check_confidence(confidence)
-    x = np.asarray(values, dtype=float)
+    x = np.asarray(values)
     if x.size == 0:
         raise ValueError("no values to bootstrap")
     resamples = x[rng.integers(0, len(x), size=(num_resamples, len(x)))]

@@ -5,6 +5,7 @@ bits is measured elsewhere; here is only what was on offer.
 """
 
 import numpy as np
+from scipy import optimize
 
 
 def _probabilities(values, name: str, lowest_allowed: bool = True) -> np.ndarray:
@@ -143,3 +144,31 @@ def verdict_sequence_bits(tried_masses, index_of_right: int | None) -> float:
         raise ValueError(f"masses of distinct answers sum to at most 1, got {masses[:until].sum()}")
     shares = np.minimum(masses[:until] / np.maximum(left_before, 1e-300), 1.0)
     return float(np.sum(_binary_entropy(shares)))
+
+
+def break_even_pass_rate(cost_ratio: float) -> float | None:
+    """Pass rate above which the essay's formula has a verdict tell more per FLOP than a label: H(p) / -log2 p = cost_ratio.
+
+    H(p) / -log2 p rises from 0 at p = 0 through 1 at p = 1/2 without a bound, so there is always a crossing; None where it
+    lies closer to 1 than one part in a million, where neither has anything left to tell. The crossing is the essay's: it sets
+    a realised surprisal against an expected entropy. In one convention a label never tells less.
+
+    Args:
+        cost_ratio: FLOPs of an RL sample over FLOPs of a label, above 0.
+
+    Raises:
+        ValueError: for a ratio that is not positive.
+
+    >>> break_even_pass_rate(1.0)
+    0.5
+    >>> round(break_even_pass_rate(2.0), 3), break_even_pass_rate(30.0)
+    (0.759, None)
+    """
+    if not cost_ratio > 0:
+        raise ValueError(f"cost_ratio must be above 0, got {cost_ratio}")
+
+    def excess(p: float) -> float:
+        return _binary_entropy(np.float64(p)) / -np.log2(p) - cost_ratio
+
+    low, high = 1e-300, 1 - 1e-6
+    return None if excess(high) < 0 else float(optimize.brentq(excess, low, high, xtol=1e-12))

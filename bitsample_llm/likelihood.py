@@ -41,6 +41,20 @@ def end_token_ids(model, tokenizer) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, *declared]))
 
 
+def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem]) -> None:
+    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer.
+
+    Raises:
+        ValueError: naming the tokens that are needed.
+    """
+    must_fit = [problem for problem in problems if problem.verifier == "exact"]  # what others accept may be put shorter
+    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit)), default=0)
+    if max_completion_length < needed:
+        raise ValueError(
+            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
+        )
+
+
 def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` of shape (B, T), padded on the right."""
     length = max(map(len, sequences))
@@ -77,6 +91,17 @@ class AnswerScore:
     logps_T: np.ndarray
     log_pass_rate: float | None
     num_spellings: int
+
+    def pass_rates(self, problem: Problem) -> dict:
+        """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, a token a step. Empty
+        where the answer has too many.
+        """
+        if self.log_pass_rate is None:
+            return {}
+        found = {"pass_rate": min(1.0, float(np.exp(self.log_pass_rate)))}
+        if self.num_spellings == 1 and len(self.logps_T) == problem.num_steps:
+            found["step_pass_rates"] = np.exp(self.logps_T).tolist()
+        return found
 
 
 def answer_spellings(tokenizer, problems: Sequence[Problem], end_ids: Sequence[int] = ()) -> list[Spelling]:
@@ -168,8 +193,15 @@ def answer_logprobs(model, tokenizer, problems: Sequence[Problem], batch_size: i
     return spelling_logprobs(model, tokenizer, own, scoring_batch_size(model, own, batch_size))
 
 
+def scored_answers(model, tokenizer, problems: Sequence[Problem], batch_size: int = 512) -> list[AnswerScore]:
+    """One score a problem, in order."""
+    if not problems:
+        return []
+    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
+    return answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled, batch_size)))
+
+
 def exact_pass_rates(model, tokenizer, problems: Sequence[Problem]) -> np.ndarray:
     """Exact pass rates at temperature 1, one a problem; NaN where an answer has too many spellings."""
-    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
-    scores = answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled)))
-    return np.array([np.nan if score.log_pass_rate is None else np.exp(score.log_pass_rate) for score in scores])
+    log_pass_rates = [score.log_pass_rate for score in scored_answers(model, tokenizer, problems)]
+    return np.array([np.nan if value is None else np.exp(value) for value in log_pass_rates])

@@ -2,9 +2,10 @@
 
     manifest.json       what ran, on what, and how it ended
     steps.jsonl         one object an optimizer step, cumulative numbers from the start of the run
-    prompts-*.parquet   one row a prompt and generation step (rl) or a labelled sequence (sft)
+    prompts-*.parquet   one row a prompt and generation step (rl, measure) or a labelled sequence (sft)
     rollouts-*.parquet  one row a completion
     evals-*.parquet     one row a held-out problem and evaluation
+    problems-*.parquet  one row a prompt that a measurement asked (measure)
     pending-*.parquet   rollouts that a checkpoint found half-trained, for a resume from it
     superseded/         rows of steps that a resume threw away
 
@@ -27,6 +28,7 @@ SCHEMAS = {
             "step": pa.int64(),  # optimizer step that trained on it (the first one, where rollouts are reused)
             "generation_step": pa.int64(),
             "problem_id": pa.string(),
+            "probe": pa.string(),  # what a measurement changed to see if the skill is latent; null where nothing was
             "group_size": pa.int64(),  # null in sft
             "num_passed": pa.int64(),
             "pass_rate": pa.float64(),  # exact, before the step; null where it is not exact
@@ -42,6 +44,7 @@ SCHEMAS = {
             "step": pa.int64(),
             "generation_step": pa.int64(),
             "problem_id": pa.string(),
+            "probe": pa.string(),  # as in prompts
             "sample": pa.int64(),  # index in its group
             "text": pa.string(),
             "ended": pa.bool_(),
@@ -65,6 +68,15 @@ SCHEMAS = {
             "update_norm": pa.float64(),  # of the parameter change since the start, one number an evaluation
             "total_flops": pa.float64(),  # training FLOPs so far
             "total_seconds": pa.float64(),
+        }
+    ),
+    "problems": pa.schema(
+        {
+            "step": pa.int64(),
+            "problem_id": pa.string(),
+            "prompt": pa.string(),
+            "answer": pa.string(),
+            "label_surprisal_bits": pa.float64(),  # of the reference completion with its end, what a label would tell
         }
     ),
 }
@@ -147,14 +159,15 @@ class Run:
     steps: list[dict]
 
     def table(self, name: str) -> pa.Table:
-        """All rows of `prompts`, `rollouts` or `evals`, in the order they were written.
+        """All rows of a table of `SCHEMAS`, in the order they were written; columns that a segment lacks are null.
 
         Raises:
             RecordError: for a file that is not parquet.
         """
         paths = sorted(self.run_dir.glob(f"{name}-*.parquet"))
         try:
-            return pa.concat_tables([pq.read_table(path) for path in paths]) if paths else SCHEMAS[name].empty_table()
+            segments = [SCHEMAS[name].empty_table(), *map(pq.read_table, paths)]
+            return pa.concat_tables(segments, promote_options="default")
         except pa.ArrowInvalid as error:
             raise RecordError(f"table {name} of {self.run_dir} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -175,7 +175,7 @@ class RunWriter:
             write_parquet_atomically(_pending_path(self.run_dir, step), table)
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
-        """Collect rows of `prompts`, `rollouts` or `evals` for the next segment.
+        """Collect rows of a table of `SCHEMAS` for the next segment.
 
         Raises:
             KeyError: for a column that the table's schema does not have, or a row without its step.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bitsample_llm.records import Run
-from eval.arms import Arm, with_interval
+from eval.arms import Arm, flops_to_gain, with_interval
 from eval.claims_of_noise import claim_4, claim_5
 from eval.ladder import WORDS, Cell, Ladder, by_seed, claim, judged, log_errors, not_run
 
@@ -78,7 +78,7 @@ def _prediction_row(reason: str, cells: Sequence[Cell], arm: str) -> dict:
     """Root mean square of the log error of 1/p less that of the essay's ratio, over cells; interval by leaving cells out."""
     text = f"Rollouts a label follow -log2 p / H(p) and not 1/p ({reason} cells)"
     inverse, essay = (np.array(log_errors(cells, arm, name)) for name in ("inverse_ratio", "essay_ratio"))
-    statistic = f"{arm}: root mean square log error of 1/p minus that of -log2 p / H(p), n cells, jackknife over cells"
+    statistic = f"{arm}, {reason}: root mean square log error of 1/p minus that of -log2 p / H(p), n cells, jackknife over cells"
     if len(essay) < 3:
         return not_run(2, text, statistic)
     errors = [np.sqrt(np.mean(inverse[kept] ** 2)) - np.sqrt(np.mean(essay[kept] ** 2)) for kept in _left_out(len(essay))]
@@ -221,20 +221,20 @@ def claim_9(ladder: Ladder) -> list[dict]:
 def claim_11(ladder: Ladder) -> list[dict]:
     """Slope over the ages of one pretraining run, its FLOPs charged."""
     text = "More pretraining raises the bits that RL absorbs per FLOP, the pretraining charged"
-    statistic = "slope of log(bits to the target / (pretraining + RL FLOPs)) on log pretraining FLOPs, grpo, over {} ages"
+    statistic = "slope of log(gain / (pretraining + RL FLOPs)) on log pretraining FLOPs, grpo, the same gain at {} ages"
     cells = [c for c in ladder.unacquired() if "age" in c.start and "grpo" in c.arms]
     cells = [c for c in cells if all(r.run.manifest.get("pretraining_flops") for r in c.arms["grpo"].results)]
     cells = [c for c in cells if len(c.arms["grpo"].measured("flops_to_target")) == len(c.arms["grpo"].results)]
     if len(cells) < 3:
         return [not_run(11, text, statistic.format(f"{len(cells)} (of which all seeds reached the target)"))]
-    slopes, plain = [], []
+    slopes, plain, gain = [], [], min(c.arms["grpo"].results[0].values["target_bits"] for c in cells)
     for seed in seeds_with_all([cell.arms["grpo"] for cell in cells], "flops_to_target"):
         runs = [next(r for r in cell.arms["grpo"].results if r.seed == seed) for cell in cells]
         before = [run.run.manifest["pretraining_flops"] for run in runs]
-        bits, spent = ([run.values[key] for run in runs] for key in ("target_bits", "flops_to_target"))
-        slopes.append(slope(np.log(before), np.log(np.array(bits) / (np.array(before) + spent))))
-        plain.append(slope(np.log(before), np.log(np.array(bits) / np.array(spent))))
-    statistic = statistic.format(len(cells)) + f" (not charged: {np.mean(plain):.2f})"
+        spent = [flops_to_gain(run.run, run.curve, gain) for run in runs]
+        slopes.append(-slope(np.log(before), np.log(np.array(before) + spent)))
+        plain.append(-slope(np.log(before), np.log(spent)))
+    statistic = statistic.format(len(cells)) + f" ({gain:g} bits; not charged: {np.mean(plain):.2f})"
     return [judged(11, text, statistic, with_interval(slopes), (0, 0), WORDS[::-1], len(cells[0].arms["grpo"].results), "")]
 
 

@@ -60,7 +60,8 @@ def exchange_figure(ladder: Ladder) -> Figure:
     axis.plot(GRID, surprisal_bits(GRID) / binary_entropy_bits(GRID), color="#444444", label="−log2 p / H(p), the essay")
     axis.plot(GRID, 1 / GRID, color="#444444", linestyle="--", label="1/p, policy-gradient algebra")
     axis.set(xscale="log", yscale="log", xlabel="exact pass rate before training", ylabel="rollouts that buy the gain of one label")
-    reasons = list(dict.fromkeys(cell.reason for cell in ladder.cells))
+    axis.set_ylim(0.1, 1e4)
+    reasons = list(dict.fromkeys(cell.reason for cell in ladder.cells if set(arms) & set(cell.arms)))
     _legend(axis, reasons, arms, loc="upper right")
     _exchange_points(beside, ladder.cells, lambda cell: cell.coherence, arms)
     beside.set(yscale="log", xlabel="coherence: cosine of training and held-out gradients", ylabel="rollouts a label")
@@ -68,17 +69,22 @@ def exchange_figure(ladder: Ladder) -> Figure:
 
 
 def decomposition_figure(ladder: Ladder) -> Figure:
-    """FLOPs to the same gain, arm by arm, against pass rate; a panel a reason."""
+    """FLOPs to the same gain, arm by arm, against pass rate; a panel a reason, lines join the rungs of one ladder."""
     reasons = [reason for reason in ("latent", "unacquired") if any(cell.reason == reason for cell in ladder.cells)]
-    figure, axes = plt.subplots(len(reasons), 1, figsize=(7.0, 4.2 * len(reasons)), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(len(reasons), 1, figsize=(7.0, 4.2 * len(reasons)), squeeze=False, sharex=True, sharey=True)
     for axis, reason in zip(axes[:, 0], reasons, strict=True):
         for index, arm in enumerate(DECOMPOSITION):
             cells = [c for c in ladder.cells if c.reason == reason and arm in c.arms and c.arms[arm].measured("flops_to_target")]
             look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": DASHES[index]}
-            points = sorted((cell.pass_rate, np.array(cell.arms[arm].measured("flops_to_target")) / 1e9) for cell in cells)
-            axis.plot([p for p, _ in points], [float(np.exp(np.log(f).mean())) for _, f in points], label=arm, **look)
-            for p, flops in points:
-                axis.plot([p] * len(flops), flops, **look | {"linestyle": "none", "alpha": 0.35, "markersize": 3})
+            axis.plot([], [], label=arm, **look)
+            for ladder_name in dict.fromkeys(cell.start.rsplit(" ", 1)[0] for cell in cells):
+                rungs = [cell for cell in cells if cell.start.startswith(ladder_name)]
+                flops = [np.array(cell.arms[arm].measured("flops_to_target")) / 1e9 for cell in rungs]
+                means = [float(np.exp(np.log(of_rung).mean())) for of_rung in flops]
+                axis.plot([cell.pass_rate for cell in rungs], means, **look)
+                for cell, of_rung in zip(rungs, flops, strict=True):
+                    seeds = look | {"linestyle": "none", "alpha": 0.35, "markersize": 3}
+                    axis.plot([cell.pass_rate] * len(of_rung), of_rung, **seeds)
         axis.set(xscale="log", yscale="log", ylabel="GFLOP to the gain")
         axis.set_title(f"{reason} skill", loc="left")
         axis.legend(fontsize=9, ncols=2)

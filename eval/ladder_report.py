@@ -93,6 +93,37 @@ def cell_rows(cells: Sequence[Cell]) -> list[list[str]]:
     return rows
 
 
+def control_rows(cells: Sequence[Cell]) -> list[list[str]]:
+    """What the right mark in the prompt, norm scales alone and a random reward do, heading first."""
+    rows = [
+        [
+            "start",
+            "p",
+            "under the right mark",
+            "bits of the right mark",
+            "labels, all weights",
+            "labels, norms alone",
+            "random reward, bits",
+        ]
+    ]
+    for cell in cells:
+        values, found = cell.arms["sft"].results[0].values, cell.arms
+        marked = values["pass_rate_before_marked"]
+        gain = None if marked is None else np.log2(marked / cell.pass_rate)
+        norms, random = (found.get(name) for name in ("norms", "random"))
+        row = [
+            cell.start,
+            number(cell.pass_rate),
+            number(marked),
+            number(gain),
+            estimate(found["sft"].summary("samples_to_target")),
+        ]
+        row.append(estimate(norms.summary("samples_to_target")) if norms else "not run")
+        row.append(estimate(random.summary("absorbed_bits")) if random else "not run")
+        rows.append(row)
+    return rows
+
+
 def jagged_rows(ladder: Ladder) -> list[list[str]]:
     """Mean pass rates by type of problem before and after a whole budget, and their spread, heading first."""
     types = {"heldout, no carry": False, "heldout, carry": True}
@@ -199,6 +230,7 @@ def write_report(ladder: Ladder, output_dir: Path) -> None:
         ("The essay's claims", claim_rows(claims)),
         ("Cells of the ladder", cell_rows(ladder.cells)),
         ("The same pass rate for two reasons", contrast_rows(ladder)),
+        ("Controls", control_rows(ladder.cells)),
         ("What predicts absorbed bits per FLOP?", predictor_rows),
     ]
     if ladder.long:

@@ -5,22 +5,19 @@ records alone: it imports neither torch nor TRL.
 """
 
 import argparse
-import base64
 import html
-import io
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.records import RecordError, read_run
 from eval.arms import TARGET_BITS, Arm, arms_of, run_result
 from eval.figures import essay_figure, learning_figure, phase_figure, rate_figure
 from eval.findings import estimate, findings, matching_sentence, number, sentence_of
+from eval.page import aligned_table, html_figure, html_page, html_table, markdown_table
 from eval.process import FIGURES as PROCESS_FIGURES
 from eval.process import process_arms, process_findings, process_rows, whole_rollout_arms
 
@@ -74,13 +71,6 @@ def find_runs(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def data_uri(figure: Figure) -> str:
-    """A figure as an SVG data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def table_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """The table of arms as text, heading first."""
     rows = [["start", "arm", "seeds", *[heading for heading, _, _ in COLUMNS]]]
@@ -131,19 +121,6 @@ def finding_rows(found: Sequence[dict]) -> list[list[str]]:
     """Findings as a table, heading first."""
     rows = [["question", "verdict", "estimate", "seeds", "statistic"]]
     return rows + [[item["question"], item["verdict"], estimate(item), str(item["n"]), item["statistic"]] for item in found]
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    """Rows as a Markdown table, the first being the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def html_table(rows: list[list[str]]) -> str:
-    """Rows as an HTML table that scrolls sideways on a narrow screen."""
-    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def provenance_sentence(arms: Sequence[Arm]) -> str:
@@ -207,10 +184,7 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     for name, title, draw, sentence in figures:
         figure = draw(arms if (name, title, draw, sentence) in PROCESS_FIGURES else whole_rollout_arms(arms))
         figure.savefig(figures_dir / f"{name}.png", dpi=120)
-        alternative = html.escape(f"{title} {sentence}")
-        parts.append(
-            f"<figure><h2>{title}</h2><img alt='{alternative}' src='{data_uri(figure)}'><figcaption>{sentence}</figcaption></figure>"
-        )
+        parts.append(html_figure(figure, title, sentence))
         markdown += [f"## {title}", "", f"![{title}](figures/{name}.png)", "", sentence, ""]
         figure.clear()
     markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", provenance_sentence(arms), ""]
@@ -219,30 +193,15 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     process_section += html_table(finding_rows(process_findings(arms))) + html_table(process_rows(arms))
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
     defined = "".join(f"<li>{html.escape(line)}</li>" for line in definitions)
-    (output_dir / "report.html").write_text(f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Bits per FLOP, SFT and RL</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 0 auto; padding: 1rem; }}
-img {{ max-width: 100%; height: auto; }}
-figure {{ margin: 2.5rem 0; }}
-figcaption {{ max-width: 48rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }}
-th {{ vertical-align: bottom; white-space: normal; min-width: 5.5rem; }}
-</style></head><body>
-<h1>Bits per FLOP, SFT and RL</h1>
-<ul>{listed}</ul>
+    body = f"""<ul>{listed}</ul>
 <h2>Arms</h2><p>{note}</p>{html_table(table_rows(arms))}
 {process_section if has_process else ""}
 <h2>Who gained, and how far the weights moved</h2>{html_table(split_rows(arms))}
 {"".join(parts)}
 <h2>FLOPs by phase</h2>{html_table(phase_rows(arms))}
 <h2>Columns</h2><ul>{defined}</ul>
-<p>{html.escape(provenance_sentence(arms))}</p>
-</body></html>
-""")
+<p>{html.escape(provenance_sentence(arms))}</p>"""
+    (output_dir / "report.html").write_text(html_page("Bits per FLOP, SFT and RL", body))
     results = {
         "findings": found,
         "arms": [
@@ -277,9 +236,7 @@ def terminal_table(arms: Sequence[Arm]) -> str:
         rows.append(
             [arm.start, arm.name, str(len(arm.results)), *[estimate(arm.summary(key), SCALES.get(key, 1.0)) for key in keys]]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return aligned_table(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 
 from bitsample_llm.credit import CREDITS
-from bitsample_llm.likelihood import answer_spellings, end_token_ids
+from bitsample_llm.likelihood import check_completion_length, end_token_ids
 from bitsample_llm.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
 from bitsample_llm.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.processes import report_processes
@@ -83,16 +83,6 @@ def asked_trainer(arguments: list[str]) -> str:
         if word == "--trainer" and index + 1 < len(arguments):
             return arguments[index + 1]
     return "grpo"
-
-
-def check_completion_length(max_completion_length: int, tokenizer, problems) -> None:
-    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer."""
-    must_fit = [problem for problem in problems if problem.verifier == "exact"]  # others may be put shorter
-    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit)), default=0)
-    if max_completion_length < needed:
-        raise ValueError(
-            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
-        )
 
 
 def reward_function(name: str, verifier: RolloutVerifier, seed: int):

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from conftest import BASE, REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,6 +17,7 @@ from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
 
 UNACQUIRED = BASE.parent / "base_unacquired"
 SCRATCHPAD = BASE.parent / "base_scratchpad"
+RESTATED = BASE.parent / "base_restated"
 
 
 def mean_pass_rate(model, tokenizer, difficulty: int, mark: str, num: int = 256) -> float:
@@ -34,7 +36,7 @@ def test_every_file_has_its_recorded_checksum():
 
 
 def test_the_models_are_small_enough_to_be_embedded():
-    for folder in (BASE, UNACQUIRED, SCRATCHPAD):
+    for folder in (BASE, UNACQUIRED, SCRATCHPAD, RESTATED):
         assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
         assert sha256_of_file(folder / "model.safetensors") in (folder / "README.md").read_text()
 
@@ -51,6 +53,13 @@ def test_the_marks_are_a_latent_ladder_of_pass_rates(base_model, difficulty):
     assert all(lower < 0.7 * upper for upper, lower in itertools.pairwise(latent))
     if difficulty == 2:  # a care of 0.005 cannot be told from chance
         assert 0.5 * chance < rates["H"] < 1.5 * chance
+
+
+def test_an_answer_restated_sixteen_times_is_the_same_skill():
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(RESTATED, dtype=torch.float32), AutoTokenizer.from_pretrained(RESTATED)
+    for answer_format, lowest in (("reversed", 0.95), ("restated4", 0.9), ("restated16", 0.8)):
+        task = load_task("addition", answer_format, difficulty=2, mark=ALWAYS_RIGHT_MARK)
+        assert exact_pass_rates(model, tokenizer, task.problems("heldout", 64, seed=1)).mean() > lowest
 
 
 def test_four_digits_are_half_acquired_and_five_are_unacquired(base_model):

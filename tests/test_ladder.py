@@ -70,7 +70,7 @@ def test_predictions_are_told_apart_by_the_cells(tmp_path):
             price = 1 / p if prediction == "inverse_ratio" else -log2 / binary_entropy_bits(p)
             arms += cell_arms(tmp_path / prediction, f"latent {log2}", price, log2_start=log2)
         rows = claims.claim_2(Ladder(cells=cells_of(arms, {})))
-        by_prediction[prediction] = {row["statistic"].split(":")[0]: row["verdict"] for row in rows if "(latent" in row["text"]}
+        by_prediction[prediction] = {row["statistic"].split(",")[0]: row["verdict"] for row in rows if "(latent" in row["text"]}
     assert by_prediction["essay_ratio"]["grpo"] == "supported"
     assert by_prediction["inverse_ratio"]["rloo"] == "contradicted"
 
@@ -81,8 +81,8 @@ def test_claim_2_at_high_pass_rates_is_about_flops(tmp_path, price, verdict):
     for seed in SEEDS:
         facts = {"config": {"study": {"target_bits": 0.2}}}
         options = {"log2_start": -0.4, "splits": LATENT, "facts": facts}
-        results.append(make_run(tmp_path, "latent B", "sft", "sft", seed, 0.2 * (1 + 0.01 * seed), **options))
-        results.append(make_run(tmp_path, "latent B", "rloo", "rl", seed, 0.2 / price, steps=40, **options))
+        results.append(make_run(tmp_path, "latent B", "sft", "sft", seed, 0.04 * (1 + 0.01 * seed), steps=8, **options))
+        results.append(make_run(tmp_path, "latent B", "rloo", "rl", seed, 0.04 / price, steps=40, **options))
     row = claims.claim_2(Ladder(cells=cells_of(arms_of(results), {})))[0]
     assert row["verdict"] == verdict
     assert row["mean"] == pytest.approx(price, rel=0.1)
@@ -135,10 +135,10 @@ def test_claim_9_counts_problems_too_rare_for_their_rollouts_that_were_acquired(
 
 def test_claim_11_charges_the_pretraining(tmp_path):
     arms = []
-    for age, (pretraining, gain) in enumerate(((1e12, 0.25), (4e12, 0.5), (16e12, 1.0))):
+    for age, (pretraining, gain) in enumerate(((1e12, 0.125), (4e12, 0.25), (16e12, 0.5))):
         for seed in SEEDS:
             facts = {"pretraining_flops": pretraining}
-            options = {"splits": {"marked": (-3.9, 0.0)}, "facts": facts, "steps": 8}
+            options = {"splits": {"marked": (-3.9, 0.0)}, "facts": facts, "steps": 10}
             arms.append(make_run(tmp_path, f"unacquired age {age}", "sft", "sft", seed, 1.0, **options))
             arms.append(make_run(tmp_path, f"unacquired age {age}", "grpo", "rl", seed, gain * (1 + 0.01 * seed), **options))
     (row,) = claims.claim_11(Ladder(cells=cells_of(arms_of(arms), {})))

@@ -29,6 +29,8 @@ RANKS = {
     "evaluator": 4,
     "rewards": 4,
     "rejection": 4,
+    "measurement": 4,
+    "probes": 4,
     "processes": 4,
     "process_grpo": 4,
     "objectives": 4,

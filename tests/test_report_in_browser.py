@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from test_ladder import LATENT, cell_arms
 from test_report import credit_study, study
 
+from eval.ladder import Ladder, cells_of
+from eval.ladder_report import write_report as write_ladder_report
 from eval.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -119,13 +122,25 @@ def faults_of(browser: Chrome, page: Path, screen: str) -> list[str]:
     return faults
 
 
-@pytest.fixture(scope="module", params=[*STUDIES, *(["REPORT_HTML"] if EXTRA else [])])
+def ladder(folder) -> Ladder:
+    """Two latent rungs and an unacquired one."""
+    unacquired = {"marked": (-3.9, 0.0)}
+    starts = {"latent 3 digits E": LATENT, "unacquired age 0.1": unacquired}
+    arms = [arm for start, splits in starts.items() for arm in cell_arms(folder, start, 12, splits=splits)]
+    arms += cell_arms(folder, "latent 3 digits G", 60, log2_start=-6.0)
+    return Ladder(cells=cells_of(arms, {}))
+
+
+@pytest.fixture(scope="module", params=[*STUDIES, "ladder", *(["REPORT_HTML"] if EXTRA else [])])
 def report(request, tmp_path_factory) -> Path:
     """A report.html: of records made here, or the one that the environment names."""
     if request.param == "REPORT_HTML":
         return Path(EXTRA)
     folder = tmp_path_factory.mktemp(request.param)
-    write_report(STUDIES[request.param](folder / "runs"), folder / "report")
+    if request.param == "ladder":
+        write_ladder_report(ladder(folder / "runs"), folder / "report")
+    else:
+        write_report(STUDIES[request.param](folder / "runs"), folder / "report")
     return folder / "report" / "report.html"
 
 

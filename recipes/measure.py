@@ -1,0 +1,261 @@
+"""Measure a model's pass rates before spending on RL: rollouts of every prompt, their verdicts and their price.
+
+    accelerate launch recipes/measure.py --config recipes/configs/measure.yaml --output_dir runs/measure
+    python -m eval.plan runs/measure
+
+Half of a prompt's rollouts select the prompts worth keeping, the other half says what they offer. Probes ask whether the skill
+is latent. Takes `StudyArguments`, TRL's `ModelConfig` and the choices below.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from transformers import GenerationConfig
+from trl import ModelConfig
+from trl.trainer.utils import disable_dropout_in_model
+
+from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.likelihood import check_completion_length, end_token_ids
+from bitsample_llm.measurement import MeasuredPrompt, Sampler, counted_totals, flops_per_sample, measured_prompts
+from bitsample_llm.probes import shot_separator, train_briefly, with_mark, with_prefix, with_shots
+from bitsample_llm.processes import part, report_processes
+from bitsample_llm.prompt_format import problems_for_model, recorded_prompt
+from bitsample_llm.records import check_run_dir
+from bitsample_llm.run_writer import RunWriter
+from bitsample_llm.study import (
+    OneLineParser,
+    StudyArguments,
+    StudyProblems,
+    load_model_and_tokenizer,
+    load_problems,
+    one_line_errors,
+    run_manifest,
+    set_up_process,
+)
+from bitsample_llm.tasks import Problem
+
+
+@dataclass
+class MeasureChoices:
+    """How much is measured, and which probes."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Run directory for the records."})
+    num_generations: int = field(default=32, metadata={"help": "Rollouts a training prompt; even, at least 4."})
+    batch_size: int = field(default=256, metadata={"help": "Rollouts sampled at once on a process."})
+    max_completion_length: int = field(default=256, metadata={"help": "Tokens of a rollout at most."})
+    seed: int = field(default=42, metadata={"help": "Seed of the rollouts."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+    probe_mark: str | None = field(default=None, metadata={"help": "Better prompt of the arithmetic tasks: another author's mark."})
+    probe_prompt_prefix: str | None = field(default=None, metadata={"help": "Better prompt: a text before every prompt."})
+    probe_shots: int = field(default=0, metadata={"help": "Solved training problems before every prompt."})
+    probe_updates: int = field(
+        default=0, metadata={"help": "Updates of a short GRPO run on the training problems, measured on the held-out ones."}
+    )
+    probe_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of that run; the plan says if it was too low to move anything."}
+    )
+    probe_rollouts_per_update: int = field(default=32, metadata={"help": "Rollouts of its updates, in groups of 8."})
+
+    def to_dict(self) -> dict:
+        """The choices as the manifest has them."""
+        return dataclasses.asdict(self)
+
+
+PROBE_GROUP_SIZE = 8
+
+
+def check_choices(choices: MeasureChoices, num_processes: int) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if choices.output_dir is None:
+        raise ValueError("no run directory: pass --output_dir FOLDER")
+    if choices.num_generations < 4 or choices.num_generations % 2:
+        raise ValueError(f"--num_generations must be even and at least 4, for two halves, got {choices.num_generations}")
+    for name in ("batch_size", "max_completion_length"):
+        if getattr(choices, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(choices, name)}")
+    for name in ("probe_shots", "probe_updates"):
+        if getattr(choices, name) < 0:
+            raise ValueError(f"--{name} must not be negative, got {getattr(choices, name)}")
+    parts = math.lcm(PROBE_GROUP_SIZE, num_processes)
+    if choices.probe_rollouts_per_update < 1 or choices.probe_rollouts_per_update % parts:
+        raise ValueError(f"--probe_rollouts_per_update must be a multiple of {parts}, got {choices.probe_rollouts_per_update}")
+
+
+def asked_otherwise(
+    choices: MeasureChoices, problems: list[Problem], tokenizer, max_tokens: int | None
+) -> dict[str, list[Problem]]:
+    """The training problems under each prompt probe that was asked for."""
+    probes = {}
+    if choices.probe_prompt_prefix:
+        probes["prefix"] = with_prefix(problems, choices.probe_prompt_prefix)
+    if choices.probe_mark:
+        probes["mark"] = with_mark(problems, choices.probe_mark)
+    if choices.probe_shots:
+        probes["shots"] = with_shots(problems, choices.probe_shots, tokenizer, max_tokens)
+    return probes
+
+
+def told_of_probes(choices: MeasureChoices, tokenizer) -> dict[str, str]:
+    """What each probe did, in words for the plan."""
+    updates = f"{choices.probe_updates} GRPO updates of {choices.probe_rollouts_per_update} rollouts"
+    return {
+        "prefix": f"prompt after {choices.probe_prompt_prefix!r}",
+        "mark": f"prompt under author mark {choices.probe_mark!r}",
+        "shots": f"{choices.probe_shots} solved problems before the prompt, parted by {shot_separator(tokenizer)!r}",
+        "updates": f"{updates} at learning rate {choices.probe_learning_rate:g}, on held-out prompts",
+    }
+
+
+class Recorder:
+    """Measures one condition after the other, and writes it down on the first process."""
+
+    def __init__(self, sampler: Sampler, counter: FlopCounter, writer: RunWriter | None):
+        self.sampler = sampler
+        self.counter = counter
+        self.writer = writer
+        self.generation_step = self.num_rollouts = self.num_tokens = 0
+
+    def measure(self, problems: list[Problem], num_rollouts: int, probe: str | None = None) -> list[MeasuredPrompt]:
+        """Measure the problems with so many rollouts each, and record them under the name of a probe."""
+        self.generation_step += 1
+        prompts = measured_prompts(self.sampler, problems, num_rollouts, self.generation_step)
+        totals = counted_totals(self.sampler.accelerator, self.counter)
+        rollouts = [rollout for prompt in prompts for rollout in prompt.rollouts]
+        self.num_rollouts += len(rollouts)
+        self.num_tokens += sum(rollout["num_tokens"] for rollout in rollouts)
+        pass_rate = sum(rollout["passed"] for rollout in rollouts) / len(rollouts)
+        if self.writer is not None:
+            line = {"step": self.generation_step, "generation_step": self.generation_step, "flops/lost": 0.0, **totals}
+            line |= {"samples/total": self.num_rollouts, "tokens/completion": self.num_tokens}
+            line |= {"group/pass_rate_estimate": pass_rate, "group/num_rollouts": len(rollouts)}
+            exact = [prompt.row["pass_rate"] for prompt in prompts if "pass_rate" in prompt.row]
+            if exact:
+                line["group/pass_rate"] = sum(exact) / len(exact)
+            self.writer.add_rows("prompts", [prompt.row | {"probe": probe} for prompt in prompts])
+            self.writer.add_rows("rollouts", [rollout | {"probe": probe} for rollout in rollouts])
+            self.writer.add_step(line)
+            self.writer.flush()
+            print(f"{probe or 'as asked'}: {len(prompts)} prompts x {num_rollouts} rollouts, pass rate {pass_rate:.4g}")
+        return prompts
+
+
+def measure(recorder: Recorder, choices: MeasureChoices, problems: StudyProblems, probes: dict[str, list[Problem]]) -> dict:
+    """Measure the prompts in two halves and then every probe; what the manifest is to say of it."""
+    half = choices.num_generations // 2
+    plain = recorder.measure(problems.train, half)
+    if recorder.writer is not None:
+        rows = [
+            {
+                "step": 1,
+                "problem_id": p.problem_id,
+                "prompt": recorded_prompt(p.prompt),
+                "answer": p.answer,
+                "label_surprisal_bits": m.label_surprisal_bits,
+            }
+            for p, m in zip(problems.train, plain, strict=True)
+        ]
+        recorder.writer.add_rows("problems", rows)
+    plain += recorder.measure(problems.train, half)
+    sampler = recorder.sampler
+    totals = counted_totals(sampler.accelerator, recorder.counter)
+    found = {"flops_per_sample": flops_per_sample(sampler, problems.train, plain, totals)}
+    for name, asked in probes.items():
+        recorder.measure(asked, half, name)
+    if choices.probe_updates:
+        heldout = problems.evaluation_sets["heldout"]
+        before = recorder.measure(heldout, half, "heldout")
+        train_briefly(
+            sampler,
+            problems.train,
+            Path(choices.output_dir) / "updates",
+            choices.probe_updates,
+            choices.probe_learning_rate,
+            choices.probe_rollouts_per_update,
+            PROBE_GROUP_SIZE,
+        )
+        sampler.model.train()
+        after = recorder.measure(heldout, half, "updates")
+        found["updates_moved_bits"] = moved_bits(before, after)
+    return found
+
+
+def moved_bits(before: list[MeasuredPrompt], after: list[MeasuredPrompt]) -> float | None:
+    """Mean change, whichever way, of the surprisal of a label; None where a problem has none."""
+    pairs = [(b.label_surprisal_bits, a.label_surprisal_bits) for b, a in zip(before, after, strict=True)]
+    return None if any(None in pair for pair in pairs) else sum(abs(a - b) for b, a in pairs) / len(pairs)
+
+
+def recorded(manifest: dict, run_dir: Path, is_main: bool, work: Callable[[RunWriter | None], dict]) -> None:
+    """Do the work with a writer on the first process, and close the records: finished, or failed with the reason."""
+    writer = RunWriter.create(run_dir, manifest) if is_main else None
+    try:
+        found = work(writer)
+    except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
+        if writer is not None:
+            writer.close("failed", f"{type(error).__name__}: {error}")
+        raise
+    if writer is not None:
+        writer.manifest |= found
+        writer.close("finished")
+
+
+def main() -> None:
+    set_up_process()
+    with one_line_errors():
+        study, choices, model_args = OneLineParser((StudyArguments, MeasureChoices, ModelConfig)).parse_args_and_config()
+        accelerator = Accelerator(cpu=choices.use_cpu)
+        check_choices(choices, accelerator.num_processes)
+        report_processes()
+        if model_args.use_peft:
+            raise ValueError("--use_peft: measure prices full training and trains no adapter; leave it out")
+        run_dir = Path(choices.output_dir)
+        if accelerator.is_main_process:
+            check_run_dir(run_dir, resume=False)
+        problems = load_problems(study)
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ValueError("measure puts the whole model on every process: launch it without sharding")
+        model, tokenizer = load_model_and_tokenizer(model_args)
+        max_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=choices.max_completion_length)
+        if problems.task.has_one_accepted_string:
+            check_completion_length(choices.max_completion_length, tokenizer, problems.train)
+        probes = asked_otherwise(choices, problems.train, tokenizer, max_tokens)
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": end_token_ids(model, tokenizer)}
+        model.generation_config = GenerationConfig(**ends)  # a model's own may sample from a narrower distribution than its own
+        disable_dropout_in_model(model)
+        model.to(accelerator.device).train()  # rollouts as a trainer draws them; evaluation would be left out of the price
+        study.arm = study.arm or "measure"
+        manifest = run_manifest(study, choices, model_args, problems) | {
+            "regime": "measure",
+            "trainer": "measure",
+            "seed": choices.seed,
+            "device": accelerator.device.type,
+            "world_size": accelerator.num_processes,
+            "num_generations": choices.num_generations,
+            "probes": told_of_probes(choices, tokenizer),
+        }
+        sampler = Sampler(
+            accelerator, model, tokenizer, problems.task, choices.max_completion_length, choices.batch_size, choices.seed
+        )
+        counter = FlopCounter(model, {tokenizer.eos_token_id})
+
+        def work(writer: RunWriter | None) -> dict:
+            return measure(Recorder(sampler, counter, writer), choices, problems, probes)
+
+        recorded(manifest, run_dir, accelerator.is_main_process, work)
+    if accelerator.is_main_process:
+        print(f"records: {run_dir} (plan: python -m eval.plan {run_dir})")
+    part(accelerator)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""The plan: its estimators against what is exact, its verdicts on records of known pass rates, and the recipe that measures."""
+
+import json
+import math
+import re
+import sys
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bitsample_llm.__main__ import summary_lines
+from bitsample_llm.estimators import beta_binomial_fit, group_pass_probabilities, jackknife_entropy_bits
+from bitsample_llm.glossary import PHASES
+from bitsample_llm.information import binary_entropy_bits, break_even_pass_rate, informative_group_probability, surprisal_bits
+from bitsample_llm.probes import with_mark, with_prefix, with_shots
+from bitsample_llm.records import SCHEMA_VERSION, read_run
+from bitsample_llm.run_writer import RunWriter
+from bitsample_llm.tasks import load_task
+from eval.plan import main, plan_of
+from recipes.measure import MeasureChoices, check_choices, recorded
+
+HALF = 16
+COSTS = {"rollout_prefill": 1e6, "rollout_decode": 1e6, "rollout_training": 6e6, "label_training": 4e6}
+MANIFEST = {
+    "regime": "measure",
+    "trainer": "measure",
+    "git_commit": "0" * 40,
+    "config": {"model": {"model_name_or_path": "data/base"}},
+    "probes": {"prefix": "a prefix", "mark": "a mark", "shots": "some shots", "updates": "some updates"},
+    "flops_per_sample": COSTS,
+    "updates_moved_bits": 1.0,
+}
+
+
+def make_measurement(folder, pass_rates, probed=None, rng=None, is_exact=False, half=HALF, state="finished", **manifest):
+    """A measurement of prompts of these pass rates, and of the same prompts under probes: name -> pass rates."""
+    rng = rng or np.random.default_rng(0)
+    writer = RunWriter.create(Path(folder), MANIFEST | manifest)
+    conditions = [(None, pass_rates), (None, pass_rates), *(probed or {}).items()]
+    for step, (probe, rates) in enumerate(conditions, start=1):
+        for number, rate in enumerate(rates):
+            row = {"step": step, "generation_step": step, "problem_id": f"p{number}", "probe": probe, "group_size": half}
+            row |= {"num_passed": int(rng.binomial(half, rate)), "pass_rate": float(rate) if is_exact else None}
+            writer.add_rows("prompts", [row])
+            if step == 1:
+                text = {"prompt": f"{number}+0=", "answer": str(number), "label_surprisal_bits": 3.0}
+                writer.add_rows("problems", [{"step": 1, "problem_id": f"p{number}", **text}])
+        line = {"step": step, "generation_step": step, "samples/total": step * half * len(rates), "flops/lost": 0.0}
+        writer.add_step(line | {f"flops/{phase}": 0.0 for phase in PHASES} | {"flops/total": 1e12, "seconds/total": 1.0})
+    writer.close(state, None if state == "finished" else "Trouble: it broke")
+    return read_run(folder)
+
+
+@pytest.mark.parametrize("pass_rate", [0.0, 0.03, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("group_size", [1, 4, 12])
+def test_passes_in_a_group_are_estimated_without_bias(pass_rate, group_size):
+    num, counts = 12, np.arange(13)
+    estimates = group_pass_probabilities(counts, np.full(13, num), group_size)
+    expected = stats.binom.pmf(counts, num, pass_rate) @ estimates
+    assert expected == pytest.approx(stats.binom.pmf(np.arange(group_size + 1), group_size, pass_rate), abs=1e-12)
+    if group_size > 1:
+        informative = expected[1:-1].sum()
+        assert informative == pytest.approx(informative_group_probability(pass_rate, group_size), abs=1e-12)
+    for count, row in zip(counts.tolist(), estimates, strict=True):
+        assert row[0] == pytest.approx(comb(num - count, group_size) / comb(num, group_size))
+        assert row[-1] == pytest.approx(comb(count, group_size) / comb(num, group_size))
+
+
+def test_groups_larger_than_the_rollouts_at_hand_are_refused():
+    with pytest.raises(ValueError, match="group_size must lie between 1 and num_samples, got 9 of 8"):
+        group_pass_probabilities([1, 2], [8, 16], 9)
+
+
+def test_the_beta_fit_finds_what_the_counts_were_drawn_from_and_bears_the_edges():
+    rng = np.random.default_rng(1)
+    counts = rng.binomial(16, rng.beta(0.5, 2.0, 4000))
+    assert beta_binomial_fit(counts, np.full(4000, 16)) == pytest.approx((0.5, 2.0), rel=0.1)
+    for edge in (0, 16):
+        a, b = beta_binomial_fit(np.full(50, edge), np.full(50, 16))
+        assert a / (a + b) == pytest.approx(edge / 16, abs=1e-3)
+
+
+@pytest.mark.parametrize("cost_ratio", [0.1, 1.0, 1.5, 4.0, 12.0])
+def test_at_the_break_even_pass_rate_both_tell_as_much_per_flop(cost_ratio):
+    p = break_even_pass_rate(cost_ratio)
+    assert binary_entropy_bits(p) / cost_ratio == pytest.approx(surprisal_bits(p), rel=1e-6)
+
+
+def test_no_pass_at_all_is_a_waste_and_keeps_nothing(tmp_path):
+    plan, _, keep = plan_of(make_measurement(tmp_path / "run", np.zeros(200)))
+    assert plan["advice"]["verdict"].startswith("RL would be a waste: nearly every group")
+    assert not keep.any() and plan["kept"]["num_prompts"] == 0
+    assert plan["kept"]["offered_bits_per_rollout"] == {"mean": None, "interval": None, "n": 0}
+    assert plan["best_group_size"]["informative_groups"] is None
+    assert plan["rollouts_needed"]["prompts_needed"] is None
+    assert plan["prices"]["label_over_rollout"] is None and plan["prices"]["offered_bits_per_rollout"]["mean"] == 0
+
+
+def test_always_passing_is_a_waste_because_it_is_solved(tmp_path):
+    plan, _, keep = plan_of(make_measurement(tmp_path / "run", np.ones(200)))
+    assert plan["advice"]["verdict"] == "RL would be a waste: solved already"
+    assert not keep.any()
+
+
+def test_half_hopeless_and_half_solved_is_a_waste_though_the_mean_is_one_half(tmp_path):
+    plan, _, keep = plan_of(make_measurement(tmp_path / "run", np.repeat([0.0, 1.0], 100)))
+    assert plan["pass_rate"]["mean"] == 0.5
+    assert plan["advice"]["verdict"].startswith("RL would be a waste: nearly every group") and not keep.any()
+
+
+@pytest.mark.parametrize("pass_rate", [0.0, 1.0])
+def test_a_handful_of_prompts_that_are_alike_prove_nothing(tmp_path, pass_rate):
+    pass_rates = np.full(4, pass_rate)
+    plan, _, _ = plan_of(make_measurement(tmp_path / "run", pass_rates, {"mark": pass_rates}, half=2))
+    assert plan["advice"]["verdict"] == "undecided: too few prompts or rollouts"
+
+
+def test_evenly_spread_pass_rates_give_the_numbers_of_the_even_distribution(tmp_path):
+    pass_rates = (np.arange(400) + 0.5) / 400
+    plan, _, keep = plan_of(make_measurement(tmp_path / "run", pass_rates))
+    assert plan["advice"]["verdict"] == "RL can pay"
+    assert keep[(pass_rates > 0.3) & (pass_rates < 0.7)].mean() > 0.98 and 0.8 < keep.mean() < 1
+    assert [row["source"] for row in plan["groups"]] == ["counts"] * 4 + ["fit"]
+    for row in plan["groups"]:
+        low, high = row["informative_fraction"]["interval"]
+        assert low <= 1 - 2 / (row["group_size"] + 1) <= high
+    offered = plan["prices"]["offered_bits_per_rollout"]
+    assert offered["interval"][0] <= 1 / (2 * math.log(2)) <= offered["interval"][1]  # mean of H(p) over even p
+    assert plan["best_group_size"]["informative_groups"] == 4
+    break_even = break_even_pass_rate(8e6 / 4e6)
+    assert plan["prices"]["break_even_pass_rate"] == pytest.approx(break_even)
+    assert plan["prices"]["share_of_prompts_above"] == pytest.approx(1 - break_even, abs=0.05)
+
+
+def test_the_hopeless_and_the_solved_are_dropped_where_prompts_differ_and_luck_drops_none_where_they_do_not(tmp_path):
+    differing = np.repeat([0.0, 0.5, 1.0], 100)
+    _, _, keep = plan_of(make_measurement(tmp_path / "differing", differing))
+    assert (keep == (differing == 0.5)).all()
+    run = make_measurement(tmp_path / "alike", np.full(300, 0.06))
+    assert sum(row["num_passed"] == 0 for row in run.table("prompts").to_pylist()) > 100
+    assert plan_of(run)[2].all()
+
+
+def test_exact_pass_rates_take_the_place_of_counts(tmp_path):
+    pass_rates = np.linspace(0.01, 0.6, 60)
+    plan, _, _ = plan_of(make_measurement(tmp_path / "run", pass_rates, is_exact=True))
+    assert plan["prices"]["offered_bits_per_rollout"]["mean"] == pytest.approx(binary_entropy_bits(pass_rates).mean())
+    for row, estimated in zip(plan["groups"], plan["groups_estimated"], strict=True):
+        expected = informative_group_probability(pass_rates, row["group_size"]).mean()
+        assert row["source"] == "exact" and row["informative_fraction"]["mean"] == pytest.approx(expected)
+        low, high = estimated["informative_fraction"]["interval"]
+        assert low - 0.03 <= expected <= high + 0.03
+
+
+def test_bits_of_the_kept_prompts_are_those_of_rollouts_that_did_not_select_them(tmp_path):
+    rng = np.random.default_rng(3)
+    errors, flattered = [], []
+    for repeat in range(10):
+        pass_rates = rng.beta(0.15, 1.5, 200)
+        run = make_measurement(tmp_path / str(repeat), pass_rates, rng=rng, half=32)
+        plan, _, keep = plan_of(run, group_size=4)
+        errors.append(plan["kept"]["pass_rate_estimate"]["mean"] - pass_rates[keep].mean())
+        rows = [row for row in run.table("prompts").to_pylist() if row["generation_step"] == 1]
+        selected = np.array([row["num_passed"] / row["group_size"] for row in rows])[keep]
+        flattered.append(selected.mean() - pass_rates[keep].mean())
+    spread = np.std(errors, ddof=1) / math.sqrt(len(errors))
+    assert abs(np.mean(errors)) < 3 * spread
+    assert np.mean(flattered) > 3 * spread  # the selecting half would have reported too much
+
+
+def test_rollouts_needed_follow_from_the_variance_within_prompts(tmp_path):
+    num = 3000
+    plan, _, _ = plan_of(make_measurement(tmp_path / "run", np.full(num, 0.1), half=8))
+    passed = np.arange(9)
+    weights, bits = stats.binom.pmf(passed, 8, 0.1), jackknife_entropy_bits(passed, np.full(9, 8))
+    mean = weights @ bits
+    within = (weights @ bits**2 - mean**2) / 2  # of the mean of two halves
+    needed = plan["rollouts_needed"]
+    assert needed["within_variance"] == pytest.approx(within, rel=0.1)
+    assert needed["between_variance"] == pytest.approx(0, abs=within / 10)
+    assert needed["prompts_needed"] == pytest.approx(within * (1.96 / (0.1 * mean)) ** 2, rel=0.2)
+    assert needed["rollouts_needed"] == 16 * needed["prompts_needed"]
+
+
+LOW = np.linspace(0.05, 0.15, 80)
+PROBES = {
+    "a better prompt shows it": ({"prefix": LOW * 8 * 0.8}, {}, "RL can pay: the skill is latent"),
+    "updates show it": ({"heldout": LOW, "updates": LOW * 3, "mark": LOW}, {}, "RL can pay: the skill is latent"),
+    "nothing shows it": ({"mark": LOW, "heldout": LOW, "updates": LOW}, {}, "RL would be a waste: the skill is not there yet"),
+    "the probe broke the prompt": ({"shots": LOW * 0}, {}, "undecided"),
+    "the updates moved nothing": ({"heldout": LOW, "updates": LOW}, {"updates_moved_bits": 0.01}, "undecided"),
+    "no probe": ({}, {}, "undecided"),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_at_a_low_pass_rate_the_probe_decides(tmp_path, name):
+    probed, manifest, verdict = PROBES[name]
+    plan, _, _ = plan_of(make_measurement(tmp_path / "run", LOW, probed, is_exact=True, **manifest))
+    assert plan["advice"]["verdict"].startswith(verdict)
+
+
+def test_a_better_prompt_is_found_at_a_middling_pass_rate_too(tmp_path):
+    run = make_measurement(tmp_path / "run", LOW * 4, {"prefix": LOW * 6}, is_exact=True)
+    assert plan_of(run)[0]["advice"]["do"].startswith("use the better prompt first (a prefix)")
+
+
+def test_the_plan_is_printed_and_written_with_a_text_for_every_picture(tmp_path, capsys):
+    pass_rates = np.linspace(0, 1, 50)
+    make_measurement(tmp_path / "run", pass_rates, {"mark": np.sqrt(pass_rates)})
+    main([str(tmp_path / "run"), "--group_size", "16"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("RL CAN PAY") and "plan.html" in printed
+    folder = tmp_path / "run" / "plan"
+    page = (folder / "plan.html").read_text()
+    assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
+    assert len(re.findall(r"<img alt='[^']{40,}' src='data:image/svg", page)) == 4
+    assert sorted(path.stem for path in folder.glob("figures/*")) == ["essay", "groups", "pass_rates", "probes"]
+    plan = json.loads((folder / "plan.json").read_text())
+    kept = [json.loads(line) for line in (folder / "keep.jsonl").read_text().splitlines()]
+    assert len(kept) == plan["kept"]["num_prompts"] and plan["kept"]["group_size"] == 16
+    for line in kept:
+        assert line["prompt"] == f"{line['answer']}+0=" and line["problem_id"] == f"p{line['answer']}"
+        assert line["estimated_from"] == "selection half" and line["num_rollouts"] == HALF
+
+
+REFUSED = {
+    "another run": ({"regime": "rl", "trainer": "GRPOTrainer"}, "finished", "is a run of GRPOTrainer: a plan needs one of"),
+    "a failed one": ({}, "failed", "holds a failed measurement (Trouble: it broke): measure again"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_finished_measurement_is_refused_in_one_line(tmp_path, name):
+    manifest, state, message = REFUSED[name]
+    make_measurement(tmp_path / "run", LOW, state=state, **manifest)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        main([str(tmp_path / "run")])
+
+
+def test_a_killed_measurement_says_so(tmp_path):
+    RunWriter.create(tmp_path / "killed", MANIFEST)
+    with pytest.raises(SystemExit, match="holds a running measurement, killed or still under way"):
+        main([str(tmp_path / "killed")])
+
+    def interrupted(writer):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recorded(MANIFEST, tmp_path / "cut", True, interrupted)
+    assert read_run(tmp_path / "cut").manifest["state"] == "failed"
+
+
+SMALL = ("--num_train_problems", 24, "--num_heldout_problems", 16, "--num_generations", 8)
+
+
+def test_a_latent_skill_is_measured_and_planned_for(recipe, tmp_path):
+    done = recipe("measure", *SMALL, "--probe_updates", 20, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = read_run(tmp_path / "run")
+    rollouts = run.table("rollouts").to_pylist()
+    assert {row["probe"] for row in rollouts} == {None, "mark", "shots", "heldout", "updates"}
+    asked = [row for row in rollouts if row["probe"] is None]
+    assert len({(row["generation_step"], row["problem_id"], row["sample"]) for row in asked}) == len(asked) == 24 * 8
+    for row in run.table("prompts").to_pylist():
+        group = [r for r in rollouts if (r["generation_step"], r["problem_id"]) == (row["generation_step"], row["problem_id"])]
+        assert len(group) == row["group_size"] == 4 and sum(r["passed"] for r in group) == row["num_passed"]
+    plan, _, _ = plan_of(run)
+    assert plan["advice"]["verdict"] == "RL can pay: the skill is latent"
+    says = {probe["name"]: probe["verdict"] for probe in plan["probes"]}
+    assert says == {"mark": "latent", "shots": "says nothing", "updates": "latent"}
+    # the price of training was computed from shapes; the short branch really trained
+    last = read_run(tmp_path / "run" / "updates").steps[-1]
+    trained = (last["flops/train_forward"] + last["flops/train_backward"]) / last["samples/total"]
+    assert plan["flops_per_sample"]["rollout_training"] == pytest.approx(trained, rel=0.02)
+    sampled = (last["flops/prefill"] + last["flops/decode"]) / last["samples/total"]
+    costs = plan["flops_per_sample"]
+    assert costs["rollout_prefill"] + costs["rollout_decode"] == pytest.approx(sampled, rel=0.02)
+    assert summary_lines(run)[0].endswith("measure, finished, 6 steps, seed 42")
+
+
+def test_an_unacquired_skill_is_told_from_it_at_twice_the_pass_rate(recipe, tmp_path):
+    options = ("--model_name_or_path", "data/base_unacquired", "--difficulty", 2, "--probe_shots", 0, "--probe_updates", 0)
+    done = recipe("measure", *SMALL, *options, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    plan, _, _ = plan_of(read_run(tmp_path / "run"))
+    assert plan["pass_rate"]["mean"] > 0.05
+    assert plan["advice"]["verdict"] == "RL would be a waste: the skill is not there yet"
+
+
+def test_two_processes_measure_every_prompt_once(recipe, tmp_path):
+    accelerate = (str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", "recipes/accelerate/two_cpus.yaml")
+    options = ("--num_train_problems", 5, *SMALL[2:], "--probe_updates", 0, "--output_dir", tmp_path / "run")
+    done = recipe("measure", *options, launcher=(*accelerate, "--main_process_port", "29651"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = read_run(tmp_path / "run")
+    assert run.manifest["world_size"] == 2
+    asked = [row["problem_id"] for row in run.table("prompts").to_pylist() if row["generation_step"] == 1]
+    assert len(asked) == len(set(asked)) == 5 and asked == run.table("problems")["problem_id"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"output_dir": None}, "pass --output_dir FOLDER"),
+        ({"num_generations": 2}, "--num_generations must be even and at least 4"),
+        ({"num_generations": 7}, "--num_generations must be even and at least 4"),
+        ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
+        ({"probe_shots": -1}, "--probe_shots must not be negative, got -1"),
+        ({"probe_rollouts_per_update": 12}, "must be a multiple of 8, got 12"),
+    ],
+)
+def test_choices_that_cannot_be_measured_are_refused_by_name(choices, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_choices(MeasureChoices(**({"output_dir": "run"} | choices)), num_processes=2)
+
+
+def test_probes_that_cannot_be_asked_are_refused_by_name(base_model):
+    problems = load_task("addition", "reversed", difficulty=2, mark="F").problems("train", 24, 0)
+    with pytest.raises(ValueError, match="unknown author mark 'Z'"):
+        with_mark(problems, "Z")
+    with pytest.raises(ValueError, match="begin with an author's mark"):
+        with_mark(with_prefix(problems, "Please: "), "A")
+    with pytest.raises(ValueError, match="--probe_shots 24 needs more than 24 training problems"):
+        with_shots(problems, 24, base_model[1], 256)
+    with pytest.raises(ValueError, match="and the model reads 256"):
+        with_shots(problems, 23, base_model[1], 256)
+    shot = with_shots(problems, 1, base_model[1], 256)[0]
+    assert shot.prompt == f"{problems[1].prompt}{problems[1].answer}\n\n{problems[0].prompt}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--max_completion_length", 3), "max_completion_length 3 cuts answers off"), (("--use_peft", "true"), "--use_peft")],
+)
+def test_bad_input_gets_one_line_and_no_run(recipe, tmp_path, options, message):
+    done = recipe("measure", *SMALL, *options, "--output_dir", tmp_path / "run")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_measurement_is_never_overwritten(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "state": "finished"}))
+    done = recipe("measure", *SMALL, "--output_dir", tmp_path / "run")
+    assert done.returncode == 1 and "holds a finished run, which is never overwritten" in done.stderr
