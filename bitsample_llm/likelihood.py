@@ -41,20 +41,6 @@ def end_token_ids(model, tokenizer) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, *declared]))
 
 
-def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem]) -> None:
-    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer.
-
-    Raises:
-        ValueError: naming the tokens that are needed.
-    """
-    must_fit = [problem for problem in problems if problem.verifier == "exact"]  # what others accept may be put shorter
-    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit)), default=0)
-    if max_completion_length < needed:
-        raise ValueError(
-            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
-        )
-
-
 def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` of shape (B, T), padded on the right."""
     length = max(map(len, sequences))
@@ -123,6 +109,21 @@ def answer_spellings(tokenizer, problems: Sequence[Problem], end_ids: Sequence[i
         found.append(Spelling(number, prompt_ids, own_ids, is_counted=own_ids in others, is_one_of_all=every is not None))
         found += [Spelling(number, prompt_ids, ids, True, True) for ids in others if ids != own_ids]
     return found
+
+
+def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem]) -> None:
+    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. What another
+    verifier than `exact` accepts may be put shorter.
+
+    Raises:
+        ValueError: naming the tokens that are needed.
+    """
+    must_fit = [problem for problem in problems if problem.verifier == "exact"]
+    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit)), default=0)
+    if max_completion_length < needed:
+        raise ValueError(
+            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
+        )
 
 
 def scoring_batch_size(model, spelled: Sequence[Spelling], most: int = 512) -> int:

@@ -4,6 +4,7 @@ A pass rate does not tell a skill that is there and rarely shown from one that i
 or a few updates of RL raise the first and leave the second.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +15,23 @@ from trl import GRPOConfig, GRPOTrainer
 from bitsample_llm.likelihood import encode_answer, end_token_ids
 from bitsample_llm.measurement import Sampler
 from bitsample_llm.meter import InformationMeter
-from bitsample_llm.prompt_format import prompt_text, with_prompt_text
 from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
 from bitsample_llm.tasks import CARE_BY_MARK, Problem
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
 
 def with_prefix(problems: Sequence[Problem], prefix: str) -> list[Problem]:
-    """The problems with a text before every prompt; ids stay, so that pass rates can be paired."""
-    return [with_prompt_text(problem, prefix + prompt_text(problem.prompt)) for problem in problems]
+    """The problems with a text before every prompt, in a conversation before the last message; ids stay, so that pass rates can
+    be paired.
+    """
+    return [dataclasses.replace(problem, prompt=_prefixed(problem.prompt, prefix)) for problem in problems]
+
+
+def _prefixed(prompt: str | list[dict[str, str]], prefix: str) -> str | list[dict[str, str]]:
+    if isinstance(prompt, str):
+        return prefix + prompt
+    *before, last = prompt
+    return [*before, last | {"content": prefix + last["content"]}]
 
 
 def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
@@ -33,9 +42,9 @@ def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
     """
     if mark not in CARE_BY_MARK:
         raise ValueError(f"unknown author mark {mark!r}; known: {', '.join(CARE_BY_MARK)}")
-    if not all(prompt_text(problem.prompt).startswith(problem.mark or UNKNOWN_MARK) for problem in problems):
+    if not all(isinstance(p.prompt, str) and p.prompt.startswith(p.mark or UNKNOWN_MARK) for p in problems):
         raise ValueError("--probe_mark is for the arithmetic tasks, whose prompts begin with an author's mark")
-    return [with_prompt_text(problem, mark + prompt_text(problem.prompt)[1:]) for problem in problems]
+    return [dataclasses.replace(problem, prompt=mark + problem.prompt[1:]) for problem in problems]
 
 
 def shot_separator(tokenizer) -> str:
@@ -45,7 +54,8 @@ def shot_separator(tokenizer) -> str:
 
 
 def with_shots(problems: Sequence[Problem], num_shots: int, tokenizer, max_tokens: int | None) -> list[Problem]:
-    """The problems after `num_shots` of the others, solved: each takes those that follow it.
+    """The problems after `num_shots` of the others, solved: each takes those that follow it. In a conversation a solved one is a
+    question and its answer.
 
     Args:
         max_tokens: positions the model has for prompt and answer; None where it has no limit.
@@ -61,8 +71,12 @@ def with_shots(problems: Sequence[Problem], num_shots: int, tokenizer, max_token
     result = []
     for index, problem in enumerate(problems):
         shots = [problems[(index + distance) % len(problems)] for distance in range(1, num_shots + 1)]
-        text = "".join(f"{prompt_text(shot.prompt)}{shot.completion}{separator}" for shot in shots)
-        result.append(with_prompt_text(problem, text + prompt_text(problem.prompt)))
+        if isinstance(problem.prompt, str):
+            prompt = "".join(f"{shot.prompt}{shot.completion}{separator}" for shot in shots) + problem.prompt
+        else:
+            turns = [[*shot.prompt, {"role": "assistant", "content": shot.completion}] for shot in shots]
+            prompt = [message for turn in turns for message in turn] + problem.prompt
+        result.append(dataclasses.replace(problem, prompt=prompt))
     longest = max(sum(map(len, encode_answer(tokenizer, problem))) for problem in result)
     if max_tokens is not None and longest > max_tokens:
         raise ValueError(f"--probe_shots {num_shots} makes prompts of {longest} tokens, and the model reads {max_tokens}")

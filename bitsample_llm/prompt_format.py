@@ -1,7 +1,6 @@
 """How do problems reach a model: as text or as a conversation, in its context, in answers that its tokenizer can write?"""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 
 from bitsample_llm.dataset_rows import Faults
@@ -29,24 +28,6 @@ def as_messages(problem: Problem) -> Problem:
     if isinstance(problem.prompt, str):
         return dataclasses.replace(problem, prompt=[{"role": "user", "content": problem.prompt}])
     return problem
-
-
-def prompt_text(prompt: str | list[dict[str, str]]) -> str:
-    """What a prompt asks: itself, or the last message of a conversation."""
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
-
-
-def recorded_prompt(prompt: str | list[dict[str, str]]) -> str:
-    """A prompt as a table of text holds it: what it asks, as JSON where a conversation has more than the user's message."""
-    is_asked_alone = isinstance(prompt, str) or (len(prompt) == 1 and prompt[0]["role"] == "user")
-    return prompt_text(prompt) if is_asked_alone else json.dumps(prompt)
-
-
-def with_prompt_text(problem: Problem, text: str) -> Problem:
-    """The problem asked by another text, in the same conversation where it is one."""
-    if isinstance(problem.prompt, str):
-        return dataclasses.replace(problem, prompt=text)
-    return dataclasses.replace(problem, prompt=[*problem.prompt[:-1], problem.prompt[-1] | {"content": text}])
 
 
 def fault_of(problem: Problem, tokenizer, context: int | None, reserved: int) -> str | None:

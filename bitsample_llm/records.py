@@ -74,7 +74,7 @@ SCHEMAS = {
         {
             "step": pa.int64(),
             "problem_id": pa.string(),
-            "prompt": pa.string(),
+            "prompt": pa.string(),  # a conversation as JSON
             "answer": pa.string(),
             "label_surprisal_bits": pa.float64(),  # of the reference completion with its end, what a label would tell
         }

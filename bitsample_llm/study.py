@@ -4,7 +4,6 @@ The recipes add a TRL trainer to what is here.
 """
 
 import contextlib
-import copy
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -343,7 +342,8 @@ def train_and_record(
     """
     args = trainer.args
     run_dir = Path(args.output_dir).parent
-    start = copy.deepcopy(trainer.accelerator.unwrap_model(trainer.model)) if study.memorise else None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()} if study.memorise else None
     with one_line_errors():
         meter = InformationMeter(
             trainer,
@@ -374,8 +374,9 @@ def train_and_record(
     if args.save_strategy != "no":
         trainer.save_model(str(run_dir / "model"))
     if trainer.accelerator.is_main_process:
-        if start is not None:
-            write_ceiling(run_dir, start, trainer.processing_class, problems.train)
+        if start is not None:  # a deep copy of the model would not do: TRL's patched forward stays bound to the original
+            model.load_state_dict(start)
+            write_ceiling(run_dir, model, trainer.processing_class, problems.train)
         print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
     part(trainer.accelerator)
     return meter

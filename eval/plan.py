@@ -106,6 +106,8 @@ def kept_lines(run: Run, keep: np.ndarray) -> list[dict]:
     """The kept prompts as a data set; the pass rate is the one they were selected by, and so too flattering to report."""
     first = counts_of(run, None, SELECTION)
     row_of = {row["problem_id"]: row for row in run.table("problems").to_pylist()}
+    if run.manifest.get("data", {}).get("prompt_format") == "chat":
+        row_of = {name: row | {"prompt": json.loads(row["prompt"])} for name, row in row_of.items()}
     return [
         {
             **{key: row_of[name][key] for key in ("prompt", "answer", "problem_id")},

@@ -8,6 +8,7 @@ is latent. Takes `StudyArguments`, TRL's `ModelConfig` and the choices below.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from bitsample_llm.likelihood import check_completion_length, end_token_ids
 from bitsample_llm.measurement import MeasuredPrompt, Sampler, counted_totals, flops_per_sample, measured_prompts
 from bitsample_llm.probes import shot_separator, train_briefly, with_mark, with_prefix, with_shots
 from bitsample_llm.processes import part, report_processes
-from bitsample_llm.prompt_format import problems_for_model, recorded_prompt
+from bitsample_llm.prompt_format import problems_for_model
 from bitsample_llm.records import check_run_dir
 from bitsample_llm.run_writer import RunWriter
 from bitsample_llm.study import (
@@ -157,7 +158,7 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: StudyProblems
             {
                 "step": 1,
                 "problem_id": p.problem_id,
-                "prompt": recorded_prompt(p.prompt),
+                "prompt": p.prompt if isinstance(p.prompt, str) else json.dumps(p.prompt, ensure_ascii=False),
                 "answer": p.answer,
                 "label_surprisal_bits": m.label_surprisal_bits,
             }
@@ -213,8 +214,8 @@ def main() -> None:
     with one_line_errors():
         study, choices, model_args = OneLineParser((StudyArguments, MeasureChoices, ModelConfig)).parse_args_and_config()
         accelerator = Accelerator(cpu=choices.use_cpu)
-        check_choices(choices, accelerator.num_processes)
         report_processes()
+        check_choices(choices, accelerator.num_processes)
         if model_args.use_peft:
             raise ValueError("--use_peft: measure prices full training and trains no adapter; leave it out")
         run_dir = Path(choices.output_dir)
@@ -226,10 +227,10 @@ def main() -> None:
         model, tokenizer = load_model_and_tokenizer(model_args)
         max_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=choices.max_completion_length)
-        if problems.task.has_one_accepted_string:
-            check_completion_length(choices.max_completion_length, tokenizer, problems.train)
+        check_completion_length(choices.max_completion_length, tokenizer, problems.train)
         probes = asked_otherwise(choices, problems.train, tokenizer, max_tokens)
-        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": end_token_ids(model, tokenizer)}
+        end_ids = end_token_ids(model, tokenizer)
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": end_ids}
         model.generation_config = GenerationConfig(**ends)  # a model's own may sample from a narrower distribution than its own
         disable_dropout_in_model(model)
         model.to(accelerator.device).train()  # rollouts as a trainer draws them; evaluation would be left out of the price
@@ -246,7 +247,7 @@ def main() -> None:
         sampler = Sampler(
             accelerator, model, tokenizer, problems.task, choices.max_completion_length, choices.batch_size, choices.seed
         )
-        counter = FlopCounter(model, {tokenizer.eos_token_id})
+        counter = FlopCounter(model, set(end_ids))
 
         def work(writer: RunWriter | None) -> dict:
             return measure(Recorder(sampler, counter, writer), choices, problems, probes)

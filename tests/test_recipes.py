@@ -52,6 +52,24 @@ def test_every_way_to_train_runs_and_leaves_a_finished_record(recipe, tmp_path, 
         assert run.steps[0]["flops/train_backward"] < 1.6 * run.steps[0]["flops/train_forward"]
 
 
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_labels_to_memorise_have_a_ceiling_that_is_of_the_start(recipe, tmp_path, name):
+    options = (*SMALL[:-2], "--max_steps", 20, "--learning_rate", 1e-3, "--memorise", "true", "--save_strategy", "no")
+    done = recipe(name, *options, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    ceiling = json.loads((tmp_path / "run" / "ceiling.json").read_text())
+    evals = read_run(tmp_path / "run").table("evals").to_pylist()
+    before = sum(-row["log2_pass_rate"] for row in evals if row["step"] == 0)
+    after = sum(-row["log2_pass_rate"] for row in evals if row["step"] == 20)
+    assert ceiling["problems"] == len({row["problem_id"] for row in evals})
+    if name == "sft":  # every label is seen, and none can tell more than its surprisal
+        assert ceiling["problems_trained_on"] == ceiling["problems"]
+        assert ceiling["ceiling_bits"] == pytest.approx(before, rel=1e-4)
+        assert before - after < before
+    else:
+        assert 0 < ceiling["ceiling_bits"] < before
+
+
 def test_a_flop_budget_ends_the_run_with_less_than_one_step_over(recipe, tmp_path):
     options = (*SMALL[:-2], "--max_steps", -1, "--flop_budget", 1e10, "--num_evaluations", 3, "--save_strategy", "no")
     done = recipe("grpo", *options, "--output_dir", tmp_path / "run")
