@@ -78,6 +78,17 @@ class AnswerScore:
     log_pass_rate: float | None
     num_spellings: int
 
+    def pass_rates(self, problem: Problem) -> dict:
+        """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, a token a step. Empty
+        where the answer has too many.
+        """
+        if self.log_pass_rate is None:
+            return {}
+        found = {"pass_rate": min(1.0, float(np.exp(self.log_pass_rate)))}
+        if self.num_spellings == 1 and len(self.logps_T) == problem.num_steps:
+            found["step_pass_rates"] = np.exp(self.logps_T).tolist()
+        return found
+
 
 def answer_spellings(tokenizer, problems: Sequence[Problem], end_ids: Sequence[int] = ()) -> list[Spelling]:
     """The spellings of all answers to score, the tokenizer's own first for each problem.
@@ -183,8 +194,15 @@ def answer_logprobs(model, tokenizer, problems: Sequence[Problem], batch_size: i
     return spelling_logprobs(model, tokenizer, own, scoring_batch_size(model, own, batch_size))
 
 
+def scored_answers(model, tokenizer, problems: Sequence[Problem], batch_size: int = 512) -> list[AnswerScore]:
+    """One score a problem, in order."""
+    if not problems:
+        return []
+    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
+    return answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled, batch_size)))
+
+
 def exact_pass_rates(model, tokenizer, problems: Sequence[Problem]) -> np.ndarray:
     """Exact pass rates at temperature 1, one a problem; NaN where an answer has too many spellings."""
-    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
-    scores = answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled)))
-    return np.array([np.nan if score.log_pass_rate is None else np.exp(score.log_pass_rate) for score in scores])
+    log_pass_rates = [score.log_pass_rate for score in scored_answers(model, tokenizer, problems)]
+    return np.array([np.nan if value is None else np.exp(value) for value in log_pass_rates])

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.flops import backward_flops, forward_flops
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES
-from bitsample_llm.likelihood import answer_logprobs, encode_answer, encode_prompt, end_token_ids, exact_pass_rates
+from bitsample_llm.likelihood import encode_answer, encode_prompt, end_token_ids, scored_answers
 from bitsample_llm.rejection import sampled_completions
 from bitsample_llm.rewards import RolloutVerifier, judged_completions
 from bitsample_llm.tasks import Problem
@@ -79,24 +79,20 @@ def _sampled_share(sampler: Sampler, problems: Sequence[Problem], rollouts_per_p
         prompt_length = max(len(encode_prompt(sampler.tokenizer, problem.prompt)) for problem in batch)
         padded += [(prompt_length, max(map(len, sampled)))] * len(batch)
         completions += sampled
-    end_ids = end_token_ids(sampler.model, sampler.tokenizer)
-    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, end_ids)
+    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, end_token_ids(sampler.model, sampler.tokenizer))
     rollouts = judged_completions(None, verifier, [{"problem_id": problem.problem_id} for problem in repeated], completions)
     labelled = [problem for problem in problems if problem.completion]
-    labels = answer_logprobs(sampler.model, sampler.tokenizer, labelled, sampler.batch_size)
-    logps_by_id = {problem.problem_id: logps for problem, logps in zip(labelled, labels, strict=True)}
-    exact = [problem for problem in problems if problem.has_one_accepted_string and sampler.task.has_one_accepted_string]
-    rates = exact_pass_rates(sampler.model, sampler.tokenizer, exact) if exact else []
-    rate_by_id = {problem.problem_id: float(rate) for problem, rate in zip(exact, rates, strict=True)}
+    scores = scored_answers(sampler.model, sampler.tokenizer, labelled, sampler.batch_size)
+    score_by_id = {problem.problem_id: score for problem, score in zip(labelled, scores, strict=True)}
     result = []
     for number, problem in enumerate(problems):
         rows = slice(number * rollouts_per_prompt, (number + 1) * rollouts_per_prompt)
         group = [rollout | {"sample": sample} for sample, rollout in enumerate(rollouts[rows])]
         row = {"group_size": rollouts_per_prompt, "num_passed": sum(rollout["passed"] for rollout in group)}
-        logps = logps_by_id.get(problem.problem_id)
-        if np.isfinite(rate := rate_by_id.get(problem.problem_id, np.nan)):  # NaN has more spellings than are scored
-            row["pass_rate"] = min(1.0, rate)
-        bits = None if logps is None else max(0.0, float(-logps.sum() / np.log(2)))
+        score = score_by_id.get(problem.problem_id)
+        if score is not None and sampler.task.has_one_accepted_string:
+            row |= score.pass_rates(problem)
+        bits = None if score is None else max(0.0, float(-score.logps_T.sum() / np.log(2)))
         result.append(MeasuredPrompt(row, group, bits, padded[rows]))
     return result
 

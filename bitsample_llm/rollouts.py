@@ -249,19 +249,10 @@ class RolloutObserver(GenerationObserver):
         return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "jackknife"}
 
     def _exact_pass_rates(self, problem_ids: list[str]) -> list[dict]:
-        """Exact pass rate of each problem, and of each step given those before it where tokens are steps: where the answer
-        has one spelling. Empty where the answer has too many.
-        """
-        distinct = list(dict.fromkeys(problem_ids))
-        scores = shared_answer_scores(self.trainer, [self.verifier.problem_by_id[name] for name in distinct])
-        by_id = {}
-        for problem_id, score in zip(distinct, scores, strict=True):
-            by_id[problem_id] = {}
-            if score.log_pass_rate is not None:
-                by_id[problem_id]["pass_rate"] = min(1.0, float(np.exp(score.log_pass_rate)))
-                num_steps = self.verifier.problem_by_id[problem_id].num_steps
-                if score.num_spellings == 1 and len(score.logps_T) == num_steps:
-                    by_id[problem_id]["step_pass_rates"] = np.exp(score.logps_T).tolist()
+        """Exact pass rate of each problem, and of each step given those before it; see `AnswerScore.pass_rates`."""
+        distinct = [self.verifier.problem_by_id[name] for name in dict.fromkeys(problem_ids)]
+        scores = shared_answer_scores(self.trainer, distinct)
+        by_id = {problem.problem_id: score.pass_rates(problem) for problem, score in zip(distinct, scores, strict=True)}
         return [by_id[problem_id] for problem_id in problem_ids]
 
 
