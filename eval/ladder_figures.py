@@ -92,6 +92,29 @@ def decomposition_figure(ladder: Ladder) -> Figure:
     return figure
 
 
+def absorbed_figure(ladder: Ladder) -> Figure:
+    """The essay's figure from measurements: bits offered a sample, and held-out bits absorbed a sample and a petaFLOP."""
+    figure, axes = plt.subplots(3, 1, figsize=(7.0, 10.5), sharex=True)
+    axes[0].plot(GRID, surprisal_bits(GRID), color="#444444", label="a label, −log2 p")
+    axes[0].plot(GRID, binary_entropy_bits(GRID), color="#444444", linestyle="--", label="a verdict, H(p)")
+    arms = {"sft": "o", "grpo": "s"}
+    for cell in ladder.cells:
+        for arm, marker in arms.items():
+            if arm not in cell.arms:
+                continue
+            offered = cell.surprisal_bits if arm == "sft" else cell.entropy_bits
+            axes[0].plot([cell.pass_rate], [offered], linestyle="none", **_look(cell.reason, marker))
+            for axis, key, scale in ((axes[1], "samples_to_target", 1.0), (axes[2], "flops_to_target", 1e15)):
+                values = [scale * r.values["target_bits"] / r.values[key] for r in cell.arms[arm].results if r.values[key]]
+                axis.plot([cell.pass_rate] * len(values), values, linestyle="none", alpha=0.6, **_look(cell.reason, marker))
+    for axis, label in zip(axes, ("offered bits a sample", "absorbed bits a sample", "absorbed bits a PFLOP"), strict=True):
+        axis.set(xscale="log", yscale="log", ylabel=label)
+    axes[0].set_ylim(0.005, 20)
+    axes[2].set_xlabel("exact pass rate before training")
+    _legend(axes[0], list(dict.fromkeys(cell.reason for cell in ladder.cells)), arms, ncols=2)
+    return figure
+
+
 def noise_figure(ladder: Ladder) -> Figure:
     """Gradient noise scale in samples against pass rate."""
     figure, axis = plt.subplots(figsize=SIZE)

@@ -21,6 +21,7 @@ from eval.claims import claims_table, pass_rates
 from eval.findings import estimate, number
 from eval.ladder import DECOMPOSITION, Cell, Ladder, cells_of, contrast, noise_by_start
 from eval.ladder_figures import (
+    absorbed_figure,
     decomposition_figure,
     exchange_figure,
     length_figure,
@@ -171,6 +172,13 @@ def figures_of(ladder: Ladder) -> list[tuple]:
             "Samples to the same held-out gain, policy gradient over SFT, each at its own best batch, group size and learning rate: "
             "geometric mean over seeds with its 95 % t interval. Arrows are lower bounds, where not every seed gained it within the budget. "
             "Below, the same points against the coherence of the gradient.",
+        ),
+        (
+            "absorbed",
+            "What is offered, and what is absorbed, at a pass rate?",
+            absorbed_figure,
+            "Offered bits are the essay's two formulas (points are means over problems); absorbed bits are held-out, up to the gain, every "
+            "seed a point. Seeds that did not gain it have none.",
         ),
         (
             "decomposition",
