@@ -7,6 +7,7 @@ manifest. Rows name their run by study, start, arm and seed.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,8 +116,10 @@ def archive(studies: Sequence[Path], output_dir: Path) -> list[Path]:
 
 
 def _short(manifest: dict) -> dict:
-    """A run's manifest without its whole configuration, of which its command and the study's file tell what matters."""
-    return {key: value for key, value in manifest.items() if key != "config"}
+    """A run's manifest without its whole configuration, of which its command and the study's file tell what matters; paths are
+    those inside the project."""
+    kept = {key: value for key, value in manifest.items() if key != "config"}
+    return kept | {"command": re.sub(r"/\S*/(?=recipes/|runs/)", "", kept["command"])} if "command" in kept else kept
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -183,15 +183,17 @@ def claim_8(record: Path = PROCESS_RECORD) -> list[dict]:
 # ---- claim 9: nothing but what is latent ----------------------------------------------------------------------------------
 
 
-def acquired_share(arm: Arm) -> list[float]:
-    """Of each seed: of the training problems too rare to be sampled, the share that ended above `ACQUIRED_PASS_RATE`."""
-    shares = []
+def acquired_shares(arm: Arm) -> tuple[list[float], float]:
+    """Of each seed: of the training problems too rare to be sampled, the share that ended above `ACQUIRED_PASS_RATE`; and the mean
+    number of these problems."""
+    shares, numbers = [], []
     for result in arm.results:
         curve = pass_rates(result.run, "train")
         rare = curve[0] < 1 / (ROLLOUTS_MARGIN * max(result.values["samples"] / len(curve[0]), 1))
+        numbers.append(int(rare.sum()))
         if rare.any():
             shares.append(float((curve[1][rare] > ACQUIRED_PASS_RATE).mean()))
-    return shares
+    return shares, float(np.mean(numbers))
 
 
 def pass_rates(run: Run, split: str) -> np.ndarray:
@@ -213,8 +215,8 @@ def claim_9(ladder: Ladder) -> list[dict]:
     for cell in ladder.long:
         for name in ("grpo", "random"):
             if cell.reason == "unacquired" and name in cell.arms:
-                shares, seeds = acquired_share(cell.arms[name]), len(cell.arms[name].results)
-                place = statistic.format(f"{name}, {cell.start}")
+                (shares, number), seeds = acquired_shares(cell.arms[name]), len(cell.arms[name].results)
+                place = statistic.format(f"{name}, {cell.start}: {number:.0f} such problems a seed")
                 unmeasured = f"{len(shares)} of {seeds} seeds have such problems"
                 rows.append(judged(9, text, place, with_interval(shares), (ACQUIRED_SHARE,) * 2, WORDS, seeds, unmeasured))
     return rows or [not_run(9, text, statistic.format("grpo and a random reward"))]
@@ -231,7 +233,10 @@ def claim_11(ladder: Ladder) -> list[dict]:
     cells = [c for c in cells if all(r.run.manifest.get("pretraining_flops") for r in c.arms["grpo"].results)]
     cells = [c for c in cells if len(c.arms["grpo"].measured("flops_to_target")) == len(c.arms["grpo"].results)]
     if len(cells) < 3:
-        return [not_run(11, text, statistic.format(f"{len(cells)} (of which all seeds reached the target)"))]
+        unmeasured = {"mean": None, "interval": None, "n": 0}
+        return [
+            claim(11, text, statistic.format(len(cells)), unmeasured, f"undecided: every seed gained it at {len(cells)} ages only")
+        ]
     slopes, plain, gain = [], [], min(c.arms["grpo"].results[0].values["target_bits"] for c in cells)
     for seed in seeds_with_all([cell.arms["grpo"] for cell in cells], "flops_to_target"):
         runs = [next(r for r in cell.arms["grpo"].results if r.seed == seed) for cell in cells]
@@ -260,7 +265,7 @@ def claim_12(ladder: Ladder) -> list[dict]:
     rows = []
     for reason, cells in (("latent", ladder.latent()), ("unacquired", ladder.unacquired())):
         for split, name in TRANSFER_SPLITS.items():
-            pairs = [(transfer(c.arms["grpo"], split), transfer(c.arms["sft"], split)) for c in cells if _both_reached(c)]
+            pairs = [(transfer(c.arms["grpo"], split), transfer(c.arms["sft"], split)) for c in cells if gained_by_both(c)]
             pairs = [(grpo, sft) for grpo, sft in pairs if grpo and sft]
             seeds = sorted(set.intersection(*({*grpo} & {*sft} for grpo, sft in pairs))) if pairs else []
             result = with_interval([float(np.mean([grpo[seed] - sft[seed] for grpo, sft in pairs])) for seed in seeds])
@@ -273,7 +278,8 @@ def claim_12(ladder: Ladder) -> list[dict]:
     return rows
 
 
-def _both_reached(cell: Cell) -> bool:
+def gained_by_both(cell: Cell) -> bool:
+    """Whether every seed of SFT and of GRPO reached the target."""
     exchange = cell.exchange("grpo")
     return bool(exchange) and exchange["n"] == len(cell.arms["grpo"].results)
 

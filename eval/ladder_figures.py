@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
 from eval.arms import Arm
-from eval.claims import TRANSFER_SPLITS, pass_rates, push, transfer
+from eval.claims import TRANSFER_SPLITS, gained_by_both, pass_rates, push, transfer
 from eval.figures import COLOURS, DASHES, MARKERS
 from eval.ladder import DECOMPOSITION, Cell, Ladder
 
@@ -182,7 +182,7 @@ def transfer_figure(ladder: Ladder) -> Figure:
     figure, axis = plt.subplots(figsize=SIZE)
     for split, marker in zip(TRANSFER_SPLITS, MARKERS, strict=False):
         for cell in ladder.cells:
-            if not {"sft", "grpo"} <= set(cell.arms):
+            if not gained_by_both(cell):
                 continue
             x, y = (list(transfer(cell.arms[arm], split).values()) for arm in ("sft", "grpo"))
             if x and y:

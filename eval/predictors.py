@@ -94,5 +94,5 @@ def bits_verdict(rows: Sequence[dict], arm: str) -> str:
     return (
         f"{arm}: of the definitions of bits, {best} predicts the log of absorbed bits per FLOP of left-out cells best, with an error of "
         f"{bits[best]:.2f}; the pass rate alone errs by {of_arm['pass rate']:.2f}. "
-        + ("Bits add something." if better else "So bits per sample predict no better than the pass rate.")
+        + ("Bits do better by that much." if better else "So bits per sample predict no better than the pass rate.")
     )
