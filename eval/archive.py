@@ -98,7 +98,7 @@ def archive(studies: Sequence[Path], output_dir: Path) -> list[Path]:
             if run.manifest["state"] != "finished":
                 continue
             place = {"study": study.name, "start": run.manifest["start"], "arm": run.manifest["arm"], "seed": run.manifest["seed"]}
-            manifests.append(place | run.manifest)
+            manifests.append(place | _short(run.manifest))
             for name, table in tables_of(run, rng).items():
                 for key, value in place.items():
                     table = table.append_column(
@@ -111,7 +111,7 @@ def archive(studies: Sequence[Path], output_dir: Path) -> list[Path]:
         written += write_split(compact(pa.concat_tables(tables, promote_options="default")), output_dir, name)
     shared = {key: value for key, value in manifests[0].items() if all(m.get(key) == value for m in manifests)}
     own = [{key: value for key, value in manifest.items() if key not in shared} for manifest in manifests]
-    (output_dir / "runs.json").write_text(json.dumps({"shared": shared, "runs": [_short(m) for m in own]}, indent=None) + "\n")
+    (output_dir / "runs.json").write_text(json.dumps({"shared": shared, "runs": own}, indent=None) + "\n")
     return written
 
 

@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from test_report import make_run
 
 from bitsample_llm.information import binary_entropy_bits
-from eval import claims
+from eval import archive, claims
 from eval.arms import arms_of
 from eval.claims_of_noise import claim_4, claim_5
 from eval.ladder import Ladder, cells_of, contrast
@@ -206,6 +208,20 @@ def test_report_is_written_of_a_part_of_the_ladder_and_says_what_was_not_run(tmp
     assert "How many rollouts buy what one label buys?" in page and "pass@k" not in page
     with pytest.raises(SystemExit, match="no start has an arm named sft"):
         main([str(tmp_path / "absent")])
+
+
+def test_archive_keeps_every_run_in_small_files_and_no_path_of_a_machine(tmp_path, monkeypatch):
+    cell_arms(
+        tmp_path / "cells", "latent E", 12, facts={"command": "/somewhere/else/recipes/sft.py --output_dir /somewhere/runs/x"}
+    )
+    monkeypatch.setattr(archive, "MAX_BYTES", 4_000)
+    written = archive.archive([tmp_path / "cells"], tmp_path / "record")
+    assert all(path.stat().st_size < 4_000 for path in written)
+    evaluations = pa.concat_tables(pq.read_table(path) for path in written if path.name.startswith("evaluations"))
+    assert evaluations.num_rows == 9 * 3 * 2 * 4  # runs, splits, first and last, problems
+    manifests = json.loads((tmp_path / "record" / "runs.json").read_text())
+    assert len(manifests["runs"]) == 9
+    assert "/somewhere" not in (tmp_path / "record" / "runs.json").read_text()
 
 
 def test_carries_are_told_from_the_operands():
