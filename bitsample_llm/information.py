@@ -134,8 +134,8 @@ def verdict_sequence_bits(tried_masses, index_of_right: int | None) -> float:
     Raises:
         ValueError: for masses outside [0, 1] or of a sum above 1.
 
-    >>> verdict_sequence_bits([0.25, 0.25, 0.25], None), verdict_sequence_bits([0.5], 0)
-    (2.729573959390114, 1.0)
+    >>> round(verdict_sequence_bits([0.25, 0.25, 0.25], None), 3), verdict_sequence_bits([0.5], 0)
+    (2.73, 1.0)
     """
     masses = _probabilities(tried_masses, "tried_masses")
     until = len(masses) if index_of_right is None else index_of_right + 1

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.records import RecordError, read_run
 from eval.arms import TARGET_BITS, Arm, arms_of, run_result
@@ -186,7 +188,7 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
         figure.savefig(figures_dir / f"{name}.png", dpi=120)
         parts.append(html_figure(figure, title, sentence))
         markdown += [f"## {title}", "", f"![{title}](figures/{name}.png)", "", sentence, ""]
-        figure.clear()
+        plt.close(figure)
     markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", provenance_sentence(arms), ""]
     (output_dir / "summary.md").write_text("\n".join(markdown))
     process_section = "<h2>Process reward against outcome reward</h2>"

@@ -108,11 +108,10 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         if choices.skip_dead_updates or choices.reward != "outcome":
             raise ValueError("--trainer verdict_likelihood learns from --reward outcome, fails alone too: no --skip_dead_updates")
         return VerdictLikelihoodTrainer, {"verifier": verifier}
-    if choices.trainer != "grpo" or choices.skip_dead_updates:
-        raise ValueError(
-            f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo without --skip_dead_updates, "
-            f"got {choices.trainer}"
-        )
+    if choices.trainer != "grpo":
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
+    if choices.skip_dead_updates:
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error do not go with --skip_dead_updates")
     return ProcessGRPOTrainer, {
         "credit": credit,
         "verifier": verifier,

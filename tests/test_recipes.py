@@ -162,6 +162,14 @@ BAD_INPUT = {
     "no budget": (("grpo", "--flop_budget", "-5"), "--flop_budget must be above 0"),
     "pretraining for no steps": (("pretrain", "--max_steps", "0"), "--max_steps must be at least 1"),
     "step credit for RLOO": (("grpo", "--trainer", "rloo", "--reward", "first_error"), "need --trainer grpo, got rloo"),
+    "verdicts without an outcome": (
+        ("grpo", "--trainer", "verdict_likelihood", "--reward", "random"),
+        "learns from --reward outcome",
+    ),
+    "step credit that skips": (
+        ("grpo", "--reward", "first_error", "--skip_dead_updates", "true"),
+        "do not go with --skip_dead_updates",
+    ),
     "a scratchpad of subtraction": (
         ("grpo", "--task", "subtraction", "--answer_format", "scratchpad"),
         "subtraction has no scratchpad",
