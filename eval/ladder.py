@@ -194,6 +194,7 @@ def contrast(ladder: Ladder) -> list[dict]:
                         "gain_bits": gain,
                         "pass_rates": [latent.pass_rate, unacquired.pass_rate],
                         "ratio": ratio,
+                        "seeds": len(latent.arms[arm].results),
                         "reached": {"latent": len(samples["l"]), "unacquired": len(samples["u"])},
                     }
                 )

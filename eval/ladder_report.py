@@ -224,12 +224,41 @@ def contrast_rows(ladder: Ladder) -> list[list[str]]:
     return rows
 
 
+def exchange_sentence(ladder: Ladder) -> str:
+    """How near the exchange rates of GRPO at latent cells lie to 1/p."""
+    found = [(cell, cell.exchange("grpo")) for cell in ladder.latent()]
+    measured = [(cell, e) for cell, e in found if e and e["n"] and e["n"] == len(cell.arms["grpo"].results)]
+    if not measured:
+        return "At no latent rung did every seed of GRPO and of SFT gain the target."
+    near = [cell for cell, e in measured if 0.5 <= e["mean"] / cell.inverse_ratio <= 2]
+    cell, far = max(measured, key=lambda item: abs(np.log(item[1]["mean"] / item[0].inverse_ratio)))
+    return (
+        f"At {len(near)} of {len(measured)} latent rungs where every seed gained it, the rollouts that buy one label's gain lie within a "
+        f"factor of two of 1/p; furthest off is p = {number(cell.pass_rate)}, with {estimate(far)} rollouts a label where 1/p is "
+        f"{number(cell.inverse_ratio)} and the essay's bits say {number(cell.essay_ratio)}."
+    )
+
+
+def contrast_sentences(ladder: Ladder) -> list[str]:
+    """What the reason of a pass rate does to the price, from the pairs of cells where every seed gained it."""
+    told = []
+    for arm, unit in (("sft", "labels"), ("grpo", "rollouts")):
+        rows = [row for row in contrast(ladder) if row["arm"] == arm and row["ratio"]["n"] == row["seeds"]]
+        pairs = [f"{estimate(row['ratio'])} (p = {' and '.join(map(number, row['pass_rates']))})" for row in rows]
+        if pairs:
+            told.append(
+                f"For the same gain at about the same pass rate an unacquired start takes this many times the {unit} of a latent one: {', '.join(pairs)}."
+            )
+    return told
+
+
 def write_report(ladder: Ladder, output_dir: Path) -> None:
     """Write report.html, claims.md, results.json and figures/*.png."""
     (output_dir / "figures").mkdir(parents=True, exist_ok=True)
     claims = claims_table(ladder)
     predictors = predictor_table(ladder.cells, DECOMPOSITION, np.random.default_rng(0))
     sentences = [bits_verdict(predictors, arm) for arm in ("sft", "grpo", "rloo")]
+    sentences += [*contrast_sentences(ladder), exchange_sentence(ladder)]
     heading = ["arm", "predictor", "Spearman's rho", "cells", "error of left-out cells (ln)"]
     predictor_rows = [heading] + [
         [row["arm"], row["predictor"], estimate(row), str(row["n"]), number(row["left_out_error"])] for row in predictors
@@ -246,7 +275,7 @@ def write_report(ladder: Ladder, output_dir: Path) -> None:
     arms = [arm for cell in ladder.cells for arm in cell.arms.values()]
     provenance = provenance_sentence(arms).replace("eval.report", "eval.ladder_report")
     body, markdown = (
-        ["<p>" + html.escape(" ".join(sentences)) + "</p>"],
+        ["<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in sentences) + "</ul>"],
         [f"# {TITLE}", "", *[f"- {line}" for line in sentences], ""],
     )
     drawn = []
