@@ -121,7 +121,7 @@ def execute(run: PlannedRun, context) -> int:
     process = context.Process(target=run_recipe, args=(command, run.run_dir / "log.txt"))
     process.start()
     process.join()
-    return process.exitcode if run.state() != "finished" else 0  # its records are whole, however the process ended
+    return process.exitcode
 
 
 def main() -> None:
