@@ -1,9 +1,12 @@
 """Stop at a FLOP budget or once enough was learned, and show on one line how far a run has come and what it has told so far."""
 
+from collections.abc import Sequence
+
 from tqdm import tqdm
 from transformers import TrainerCallback
 
 from bitsample_llm.meter import InformationMeter
+from bitsample_llm.observers import wrap
 
 
 class FlopBudget(TrainerCallback):
@@ -13,10 +16,13 @@ class FlopBudget(TrainerCallback):
         self.meter = meter
         self.flop_budget = flop_budget
 
+    def is_reached(self) -> bool:
+        """Whether the budget is spent."""
+        return self.meter.total_flops >= self.flop_budget
+
     def on_step_end(self, args, state, control, **kwargs):
         """The overshoot is less than the FLOPs of one step."""
-        if self.meter.total_flops >= self.flop_budget:
-            control.should_training_stop = True
+        control.should_training_stop |= self.is_reached()
 
 
 LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
@@ -25,20 +31,33 @@ LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
 class TargetGain(TrainerCallback):
     """Stops training at the first evaluation that finds the held-out mean of log2 p risen by `target_bits`, or fallen by
     `LOST_BITS`.
-
-    A resumed run counts from the first evaluation after the resume: runs that stop at a target are short.
     """
 
     def __init__(self, meter: InformationMeter, target_bits: float):
         self.meter = meter
         self.target_bits = target_bits
 
+    def is_reached(self) -> bool:
+        """Whether the last evaluation found it."""
+        if not (log2_pass_rates := self.meter.log2_pass_rates):
+            return False
+        gain = log2_pass_rates[-1] - log2_pass_rates[0]
+        return gain >= self.target_bits or gain <= -LOST_BITS
+
     def on_step_end(self, args, state, control, **kwargs):
         """To be added after the meter, which evaluates at the end of a step."""
-        log2_pass_rates = self.meter.log2_pass_rates
-        if log2_pass_rates:
-            gain = log2_pass_rates[-1] - log2_pass_rates[0]
-            control.should_training_stop |= gain >= self.target_bits or gain <= -LOST_BITS
+        control.should_training_stop |= self.is_reached()
+
+
+def end_before_the_first_step(trainer, stops: Sequence[FlopBudget | TargetGain]) -> None:
+    """Let a resume train nothing where the checkpoint's step was the last: transformers asks only after a step."""
+
+    def around(original, *args, **kwargs):
+        is_over = trainer.state.global_step >= trainer.state.max_steps or any(stop.is_reached() for stop in stops)
+        trainer.control.should_training_stop |= is_over
+        return None if is_over else original(*args, **kwargs)
+
+    wrap(trainer, "_run_epoch", around)
 
 
 class ProgressLine(TrainerCallback):

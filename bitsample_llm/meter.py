@@ -26,7 +26,7 @@ from bitsample_llm.evaluator import ParameterChange, scored_rows
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
 from bitsample_llm.observers import LabelObserver, wrap
-from bitsample_llm.records import RecordWriteError, check_run_dir, holds_unfinished_run
+from bitsample_llm.records import RecordError, RecordWriteError, check_run_dir, holds_unfinished_run, read_run
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.rollouts import DistillationObserver, RolloutObserver
 from bitsample_llm.run_writer import RunWriter
@@ -59,6 +59,7 @@ class InformationMeter(TrainerCallback):
         strict: whether records that cannot be written, or a reporting back end that fails, end the training. If not, the
             meter says so in one line and lets it go on.
         counter: a counter that has been running on this model before the trainer was made; its FLOPs count.
+        finishes_with_training: whether the end of the training finishes the records; if not, `close` does.
 
     Attributes:
         cumulative: cumulative metrics so far, by the glossary's keys; the same on every process.
@@ -66,7 +67,9 @@ class InformationMeter(TrainerCallback):
         log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far.
 
     Raises:
-        RecordError: if the run directory holds a run; if it cannot be written and the meter is strict.
+        RecordError: if the run directory holds a run, or another process is writing it; if it cannot be written and the meter
+            is strict. A second training with this trainer that does not resume the first has no records, or, if the meter is
+            strict, this error.
         AttributeError: naming the attribute of TRL that this version of the meter misses.
         ValueError: for a model type without a FLOP formula.
         TypeError: for a trainer that learns from something else.
@@ -85,6 +88,7 @@ class InformationMeter(TrainerCallback):
         exact_pass_rates: bool = True,
         strict: bool = False,
         counter: FlopCounter | None = None,
+        finishes_with_training: bool = True,
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
             _warn_of_untested_trl(trl.__version__)
@@ -93,6 +97,7 @@ class InformationMeter(TrainerCallback):
         self.evaluation_sets = evaluation_sets or {}
         self.evaluation_flops = evaluation_flops
         self.strict = strict
+        self.finishes_with_training = finishes_with_training
         self.model = trainer.accelerator.unwrap_model(trainer.model)
         eos_token_ids = getattr(trainer, "eos_token_ids", None) or [trainer.processing_class.eos_token_id]
         self.counter = counter or FlopCounter(self.model, set(eos_token_ids))
@@ -102,9 +107,12 @@ class InformationMeter(TrainerCallback):
         self._counted = {key: np.zeros(len(PHASES)) for key in ("flops", "flops_useful", "seconds")}
         self._step_values: dict[str, list[float]] = defaultdict(list)
         self._informative_fraction: float | None = None  # of the generation being trained on, over all its steps
+        self._has_trained = False  # whether this trainer has begun a training before
+        self._under_way = False
         self._flops_before_training = 0.0
         self._next_evaluation_flops = float("inf")
         self._last_evaluated_step = -1
+        self._evaluated_splits: set[str] = set()  # at that step
         self.log2_pass_rates: list[float] = []
         self._change = ParameterChange(self.model) if self.evaluation_sets else None
         self._clock = time.perf_counter()
@@ -119,6 +127,7 @@ class InformationMeter(TrainerCallback):
                     self._writer = RunWriter.create(self.run_dir, self._facts() | (manifest or {}))
         wrap(trainer, "log", self._around_log)
         wrap(trainer, "_save_checkpoint", self._around_save)
+        wrap(trainer, "train", self._around_train)  # callbacks are not told of errors and interrupts
 
     def _count_other_models(self) -> None:
         for name in ("ref_model", "teacher_model"):
@@ -159,15 +168,23 @@ class InformationMeter(TrainerCallback):
         tqdm.write(f"InformationMeter: {' '.join(message.split())}", file=sys.stderr)
 
     @contextlib.contextmanager
-    def _recording(self):
+    def _recording(self, but_for: type[RecordError] = RecordWriteError):
         """A disk that refuses stops the records and not the training, unless the meter is strict."""
         try:
             yield
-        except RecordWriteError as error:
+        except but_for as error:
             if self.strict:
                 raise
             self._writer = None
             self._tell(f"stopped, the training goes on without records: {error}")
+
+    def _around_train(self, original, *args, **kwargs):
+        """A training that ends with an error or an interrupt leaves what was measured, and why it ended."""
+        try:
+            return original(*args, **kwargs)
+        except BaseException as error:
+            self.close_failed(error)
+            raise
 
     def _around_save(self, original, *args, **kwargs):
         """Write the rows before the checkpoint that a resume counts on from, so that a kill between leaves no gap."""
@@ -218,14 +235,19 @@ class InformationMeter(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Score the start; a resumed run counts on from its checkpoint's step."""
-        before = torch.tensor(
-            sum(self.counter.executed_flops[phase] for phase in TRAINING_PHASES), dtype=torch.float64, device=args.device
-        )
-        self._flops_before_training = float(self.trainer.accelerator.reduce(before, "sum"))  # the same on every process
-        if args.resume_from_checkpoint or state.global_step > 0:
-            self._resume(state.global_step)
-        elif self._writer is None and state.is_world_process_zero and holds_unfinished_run(self.run_dir):
-            check_run_dir(self.run_dir, resume=False)  # which refuses it
+        uncounted = self._uncounted_flops(args.device)
+        if not self._has_trained:
+            self._flops_before_training = uncounted
+        # under way: the trainer begins once more by itself, with a smaller batch after it ran out of memory
+        if args.resume_from_checkpoint or state.global_step > 0 or self._under_way:
+            self._resume(state.global_step, uncounted)
+        elif self._writer is None and state.is_world_process_zero:
+            if self._has_trained:
+                with self._recording(RecordError):
+                    check_run_dir(self.run_dir, resume=False)  # which refuses it
+            elif holds_unfinished_run(self.run_dir):
+                check_run_dir(self.run_dir, resume=False)
+        self._has_trained = self._under_way = True
         if state.global_step == 0:  # what the counter saw before there was a trainer
             self._count_flops(args.device)
             self.cumulative["seconds/total"] += sum(self.cumulative[f"seconds/{phase}"] for phase in TRAINING_PHASES)
@@ -235,18 +257,51 @@ class InformationMeter(TrainerCallback):
             self._count_flops(args.device)
         self._clock = time.perf_counter()
 
-    def _resume(self, step: int) -> None:
+    def _uncounted_flops(self, device) -> float:
+        """Training FLOPs of all processes since they were last summed up; the same number on every process."""
+        new = dict(zip(PHASES, np.array(self.counter.totals()["flops"]) - self._counted["flops"], strict=True))
+        total = torch.tensor(sum(new[phase] for phase in TRAINING_PHASES), dtype=torch.float64, device=device)
+        return float(self.trainer.accelerator.reduce(total, "sum"))
+
+    def _resume(self, step: int, uncounted_flops: float) -> None:
+        """Count on from the record of a step: of an earlier process, or of this trainer before it was interrupted."""
         last: dict = {}
-        if self._writer is None and holds_unfinished_run(self.run_dir) and self.trainer.accelerator.is_main_process:
-            with self._recording():
-                self._writer, last = RunWriter.resume(self.run_dir, step)
-        last = gather_object([last])[0]
-        if self.observer.generation_step is not None:
-            self.observer.generation_step = last.pop("generation_step", 0)
-        self.cumulative |= {key: value for key, value in last.items() if is_cumulative(key)}
-        if step > 0:  # what the counter saw since the restart was counted in the run's first life: now it is lost
+        rows: list[dict] = []
+        if self.trainer.accelerator.is_main_process:
+            if self._writer is not None and not self._under_way:  # a new record of a training that has begun without it
+                with self._recording():
+                    self._writer.begin_after(step)
+            elif (self.run_dir / "manifest.json").exists():
+                with self._recording(RecordError if self._has_trained else RecordWriteError):
+                    if self._writer is not None:
+                        self._writer.flush()
+                    self._writer, last = RunWriter.resume(self.run_dir, step)
+                    columns = ["step", "split", "log2_pass_rate"]
+                    rows = read_run(self.run_dir).table("evals").select(columns).to_pylist()
+        last, rows = gather_object([(last, rows)])[0]
+        self.observer.resume(last.pop("generation_step", None) or 0)
+        if step > 0 or self._has_trained:  # what the counter saw and no step line tells of was spent in vain
             self._counted = {key: np.array(values) for key, values in self.counter.totals().items()}
-            self.cumulative["flops/lost"] += self._flops_before_training
+            uncounted_flops += self.total_flops - self.last_line.get("flops/total", 0.0)
+            self._flops_before_training *= step > 0
+        else:
+            uncounted_flops = 0.0
+        self.cumulative.clear()
+        self.cumulative |= {key: value for key, value in last.items() if is_cumulative(key)}
+        self.cumulative["flops/lost"] += uncounted_flops
+        self.last_line = last
+        self._step_values.clear()
+        self._informative_fraction = None
+        self._last_evaluated_step, self._evaluated_splits = step, {row["split"] for row in rows if row["step"] == step}
+        self.log2_pass_rates[:] = self._mean_log2_pass_rates(rows)
+
+    def _mean_log2_pass_rates(self, rows: list[dict]) -> list[float]:
+        """What `log2_pass_rates` was, from the recorded evaluations."""
+        by_step: dict[int, list[float]] = defaultdict(list)
+        for row in rows:
+            if row["split"] == next(iter(self.evaluation_sets), None) and row["log2_pass_rate"] is not None:
+                by_step[row["step"]].append(row["log2_pass_rate"])
+        return [float(np.mean(by_step[step])) for step in sorted(by_step)]
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """The backward pass of the step is over."""
@@ -282,19 +337,37 @@ class InformationMeter(TrainerCallback):
         self._clock = time.perf_counter()
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Score the end, and close the records."""
+        """Score the end, and finish the records."""
         self.observer.end_generation()
-        if self.evaluation_sets:
-            already = 1 if state.global_step == self._last_evaluated_step else 0
-            self._evaluate(state.global_step, list(self.evaluation_sets)[already:])
-        if self._writer is not None:
+        already = self._evaluated_splits if state.global_step == self._last_evaluated_step else set()
+        if splits := [split for split in self.evaluation_sets if split not in already]:
+            self._evaluate(state.global_step, splits)
+        self._under_way = False
+        if self.finishes_with_training:
+            self.close()
+        elif self._writer is not None:
             with self._recording():
-                self._writer.close("finished")
+                self._writer.flush()
 
-    def close_failed(self, reason: str) -> None:
-        """Write into the manifest that the run failed and why; rows so far are kept."""
-        if self._writer is not None:
-            self._writer.close("failed", reason)
+    def close(self) -> None:
+        """Write into the manifest that the run is finished: nothing comes after this."""
+        self._close("finished")
+
+    def close_failed(self, error: BaseException) -> None:
+        """Write into the manifest that the run failed and why; what was measured is kept, and the run can be resumed."""
+        self._under_way = False
+        self.counter.generating = self.counter.paused = False  # it may have ended in the middle of a generation
+        try:
+            self.add_rows("rollouts", self.observer.pending_rollouts(alone=True))
+            self._close("failed", " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":"))
+        except RecordError as refused:
+            self._tell(f"the records of the failed training are not closed: {refused}")
+
+    def _close(self, state: str, reason: str | None = None) -> None:
+        if (writer := self._writer) is not None:
+            self._writer = None
+            with self._recording():
+                writer.close(state, reason)
 
     # ---- summing up --------------------------------------------------------------------------------------------------
 
@@ -346,7 +419,7 @@ class InformationMeter(TrainerCallback):
 
     def _evaluate(self, step: int, splits: list[str]) -> None:
         """Score evaluation sets exactly."""
-        self._last_evaluated_step = step
+        self._last_evaluated_step, self._evaluated_splits = step, {*splits}
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         norm = self._change.norm()
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}

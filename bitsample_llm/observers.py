@@ -150,6 +150,9 @@ class LabelObserver:
 
     end_generation = end_step
 
-    def pending_rollouts(self) -> list[dict]:
+    def pending_rollouts(self, alone: bool = False) -> list[dict]:
         """None: see `end_step`."""
         return []
+
+    def resume(self, generation_step: int) -> None:
+        """Nothing to go on from: see `end_step`."""

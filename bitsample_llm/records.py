@@ -8,6 +8,7 @@
     problems-*.parquet  one row a prompt that a measurement asked (measure)
     pending-*.parquet   rollouts that a checkpoint found half-trained, for a resume from it
     superseded/         rows of steps that a resume threw away
+    writer.lock         held by the one process that writes; see `run_lock.py`
 
 A parquet segment is complete or absent, a row is written once, and an existing directory is never overwritten. Any
 reader of parquet and JSON can read it as it is.
@@ -135,19 +136,32 @@ def check_run_dir(run_dir: Path, resume: bool) -> None:
         raise RecordError(f"{run_dir} holds step lines but no manifest.json: name another --output_dir")
 
 
-def step_lines(path: Path) -> list[dict]:
-    """The step lines that end in a newline; a kill can leave a torn one at the end.
+def step_lines(path: Path, after: int = 0) -> list[dict]:
+    """The step lines that end in a newline, of the steps after `after`; a kill can leave a torn one at the end.
 
     Raises:
-        RecordError: for a line that is not JSON.
+        RecordError: for a line that is no step line, and for a step that is missing, there twice or out of order.
     """
     if not path.is_file():
         return []
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path} holds a line that is not JSON ({error}): restore it or delete the run directory") from error
+    lines = []
+    for number, text in enumerate(path.read_text().splitlines(keepends=True), start=1):
+        if not text.endswith("\n"):
+            break
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{path} holds a line that is not JSON ({error}): restore it or delete the run directory") from error
+        step = line.get("step") if isinstance(line, dict) else None
+        if not isinstance(step, int):
+            raise RecordError(f"line {number} of {path} does not say its step: restore it or delete the run directory")
+        if step != (expected := after + number):
+            raise RecordError(
+                f"line {number} of {path} is of step {step} where step {expected} belongs: the record is not of one run, "
+                "restore it or run again in another --output_dir"
+            )
+        lines.append(line)
+    return lines
 
 
 @dataclass(frozen=True)
@@ -176,8 +190,8 @@ def read_run(run_dir: str | Path) -> Run:
     """The run recorded in a directory.
 
     Raises:
-        RecordError: if it is no run directory or has another schema.
+        RecordError: if it is no run directory, has another schema, or its steps are not one after the other.
     """
     run_dir = Path(run_dir)
     manifest = read_manifest(run_dir)
-    return Run(run_dir, manifest, step_lines(run_dir / "steps.jsonl"))
+    return Run(run_dir, manifest, step_lines(run_dir / "steps.jsonl", manifest.get("begins_after_step", 0)))

@@ -118,16 +118,25 @@ class GenerationObserver:
         self.sink.observe("bits/surprisal_per_sample", surprisals)
         if not self.sampling["is_truncated"]:  # the surprisal is then of another distribution than the sampler's
             self.sink.observe("bits/believed_per_sample", believed_reward_bits(np.array(surprisals)).tolist())
+        self._rollouts = self._logps_B = self._trained_B = None  # first, so that an interrupt between hands nothing on twice
         self.sink.add_rows("rollouts", rollouts)
-        self._rollouts = self._logps_B = self._trained_B = None
 
-    def pending_rollouts(self) -> list[dict]:
-        """Rows of the generation that is being trained on, with the surprisals known so far. All processes ask together."""
+    def pending_rollouts(self, alone: bool = False) -> list[dict]:
+        """Rows of the generation that is being trained on, with the surprisals known so far.
+
+        All processes ask together, or the first one `alone`, because another has failed: the others' surprisals stay null.
+        """
         if self._rollouts is None:
             return []
-        logps = gather_object(self._logps_B.tolist())
+        logps = self._logps_B.tolist()
+        logps = logps + [np.nan] * (len(self._rollouts) - len(logps)) if alone else gather_object(logps)
         bits = [None if np.isnan(logp) else max(0.0, -logp / NATS_PER_BIT) for logp in logps]
         return [rollout | {"surprisal_bits": value} for rollout, value in zip(self._rollouts, bits, strict=True)]
+
+    def resume(self, generation_step: int) -> None:
+        """Go on after a generation; the one under way is forgotten: the record has what its checkpoint knew of it."""
+        self.generation_step = generation_step
+        self._rollouts = self._logps_B = self._trained_B = None
 
 
 class RolloutObserver(GenerationObserver):

@@ -21,6 +21,7 @@ from bitsample_llm.records import (
     read_manifest,
     step_lines,
 )
+from bitsample_llm.run_lock import RunLock
 
 FLUSH_SECONDS = 300  # rows wait no longer than this and a step
 
@@ -57,6 +58,17 @@ def _writing_to(run_dir: Path) -> Iterator[None]:
         raise RecordWriteError(message) from error
 
 
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[RunLock]:
+    """The lock of a run directory, which the writer keeps unless it cannot be made."""
+    lock = RunLock(run_dir)
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
 def _pending_path(run_dir: Path, step: int) -> Path:
     return run_dir / f"pending-{step:08d}.parquet"
 
@@ -71,27 +83,35 @@ class RunWriter:
     """Writes one run directory; made by `create` or `resume`.
 
     Rows are collected and written as segments by `flush`; the step lines are written at once. Only one process of a run
-    may hold a writer.
+    may hold a writer, and no two processes at once; see `run_lock.py`.
     """
 
-    def __init__(self, run_dir: Path, manifest: dict):
+    def __init__(self, run_dir: Path, manifest: dict, lock: RunLock):
         self.run_dir = run_dir
         self.manifest = manifest
-        self._rows: dict[str, list[dict]] = {table: [] for table in SCHEMAS}
+        self._lock = lock
+        # the number of each table's next segment and its rows: one value, so that an interrupt cannot come between
+        self._segments = {table: (self._next_number(table), []) for table in SCHEMAS}
         self._flushed_at = time.monotonic()
+
+    def _next_number(self, table: str) -> int:
+        taken = [*self.run_dir.glob(f"{table}-*.parquet"), *self.run_dir.glob(f"superseded/{table}-*.parquet")]
+        return max((int(path.stem.split("-")[1]) + 1 for path in taken), default=0)
 
     @classmethod
     def create(cls, run_dir: Path, manifest: dict) -> "RunWriter":
         """Start a new run directory.
 
         Raises:
-            RecordError: if the directory holds a run already.
+            RecordError: if the directory holds a run already, or another process is writing it.
         """
         check_run_dir(run_dir, resume=False)
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            writer = cls(run_dir, {"schema_version": SCHEMA_VERSION, **manifest, "state": "running"})
-            write_json_atomically(run_dir / "manifest.json", writer.manifest)
+            with _locked(run_dir) as lock:
+                check_run_dir(run_dir, resume=False)  # another process may have been faster
+                writer = cls(run_dir, {"schema_version": SCHEMA_VERSION, **manifest, "state": "running"}, lock)
+                writer._write_manifest()
         except OSError as error:
             raise RecordWriteError(f"cannot write records to {run_dir}: {error.strerror}") from error
         return writer
@@ -103,17 +123,18 @@ class RunWriter:
         Rows and lines of later steps move to `superseded/`, what they cost is added to `flops/lost`.
 
         Raises:
-            RecordError: if there is no run, it is finished, or it has no record of `step`.
+            RecordError: if there is no run, it is finished, another process is writing it, or it has no record of `step`.
         """
         check_run_dir(run_dir, resume=True)
-        with _writing_to(run_dir):
-            return cls._resumed(run_dir, step)
+        with _writing_to(run_dir), _locked(run_dir) as lock:
+            check_run_dir(run_dir, resume=True)  # the process that held the lock may have finished it
+            return cls._resumed(run_dir, step, lock)
 
     @classmethod
-    def _resumed(cls, run_dir: Path, step: int) -> tuple["RunWriter", dict]:
+    def _resumed(cls, run_dir: Path, step: int, lock: RunLock) -> tuple["RunWriter", dict]:
         """What `resume` does. A kill at any point of it leaves what the next resume puts right."""
         manifest = read_manifest(run_dir)
-        lines = step_lines(run_dir / "steps.jsonl")
+        lines = step_lines(run_dir / "steps.jsonl", manifest.get("begins_after_step", 0))
         kept = [line for line in lines if line["step"] <= step]
         if step > 0 and (not kept or kept[-1]["step"] != step):
             raise RecordError(f"{run_dir} has a checkpoint of step {step} but no record of it: resume an earlier checkpoint")
@@ -131,6 +152,8 @@ class RunWriter:
             num_dropped += 1
         resumed_at = [*manifest.get("resumed_at", []), step]
         manifest |= {"state": "running", "reason": None, "lost_flops": lost, "resumed_at": resumed_at}
+        if step == 0:
+            manifest.pop("begins_after_step", None)
         write_json_atomically(run_dir / "manifest.json", manifest | {"superseded_step_files": num_dropped})
         write_text_atomically(run_dir / "steps.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         pending = pending_rows(run_dir, step)
@@ -148,9 +171,25 @@ class RunWriter:
                         write_parquet_atomically(path, early)
                     else:
                         path.unlink()
-        writer = cls(run_dir, read_manifest(run_dir))
+        writer = cls(run_dir, read_manifest(run_dir), lock)
         writer.add_rows("rollouts", pending)
         return writer, last | {"flops/lost": lost}
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        if not self._lock.is_held:
+            raise RecordError(f"{self.run_dir} is written by a later meter of this process, or was closed")
+        with _writing_to(self.run_dir):
+            yield
+
+    def _write_manifest(self) -> None:
+        write_json_atomically(self.run_dir / "manifest.json", self.manifest)
+
+    def begin_after(self, step: int) -> None:
+        """Say that the first line is of the step after this one: the training had begun before it was recorded."""
+        self.manifest["begins_after_step"] = step
+        with self._writing():
+            self._write_manifest()
 
     def add_step(self, line: dict) -> None:
         """Append one step line.
@@ -160,7 +199,7 @@ class RunWriter:
         """
         if unknown := unknown_keys(set(line) - {"step", "generation_step"}):
             raise KeyError(f"metrics without a definition in the glossary: {', '.join(unknown)}")
-        with _writing_to(self.run_dir), open(self.run_dir / "steps.jsonl", "a") as file:
+        with self._writing(), open(self.run_dir / "steps.jsonl", "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self.flush()
@@ -170,7 +209,7 @@ class RunWriter:
 
         The run itself goes on to record them whole.
         """
-        with _writing_to(self.run_dir):
+        with self._writing():
             table = pa.Table.from_pylist(rollouts, schema=SCHEMAS["rollouts"])
             write_parquet_atomically(_pending_path(self.run_dir, step), table)
 
@@ -185,31 +224,32 @@ class RunWriter:
                 raise KeyError(f"table {table} has no column {', '.join(sorted(unknown))}")
             if row.get("step") is None:  # resuming rests on it
                 raise KeyError(f"a row of table {table} does not say which step it is of")
-        self._rows[table].extend(rows)
+        self._segments[table][1].extend(rows)
 
     def flush(self) -> None:
         """Write the collected rows as one new segment a table."""
         self._flushed_at = time.monotonic()
-        for name, rows in self._rows.items():
+        for name, (number, rows) in self._segments.items():
             if rows:
-                taken = [*self.run_dir.glob(f"{name}-*.parquet"), *self.run_dir.glob(f"superseded/{name}-*.parquet")]
-                number = max((int(path.stem.split("-")[1]) + 1 for path in taken), default=0)
                 table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
-                with _writing_to(self.run_dir):
+                with self._writing():
                     write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", table)
-                rows.clear()
+                self._segments[name] = (number + 1, [])
 
     def close(self, state: str, reason: str | None = None) -> None:
-        """Flush, and write `finished` or `failed` with its reason into the manifest."""
+        """Flush, write `finished` or `failed` with its reason into the manifest, and let others write."""
         self.manifest |= {"state": state, "reason": reason}
         try:
             self.flush()
-            if state == "finished":
-                for path in self.run_dir.glob("pending-*.parquet"):
-                    path.unlink()
         except RecordError as error:
             self.manifest |= {"state": "failed", "reason": str(error)}
             raise
         finally:
-            with _writing_to(self.run_dir):
-                write_json_atomically(self.run_dir / "manifest.json", self.manifest)
+            try:
+                with self._writing():
+                    self._write_manifest()
+                    if self.manifest["state"] == "finished":
+                        for path in self.run_dir.glob("pending-*.parquet"):
+                            path.unlink()
+            finally:
+                self._lock.release()

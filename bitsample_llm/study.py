@@ -25,7 +25,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain
+from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain, end_before_the_first_step
 from bitsample_llm.dataset_rows import DataArguments, read_dataset
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.memorisation import relabelled, write_ceiling
@@ -338,7 +338,7 @@ def train_and_record(
 ) -> InformationMeter:
     """Train with the meter on, and leave a finished run directory with the trained model in it.
 
-    A run that raises leaves its records with state `failed` and the reason.
+    `finished` is written after everything else. A run that raises leaves its records with state `failed` and the reason.
     """
     args = trainer.args
     run_dir = Path(args.output_dir).parent
@@ -355,28 +355,33 @@ def train_and_record(
             counter=counter,
             reward_is_verdict=reward_is_verdict,
             strict=True,
+            finishes_with_training=False,
         )
     trainer.add_callback(meter)
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(ProgressLine(meter, study.flop_budget))
-    if study.flop_budget:
-        trainer.add_callback(FlopBudget(meter, study.flop_budget))
-    if study.target_bits:
-        trainer.add_callback(TargetGain(meter, study.target_bits))
+    stops = [FlopBudget(meter, study.flop_budget)] if study.flop_budget else []
+    stops += [TargetGain(meter, study.target_bits)] if study.target_bits else []
+    for stop in stops:
+        trainer.add_callback(stop)
+    if checkpoint is not None:
+        end_before_the_first_step(trainer, stops)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        if args.save_strategy != "no":
+            trainer.save_model(str(run_dir / "model"))
+        if start is not None and trainer.accelerator.is_main_process:
+            model.load_state_dict(start)  # a deep copy would not do: TRL's patched forward stays bound to the original
+            write_ceiling(run_dir, model, trainer.processing_class, problems.train)
+        trainer.accelerator.wait_for_everyone()
+        meter.close()
     except RecordError as error:
         sys.exit(f"error: {error}")
     except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
-        meter.close_failed(f"{type(error).__name__}: {error}")
+        meter.close_failed(error)
         raise
-    if args.save_strategy != "no":
-        trainer.save_model(str(run_dir / "model"))
     if trainer.accelerator.is_main_process:
-        if start is not None:  # a deep copy of the model would not do: TRL's patched forward stays bound to the original
-            model.load_state_dict(start)
-            write_ceiling(run_dir, model, trainer.processing_class, problems.train)
         print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
     part(trainer.accelerator)
     return meter

@@ -4,7 +4,7 @@
 
 Each run is a process of its own, single-threaded, as many at a time as there are cores (on GPUs: one), forked from a server
 that has imported the libraries once: importing takes longer than a short run. Finished runs are kept and interrupted ones
-resumed, so the same command goes on where it stopped.
+resumed, so the same command goes on where it stopped. Runs end with the study, even where that is killed.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -104,8 +105,19 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
                 yield PlannedRun(run_dir, recipe_config, command)
 
 
+def end_with_parent() -> None:
+    """End this process as soon as the study's process is gone, however it went: SIGKILL gives it no time to say so."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()  # returns when the pipe that the study holds the other end of is closed
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run_recipe(command: list[str], log_path: Path) -> None:
     """Run a recipe with its options in this process, whose output goes to the end of a log."""
+    end_with_parent()
     with open(log_path, "a") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)

@@ -17,6 +17,7 @@ RANKS = {
     "tasks": 1,
     "credit": 1,
     "records": 2,
+    "run_lock": 2,
     "run_writer": 2,
     "__main__": 2,
     "spellings": 3,
@@ -49,7 +50,7 @@ RANKS = {
 }
 EVAL_RANK = 2
 # What a rank may import besides the standard library; rank 4 anything.
-PACKAGES_BY_RANK = {0: {"numpy", "scipy"}, 1: {"numpy"}, 2: {"numpy", "pyarrow"}, 3: {"numpy", "torch"}}
+PACKAGES_BY_RANK = {0: {"numpy", "scipy"}, 1: {"numpy"}, 2: {"filelock", "numpy", "pyarrow"}, 3: {"numpy", "torch"}}
 BARRED_FROM_EVAL = {"torch", "transformers", "trl", "datasets", "accelerate", "peft"}
 DRAWERS = {"utils", "common", "helpers", "misc", "core", "base"}
 SOURCES = {
