@@ -6,26 +6,43 @@ import sys
 from bitsample_llm.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.records import RecordError, Run, read_run
 
-SHOWN = (
+WHOLE_RUN = (
     "samples/total",
-    "bits/offered_per_sample",
     "bits/offered_total",
     "bits/offered_per_petaflop",
+    "flops/dead_group_fraction",
+    "flops/total",
+    "flops/lost",
+    "seconds/total",
+)
+LAST_STEP = (
+    "bits/offered_per_sample",
     "bits/first_error_per_sample",
     "bits/surprisal_per_sample",
     "group/pass_rate",
     "group/pass_rate_estimate",
     "group/informative_fraction",
     "group/informative_fraction_predicted",
-    "flops/dead_group_fraction",
-    "flops/total",
-    "flops/lost",
-    "seconds/total",
 )
 
 
+def _metric_lines(line: dict, keys: tuple[str, ...]) -> list[str]:
+    units = {key: "" if GLOSSARY[key].unit == "1" else GLOSSARY[key].unit for key in keys}
+    return [f"  {key:<36} {line[key]:>10.4g} {units[key]}".rstrip() for key in keys if line.get(key) is not None]
+
+
+def _diverged_since(run: Run) -> int | None:
+    """The step from which on no training loss was finite, which the records hold as null; None if the last one was."""
+    step = None
+    for line in reversed(run.steps):
+        if line.get("train/loss") is not None:
+            break
+        step = line["step"]
+    return step
+
+
 def summary_lines(run: Run) -> list[str]:
-    """The run in a few lines: what it was, its last step, where its FLOPs went."""
+    """The run in a few lines: what it was, its totals, where its FLOPs went, its last step."""
     manifest = run.manifest
     lines = [f"{run.run_dir}: {manifest['trainer']}, {manifest['state']}, {len(run.steps)} steps, seed {manifest['seed']}"]
     if manifest.get("reason"):
@@ -37,13 +54,14 @@ def summary_lines(run: Run) -> list[str]:
     if not run.steps:
         return [*lines, "  no step was recorded"]
     last = run.steps[-1]
-    for key in SHOWN:
-        if last.get(key) is not None:
-            unit = "" if GLOSSARY[key].unit == "1" else GLOSSARY[key].unit
-            lines.append(f"  {key:<36} {last[key]:>10.4g} {unit}".rstrip())
+    if manifest.get("regime") != "measure" and (step := _diverged_since(run)) is not None:
+        lines.append(f"  diverged: train/loss was not finite from step {step} on, what it makes unknown is null")
+    lines += ["whole run", *_metric_lines(last, WHOLE_RUN)]
     for phase in TRAINING_PHASES:
         if last[f"flops/{phase}"]:
             lines.append(f"  flops/{phase:<30} {last[f'flops/{phase}'] / last['flops/total']:>10.1%} of the training FLOPs")
+    if step_lines := _metric_lines(last, LAST_STEP):
+        lines += [f"last step ({last['step']}), mean over its samples", *step_lines]
     return lines
 
 

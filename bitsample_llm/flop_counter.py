@@ -16,12 +16,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bitsample_llm.flops import backward_flops, forward_flops, output_parameters
 from bitsample_llm.glossary import PHASES
 
 FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
 PARALLEL_PROJECTIONS = ("dense_h_to_4h", "dense_4h_to_h")
+LAST_DROPOUTS = ("mlp.dropout", "post_mlp_dropout")  # of a block, after its last product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,32 @@ def _matrices(module: torch.nn.Module):
             yield name, weight
 
 
+def _num_parameters(weight: torch.Tensor) -> int:
+    return getattr(weight, "ds_numel", weight.numel())  # DeepSpeed ZeRO-3 leaves an empty tensor where it shards
+
+
+def recomputation(model) -> tuple[int, int]:
+    """What backward runs again where gradient checkpointing is on: parameters of the layers, and number of blocks.
+
+    Reentrant checkpointing runs the whole block again. The other kind stops as soon as it has every tensor that forward
+    saved. A product saves its inputs before it runs, so the last product of a block is not run again, unless a dropout
+    follows, which saves its mask.
+    """
+    parameters = num_blocks = 0
+    for block in model.modules():
+        if not (isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing and block.training):
+            continue
+        num_blocks += 1
+        sizes = [_num_parameters(weight) for _, weight in _matrices(block)]  # every family registers its last product last
+        parameters += sum(sizes)
+        options = getattr(block._gradient_checkpointing_func, "keywords", {})
+        stops_early = options.get("use_reentrant") is False and options.get("early_stop", True)  # torch's default is reentrant
+        modules = dict(block.named_modules())
+        if stops_early and not any(getattr(modules.get(name), "p", 0) > 0 for name in LAST_DROPOUTS):
+            parameters -= sizes[-1]
+    return parameters, num_blocks
+
+
 class FlopCounter:
     """Counts FLOPs and seconds of a model by phase from the moment it is made; `detach` ends it.
 
@@ -166,7 +194,7 @@ class FlopCounter:
         for name, weight in _matrices(self.causal_lm):
             if weight is head.weight:
                 continue
-            size = getattr(weight, "ds_numel", weight.numel())  # DeepSpeed ZeRO-3 leaves an empty tensor where it shards
+            size = _num_parameters(weight)
             self.adapter_parameters += size * ("lora_" in name)
             self.trainable_parameters += size * weight.requires_grad
             # layers that read the embedded tokens, whose input needs no gradient where the embedding is frozen
@@ -199,6 +227,7 @@ class FlopCounter:
         self._add(phase, forward_flops, self.config, shape, adapter_parameters=self.adapter_parameters)
         if phase == "train_forward":
             self._train_forward_ended = call.ended
+            recomputed_parameters, recomputed_blocks = recomputation(self.causal_lm)
             self._add(
                 "train_backward",
                 backward_flops,
@@ -209,7 +238,8 @@ class FlopCounter:
                 inputs_without_gradient=0 if inputs_need_gradient else self.first_parameters,
                 output_trainable=self.output_trainable,
                 output_recomputed=bool(call.kwargs.get("fused_lm_head")),
-                blocks_recomputed=getattr(self.causal_lm, "is_activation_checkpointing", False),
+                recomputed_parameters=recomputed_parameters,
+                recomputed_blocks=recomputed_blocks,
             )
 
     def backward_ended(self) -> None:

@@ -95,7 +95,8 @@ def backward_flops(
     inputs_without_gradient: int = 0,
     output_trainable: bool = True,
     output_recomputed: bool = False,
-    blocks_recomputed: bool = False,
+    recomputed_parameters: int = 0,
+    recomputed_blocks: int = 0,
 ) -> float:
     """Executed FLOPs of the backward pass of `forward_flops` with the same shapes: twice as many if everything trains.
 
@@ -107,7 +108,8 @@ def backward_flops(
         inputs_without_gradient: parameters of the layers whose input needs no gradient.
         output_trainable: whether the output projection trains.
         output_recomputed: whether backward computes the logits again, as TRL's fused head does.
-        blocks_recomputed: whether backward runs the blocks again (gradient checkpointing).
+        recomputed_parameters: of the layers that backward runs again (gradient checkpointing), adapters included.
+        recomputed_blocks: blocks whose attention backward runs again.
     """
     output_tokens = num_tokens if output_tokens is None else output_tokens
     present = block_parameters(config) + adapter_parameters
@@ -115,7 +117,7 @@ def backward_flops(
     attention = _attention_flops(config, num_tokens, context_tokens)
     products = 2 * (present - inputs_without_gradient + trainable) * num_tokens + 2 * attention
     output = 2 * output_parameters(config) * output_tokens * (1 + output_trainable + output_recomputed)
-    recomputed = blocks_recomputed * (2 * present * num_tokens + attention)
+    recomputed = 2 * recomputed_parameters * num_tokens + attention * recomputed_blocks / _shape(config)["layers"]
     return products + output + recomputed
 
 

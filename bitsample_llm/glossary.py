@@ -32,8 +32,15 @@ GLOSSARY: dict[str, Metric] = {
     ),
     "train/learning_rate": Metric("1", "Learning rate of the step", "scheduler"),
     "samples/total": Metric("samples", "Labelled sequences trained on (sft), or rollouts drawn (rl)", "count", True),
-    "tokens/prompt": Metric("tokens", "Real prompt tokens of the samples, a prompt counted with every completion", "count", True),
-    "tokens/completion": Metric("tokens", "Real completion tokens of the samples, end of sequence included", "count", True),
+    "tokens/prompt": Metric(
+        "tokens",
+        "Real prompt tokens of the samples, a prompt counted with every completion, and what tools answered in it",
+        "count",
+        True,
+    ),
+    "tokens/completion": Metric(
+        "tokens", "Real completion tokens of the samples, end of sequence included, what tools answered left out", "count", True
+    ),
     "bits/offered_per_sample": Metric(
         "bits",
         "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) a rollout (rl), "

@@ -70,7 +70,8 @@ class AnswerScore:
     Attributes:
         logps_T: log-probabilities in nats of the tokenizer's own spelling, end of sequence last.
         log_pass_rate: log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
-            spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored.
+            spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored, or
+            where the model has diverged and gives NaN.
         num_spellings: scored.
     """
 
@@ -80,7 +81,7 @@ class AnswerScore:
 
     def pass_rates(self, problem: Problem) -> dict:
         """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, a token a step. Empty
-        where the answer has too many.
+        where the pass rate is not known.
         """
         if self.log_pass_rate is None:
             return {}
@@ -174,7 +175,8 @@ def answer_scores(spelled: Sequence[Spelling], logps: Sequence[np.ndarray]) -> l
     for number in sorted(by_problem):
         (own, own_logps_T), *_ = by_problem[number]
         counted = [float(logps_T.sum()) for spelling, logps_T in by_problem[number] if spelling.is_counted]
-        log_pass_rate = float(np.logaddexp.reduce(counted)) if own.is_one_of_all and counted else None
+        is_known = own.is_one_of_all and counted and not np.isnan(counted).any()
+        log_pass_rate = float(np.logaddexp.reduce(counted)) if is_known else None
         scores.append(AnswerScore(own_logps_T, log_pass_rate, len(counted)))
     return scores
 
@@ -203,6 +205,6 @@ def scored_answers(model, tokenizer, problems: Sequence[Problem], batch_size: in
 
 
 def exact_pass_rates(model, tokenizer, problems: Sequence[Problem]) -> np.ndarray:
-    """Exact pass rates at temperature 1, one a problem; NaN where an answer has too many spellings."""
+    """Exact pass rates at temperature 1, one a problem; NaN where they are not known."""
     log_pass_rates = [score.log_pass_rate for score in scored_answers(model, tokenizer, problems)]
     return np.array([np.nan if value is None else np.exp(value) for value in log_pass_rates])

@@ -25,7 +25,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from bitsample_llm.evaluator import ParameterChange, scored_rows
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
-from bitsample_llm.observers import LabelObserver, wrap
+from bitsample_llm.observers import LabelObserver, finite, wrap
 from bitsample_llm.records import RecordError, RecordWriteError, check_run_dir, holds_unfinished_run, read_run
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.rollouts import DistillationObserver, RolloutObserver
@@ -35,6 +35,22 @@ from bitsample_llm.tasks import Problem
 LOGGED = ("bits/", "flops/", "group/")  # metrics that go to the trainer's back ends too
 TESTED_TRL = "1.16"
 PETA = 1e15
+
+
+def regime_of(trainer) -> str:
+    """What a trainer learns from: `sft`, `rl` or `distillation`.
+
+    Raises:
+        TypeError: for a trainer that learns from something else.
+    """
+    if isinstance(trainer, trl.GRPOTrainer | trl.RLOOTrainer):
+        return "rl"
+    if isinstance(trainer, trl.DistillationTrainer):
+        return "distillation"
+    if isinstance(trainer, trl.SFTTrainer) and not hasattr(trainer, "teacher_model"):
+        return "sft"
+    known = "SFTTrainer, GRPOTrainer, RLOOTrainer and DistillationTrainer"
+    raise TypeError(f"InformationMeter knows {known}, and not what a {type(trainer).__name__} learns from")
 
 
 @cache  # once a process
@@ -92,6 +108,7 @@ class InformationMeter(TrainerCallback):
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
             _warn_of_untested_trl(trl.__version__)
+        self.regime = regime_of(trainer)
         self.trainer = trainer
         self.run_dir = Path(output_dir)
         self.evaluation_sets = evaluation_sets or {}
@@ -118,13 +135,13 @@ class InformationMeter(TrainerCallback):
         self._clock = time.perf_counter()
         self._reports = True
         self._writer: RunWriter | None = None
-        self.regime, self.observer = self._observer(verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
+        self.observer = self._observer(verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
         if trainer.accelerator.is_main_process:  # a finished run is refused before any training
             resumes = bool(trainer.args.resume_from_checkpoint) or holds_unfinished_run(self.run_dir)
             check_run_dir(self.run_dir, resume=resumes)
             if not resumes:
                 with self._recording():
-                    self._writer = RunWriter.create(self.run_dir, self._facts() | (manifest or {}))
+                    self._writer = RunWriter.create(self.run_dir, finite(self._facts() | (manifest or {})))
         wrap(trainer, "log", self._around_log)
         wrap(trainer, "_save_checkpoint", self._around_save)
         wrap(trainer, "train", self._around_train)  # callbacks are not told of errors and interrupts
@@ -138,15 +155,11 @@ class InformationMeter(TrainerCallback):
                 self.counter.count_other(self.trainer.accelerator.unwrap_model(reward), "reward_model")
 
     def _observer(self, verifier, *rl_choices):
-        """The regime that the trainer is of, and what observes it."""
-        if hasattr(self.trainer, "reward_funcs"):
-            return "rl", RolloutObserver(self.trainer, self.counter, self, verifier, *rl_choices)
-        if hasattr(self.trainer, "teacher_model"):
-            return "distillation", DistillationObserver(self.trainer, self.counter, self, verifier)
-        if isinstance(self.trainer, trl.SFTTrainer):
-            return "sft", LabelObserver(self.trainer, self.counter.causal_lm, self)
-        known = "SFTTrainer, GRPOTrainer, RLOOTrainer and DistillationTrainer"
-        raise TypeError(f"InformationMeter knows {known}, and not what a {type(self.trainer).__name__} learns from")
+        if self.regime == "rl":
+            return RolloutObserver(self.trainer, self.counter, self, verifier, *rl_choices)
+        if self.regime == "distillation":
+            return DistillationObserver(self.trainer, self.counter, self, verifier)
+        return LabelObserver(self.trainer, self.counter.causal_lm, self)
 
     def _around_log(self, original, logs: dict, *args, **kwargs) -> None:
         """Whatever back end the trainer reports to sees the last step's metrics too, after the trainer's own."""
@@ -221,7 +234,7 @@ class InformationMeter(TrainerCallback):
         """Collect rows of a table; those that do not say their place are of the step under way."""
         if self._writer is not None:
             place = self.place()
-            self._writer.add_rows(table, [place | row for row in rows])  # written to disk later
+            self._writer.add_rows(table, [finite(place | row) for row in rows])  # written to disk later
 
     def observe(self, key: str, values: list[float]) -> None:
         """Add values whose mean over the step is the metric `key`."""
@@ -287,7 +300,8 @@ class InformationMeter(TrainerCallback):
         else:
             uncounted_flops = 0.0
         self.cumulative.clear()
-        self.cumulative |= {key: value for key, value in last.items() if is_cumulative(key)}
+        # null stays unknown: NaN here, whatever is added to it
+        self.cumulative |= {key: np.nan if value is None else value for key, value in last.items() if is_cumulative(key)}
         self.cumulative["flops/lost"] += uncounted_flops
         self.last_line = last
         self._step_values.clear()
@@ -385,15 +399,15 @@ class InformationMeter(TrainerCallback):
     def _write_step(self, step: int) -> None:
         losses = self._step_values.pop("train/loss", [])  # the trainer scales each micro-batch's part, so they add up
         measured = {key: float(np.mean(values)) for key, values in self._step_values.items() if values}
-        measured["train/loss"] = float(np.sum(losses)) if losses and np.isfinite(losses).all() else None
-        measured["train/learning_rate"] = self.trainer.lr_scheduler.get_last_lr()[0]
+        measured["train/loss"] = float(np.sum(losses)) if losses else None
+        measured["train/learning_rate"] = float(self.trainer.lr_scheduler.get_last_lr()[0])
         if "group/pass_rate_estimate" in measured:
             measured["group/num_rollouts"] = len(self._step_values["group/pass_rate_estimate"])
         if "bits/offered_total" in self.cumulative and self.total_flops:
             measured["bits/offered_per_petaflop"] = self.cumulative["bits/offered_total"] / self.total_flops * PETA
         self.cumulative.setdefault("flops/lost", 0.0)
         place = {"step": step, "generation_step": self.observer.generation_step}
-        self.last_line = {**place, **measured, **self.cumulative}
+        self.last_line = finite({**place, **measured, **self.cumulative})
         if self._writer is not None:
             with self._recording():
                 self._writer.add_step(self.last_line)
@@ -425,8 +439,8 @@ class InformationMeter(TrainerCallback):
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
             rows = [{"step": step, "split": split} | shared | row for row in scored_rows(self.trainer, self.evaluation_sets[split])]
-            known = [row["log2_pass_rate"] for row in rows if row["log2_pass_rate"] is not None]
+            known = [row["log2_pass_rate"] for row in finite(rows) if row["log2_pass_rate"] is not None]
             if known and split == next(iter(self.evaluation_sets)):
                 self.log2_pass_rates.append(float(np.mean(known)))
             if self._writer is not None:
-                self._writer.add_rows("evals", rows)
+                self._writer.add_rows("evals", finite(rows))

@@ -5,6 +5,7 @@ trainers that sample. Every private attribute of TRL that the meter uses is used
 this process, T tokens.
 """
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,24 @@ class Sink(Protocol):
 
     def place(self) -> dict:
         """The step under way."""
+
+
+def finite(value):
+    """The value with null for each number that is not finite, in lists and dicts too: no number is no measurement.
+
+    >>> finite({"loss": float("nan"), "bits": [1.0, float("inf")]})
+    {'loss': None, 'bits': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def surprisal_bits_of(logp: float) -> float:
+    """Bits of what has this log-probability in nats, which rounding may put just above 0; NaN where there is none."""
+    return max(-logp / NATS_PER_BIT, 0.0)  # in this order: NaN is not taken for 0
 
 
 def require(trainer, *names: str) -> None:
@@ -113,8 +132,7 @@ class LabelObserver:
             if logps_BT is not None:
                 # ignored tokens are zero; among several sequences in a row each ends before the first token of the next
                 logps_T = logps_BT[row] if len(sequences) == len(ids_BT) else logps_BT[row, start : end - 1]
-                bits = max(0.0, -float(logps_T.sum()) / NATS_PER_BIT)
-                line |= {"offered_bits": bits, "offered_bits_estimator": "surprisal"}
+                line |= {"offered_bits": surprisal_bits_of(float(logps_T.sum())), "offered_bits_estimator": "surprisal"}
             rows.append(line)
         parts = gather_object([(rows, num_tokens - num_labelled, num_labelled)])
         rows = [row for part, _, _ in parts for row in part]

@@ -19,7 +19,7 @@ from bitsample_llm.information import (
     first_error_entropy_bits,
     informative_group_probability,
 )
-from bitsample_llm.observers import NATS_PER_BIT, Sink, TrainingLosses, require, wrap
+from bitsample_llm.observers import NATS_PER_BIT, Sink, TrainingLosses, require, surprisal_bits_of, wrap
 from bitsample_llm.rewards import RolloutVerifier, judged_completions
 
 
@@ -51,24 +51,41 @@ class GenerationObserver:
         self._logps_B: np.ndarray | None = None  # of this process's part of it
         self._trained_B: np.ndarray | None = None  # which rows of it have been trained on
         self._completion_ids: list[list[int]] = []
+        self._num_own_tokens: list[int] = []  # of each completion: what tools answered in it is not the model's
+        self._num_turns = 0
         self._num_prompt_tokens = 0
         TrainingLosses(trainer, counter.causal_lm, self._record_loss)
         wrap(trainer, "_generate", self._around_generate)
+        wrap(trainer, "_generate_single_turn", self._around_turn)
         wrap(trainer, "_generate_and_score_completions", self._around_generation)
 
     def _around_generate(self, original, prompts):
-        counter, passes_before = self.counter, self.counter.num_passes
+        counter, passes_before, turns_before = self.counter, self.counter.num_passes, self._num_turns
         counter.generating = True
-        # continuous batching packs the prompts of many rollouts into rows that no formula of ours prices
-        counter.paused = getattr(self.trainer, "use_transformers_continuous_batching", False)
         result = original(prompts)
-        was_unseen = counter.paused or counter.num_passes == passes_before
-        counter.generating = counter.paused = False
+        counter.generating = False
         prompt_ids, completion_ids = result[:2]
-        if was_unseen:
+        if counter.num_passes == passes_before and self._num_turns == turns_before:  # a `rollout_func` that calls a server
             counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids])
         self._completion_ids = [list(map(int, ids)) for ids in completion_ids]
-        self._num_prompt_tokens = sum(map(len, prompt_ids))
+        own_masks = result[2] if len(result) > 3 else None  # RLOO, which has no tools, returns three things
+        self._num_own_tokens = [int(sum(mask)) for mask in own_masks or [[1] * len(ids) for ids in completion_ids]]
+        num_tokens = sum(map(len, prompt_ids)) + sum(map(len, completion_ids))
+        self._num_prompt_tokens = num_tokens - sum(self._num_own_tokens)
+        return result
+
+    def _around_turn(self, original, prompt_ids, *args, **kwargs):
+        """One turn of a generation; there are several where the model calls tools."""
+        counter, passes_before = self.counter, self.counter.num_passes
+        # continuous batching packs the prompts of many rollouts into rows that no formula of ours prices
+        counter.paused = getattr(self.trainer, "use_transformers_continuous_batching", False)
+        result = original(prompt_ids, *args, **kwargs)
+        was_unseen = counter.paused or counter.num_passes == passes_before
+        counter.paused = False
+        self._num_turns += 1
+        if was_unseen:
+            completion_ids = result[0] if isinstance(result, tuple) else result
+            counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids])
         return result
 
     def _around_generation(self, original, inputs):
@@ -77,6 +94,8 @@ class GenerationObserver:
             self.end_generation()
             self.generation_step += 1
             judged = judged_completions(self.trainer, self.verifier, inputs, self._completion_ids)
+            for rollout, num_tokens in zip(judged, self._num_own_tokens, strict=True):
+                rollout["num_tokens"] = num_tokens
             parts = gather_object([(judged, self._num_prompt_tokens)])
             rollouts = [self.sink.place() | rollout for part, _ in parts for rollout in part]
             for index, rollout in enumerate(rollouts):
@@ -103,6 +122,8 @@ class GenerationObserver:
         self._trained_B[rows] = True
         if logps_BT is not None:
             is_scored_B = inputs["completion_mask"].any(dim=1)  # TRL may mask truncated completions: they have no surprisal
+            if (own_BT := inputs.get("tool_mask")) is not None:  # what tools answered was not sampled; before it is the prompt
+                logps_BT = logps_BT[:, -own_BT.shape[1] :] * own_BT
             logps_B = torch.where(is_scored_B, logps_BT.sum(dim=1).double(), torch.nan)
             self._logps_B[rows] = logps_B.cpu().numpy()
 
@@ -130,7 +151,7 @@ class GenerationObserver:
             return []
         logps = self._logps_B.tolist()
         logps = logps + [np.nan] * (len(self._rollouts) - len(logps)) if alone else gather_object(logps)
-        bits = [None if np.isnan(logp) else max(0.0, -logp / NATS_PER_BIT) for logp in logps]
+        bits = [surprisal_bits_of(logp) if np.isfinite(logp) else None for logp in logps]
         return [rollout | {"surprisal_bits": value} for rollout, value in zip(self._rollouts, bits, strict=True)]
 
     def resume(self, generation_step: int) -> None:
@@ -163,7 +184,8 @@ class RolloutObserver(GenerationObserver):
         self.pass_threshold = pass_threshold
         self.reward_is_verdict = reward_is_verdict
         can_be_exact = verifier is not None and verifier.task.has_one_accepted_string and self.sampling["is_own_distribution"]
-        self.exact_pass_rates = exact_pass_rates and can_be_exact
+        # with tools there are other ways to the answer, and the prompt names the tools
+        self.exact_pass_rates = exact_pass_rates and can_be_exact and not getattr(trainer, "tools", None)
         self._rewards_BF = np.empty((0, 0))  # of all processes
         wrap(trainer, "_calculate_rewards", self._around_rewards)
 

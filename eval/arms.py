@@ -71,15 +71,21 @@ def evaluated_curve(run: Run, split: str) -> tuple[Curve, dict[str, float], dict
     """Curve of a split, and its log2 pass rates by problem at the first and the last evaluation.
 
     Raises:
-        RecordError: if the run has fewer than two evaluations of the split.
+        RecordError: if the run has fewer than two evaluations of the split, or diverged.
     """
-    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split and row["log2_pass_rate"] is not None]
+    every = [row for row in run.table("evals").to_pylist() if row["split"] == split]
+    rows = [row for row in every if row["log2_pass_rate"] is not None]
     by_step: dict[int, dict[str, float]] = defaultdict(dict)
     shared: dict[int, tuple[float, float]] = {}
     for row in rows:
         by_step[row["step"]][row["problem_id"]] = row["log2_pass_rate"]
         shared[row["step"]] = row["total_flops"], row["total_seconds"]
     steps = sorted(by_step)
+    unknown = [row["step"] for row in every if steps and row["log2_pass_rate"] is None and row["problem_id"] in by_step[steps[0]]]
+    if unknown:
+        raise RecordError(
+            f"{run.run_dir} diverged: at step {min(unknown)} its {split} problems have no pass rate, so it has no gain"
+        )
     if len(steps) < 2:
         raise RecordError(f"{run.run_dir} has {len(steps)} evaluations of split {split!r}, and a gain needs two")
     problem_ids = sorted(by_step[steps[0]])

@@ -52,9 +52,9 @@ def qwen2(**options):
     )
 
 
-def gpt2():
+def gpt2(**options):
     sizes = {"vocab_size": 64, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}
-    return GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager"))
+    return GPT2LMHeadModel(GPT2Config(**sizes | options, eos_token_id=EOS, pad_token_id=0, attn_implementation="eager"))
 
 
 def gpt_neox():
@@ -123,6 +123,54 @@ def test_lora_has_no_weight_gradient_of_frozen_weights(gradient_checkpointing):
     assert_close(counter.executed_flops["train_forward"], true_forward.get_total_flops())
     assert_close(counter.executed_flops["train_backward"], true_backward.get_total_flops())
     assert true_backward.get_total_flops() < (2.6 if gradient_checkpointing else 1.6) * true_forward.get_total_flops()
+
+
+CHECKPOINTED = {  # model, LoRA targets before the last product of a block, that last product
+    "llama": (llama, ["q_proj", "v_proj"], "down_proj"),
+    "qwen2": (qwen2, ["q_proj", "v_proj"], "down_proj"),
+    "qwen3": (qwen3, ["q_proj", "v_proj"], "down_proj"),
+    "gpt2": (gpt2, ["c_attn"], "mlp.c_proj"),
+    "gpt2 without dropout": (lambda: gpt2(resid_pdrop=0.0), ["c_attn"], "mlp.c_proj"),
+    "gpt-neox": (gpt_neox, ["query_key_value"], "dense_4h_to_h"),
+}
+
+
+@pytest.mark.parametrize("trained", ["everything", "LoRA", "LoRA on the last product too"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_reentrant": False},
+        {"use_reentrant": True},
+        {"use_reentrant": False, "early_stop": False},
+        {"preserve_rng_state": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", CHECKPOINTED)
+def test_gradient_checkpointing_costs_what_torch_counts(name, options, trained):
+    make, targets, last_product = CHECKPOINTED[name]
+    model = make()
+    if trained != "everything":
+        targets = targets + [last_product] * (trained != "LoRA")
+        model = get_peft_model(model, LoraConfig(r=8, target_modules=targets, task_type="CAUSAL_LM"))
+    model.train().activation_checkpointing_enable(options)
+    counter = FlopCounter(model, {EOS})
+    inputs = batch(8, 24)
+    loss = model(**inputs, labels=inputs["input_ids"]).loss
+    with torch_counter() as true_backward:
+        loss.backward()
+    assert counter.executed_flops["train_backward"] == pytest.approx(true_backward.get_total_flops(), rel=1e-3)
+
+
+def test_only_the_blocks_that_are_checkpointed_run_again():
+    model = llama().train()
+    model.activation_checkpointing_enable(every_n_layers=2)
+    counter = FlopCounter(model, {EOS})
+    inputs = batch(8, 24)
+    loss = model(**inputs, labels=inputs["input_ids"]).loss
+    with torch_counter() as true_backward:
+        loss.backward()
+    assert counter.executed_flops["train_backward"] == pytest.approx(true_backward.get_total_flops(), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", MODELS)
