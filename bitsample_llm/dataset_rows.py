@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from bitsample_llm.dataset_task import DatasetTask
-from bitsample_llm.judge import accepts_only_its_answer, gym_dataset, require_package
+from bitsample_llm.judge import NoVerdict, accepts_only_its_answer, gym_dataset, require_package
+from bitsample_llm.plain_number import plain_number
 from bitsample_llm.processes import say
 from bitsample_llm.tasks import Problem
-from bitsample_llm.verifiers import VERIFIERS, last_number
+from bitsample_llm.verifiers import VERIFIERS
 
 GYM = "reasoning_gym:"
 READER_BY_SUFFIX = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -199,8 +200,8 @@ def problems_of_rows(
             faults.add("the prompt is neither a text nor a list of messages", label)
         elif answer is None:
             faults.add("no answer", label)
-        elif verifier == "numeric" and last_number(answer) is None:
-            faults.add("no number in the answer", label)
+        elif verifier == "numeric" and not _is_number(answer):
+            faults.add("the answer is not plainly one number", label)
         elif (key := identity(prompt)) in heldout:
             faults.add(f"held out in {heldout_by}", label)
         elif key in answer_by_identity:
@@ -210,6 +211,14 @@ def problems_of_rows(
             answer_by_identity[key] = answer
             found.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier))
     return found
+
+
+def _is_number(answer: str) -> bool:
+    try:
+        plain_number(answer)
+    except NoVerdict:
+        return False
+    return True
 
 
 def _is_prompt(prompt) -> bool:

@@ -200,7 +200,7 @@ def test_rows_that_are_no_problems_are_named_and_counted(tmp_path):
         "duplicate of an earlier prompt with another answer": ["sums.jsonl/102"],
         "no answer": ["sums.jsonl/103", "sums.jsonl/104"],
         "the prompt is neither a text nor a list of messages": ["sums.jsonl/105"],
-        "no number in the answer": ["sums.jsonl/106"],
+        "the answer is not plainly one number": ["sums.jsonl/106"],
     }
     assert f"{tmp_path}/sums.jsonl: 2 rows left out, no answer: sums.jsonl/103, sums.jsonl/104" in told
     assert sum(found.facts["pools"].values()) == 100
