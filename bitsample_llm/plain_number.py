@@ -22,11 +22,12 @@ DIGIT = re.compile("[0-9]")
 MARK = re.compile(r"\\boxed ?\{|####(?!\s*[^\W\d_]{2})")  # four hashes before words are a heading
 
 # Other notations of the same, rewritten in this order.
-_POWER = r"10 ?(?:\^|\*\*) ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3}))(?![\w.{^])"
+_POWER = r"10 ?(?:\^|\*\*) ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3}))(?![\w{^]|\.\d)"
 REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"<<[^<>]*>>|</?[a-zA-Z|][^<>]{0,40}>|\\(?:left|right|displaystyle)(?![a-zA-Z])|\\!", ""),  # GSM8K's sums, tags, layout
+        (r"<<[^<>]*>>|</?[a-zA-Z|][^<>]{0,40}>", " "),  # GSM8K's sums, tags
+        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\!", ""),
         (r"\\(?:text|mathrm|mathbf|textbf|mbox) ?\{([^{}]*)\}", r" \1 "),
         (r"\\[\\()\[\],;: ]|\\q?quad(?![a-zA-Z])|~", " "),
         (r"\{,\}", ","),
@@ -45,7 +46,7 @@ REWRITES = [
         (r"\$", " "),
         (r"([=:] *[-+]) (?=\.?\d)", r"\1"),
         (r"(?<=\d) ?/ ?(?=\d)", "/"),
-        (r"(?<![\w.,])[1-9]\d{0,2}(?: \d{3})+(?![\w,/])", lambda found: found[0].replace(" ", ",")),
+        (r"(?<![\w.,])[1-9]\d{0,2}(?: \d{3})+(?!\w|[,/]\d)", lambda found: found[0].replace(" ", ",")),
         (r"(?<![\w./,])(\d+) (?=\d+/\d)", r"\1&"),  # a mixed number
         (rf"(?<=\d) ?[*xX] ?{_POWER}", r"e\1\2"),
         (rf"(?<![\w.,^*/&]){_POWER}", r"1e\1\2"),
