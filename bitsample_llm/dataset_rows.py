@@ -1,14 +1,19 @@
 """Problems from a data set: a Hub name, a JSONL or parquet file, or a task of reasoning-gym. Which rows are problems, which of
 them train and which are held out.
 
-A problem belongs to a pool by the hash of its prompt, so the same prompt is in the same pool whatever the order of the rows,
-and nothing trained on is held out. Rows that cannot be used are left out, named and counted.
+A problem is what its prompt asks, in one normal form (`identity`). It belongs to a pool by the hash of that, so it is in the
+same pool in whatever file and order it stands, and nothing trained on is held out. Rows that cannot be used are left out, named
+and counted.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Integral
 from pathlib import Path
 
 import datasets
@@ -16,15 +21,17 @@ import numpy as np
 import pyarrow as pa
 
 from bitsample_llm.dataset_task import DatasetTask
-from bitsample_llm.judge import accepts_only_its_answer, gym_dataset, require_package
+from bitsample_llm.judge import NoVerdict, accepts_only_its_answer, gym_dataset, require_package
+from bitsample_llm.plain_number import plain_number
 from bitsample_llm.processes import say
 from bitsample_llm.tasks import Problem
-from bitsample_llm.verifiers import VERIFIERS, last_number
+from bitsample_llm.verifiers import VERIFIERS
 
 GYM = "reasoning_gym:"
 READER_BY_SUFFIX = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 # Cumulative upper bounds of a prompt's hash in [0, 1), as the arithmetic tasks have them for operand pairs.
 POOL_BOUNDS = {"heldout": 0.15, "tuning_heldout": 0.20, "tuning": 0.30, "train": 1.0}
+NARROW = {"float16": np.float16, "float32": np.float32}  # as Python's floats their 0.1 is 0.10000000149011612
 NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 
 
@@ -64,12 +71,60 @@ def pool_of_prompt(prompt) -> str:
     >>> pool_of_prompt("What is 2 plus 3?") == pool_of_prompt("What is 2 plus 3?")
     True
     """
-    fraction = int.from_bytes(hashlib.blake2b(_key(prompt).encode(), digest_size=8).digest(), "big") / 2**64
+    fraction = int.from_bytes(hashlib.blake2b(identity(prompt).encode(), digest_size=8).digest(), "big") / 2**64
     return next(pool for pool, bound in POOL_BOUNDS.items() if fraction < bound)
 
 
-def _key(prompt) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+def identity(prompt) -> str:
+    """What a prompt asks, in one normal form: equal prompts are one problem, whichever file they come from.
+
+    Unicode's NFC without whitespace at the ends. A conversation of one user's message is that message's text. System messages do
+    not count, unless there is nothing else: they say how to answer, and a problem held out under one must not be trained on
+    under another. Where the task itself stands in the system message, put it into the user's.
+
+    >>> identity([{"role": "system", "content": "Be brief."}, {"role": "user", "content": " What is 2 plus 3?"}])
+    'What is 2 plus 3?'
+    """
+    if isinstance(prompt, str):
+        return _normal(prompt)
+    said = [(message["role"], _normal(_text_of(message["content"]))) for message in prompt]
+    asked = [(role, text) for role, text in said if role not in ("system", "developer")] or said
+    if len(asked) == 1 and asked[0][0] == "user":
+        return asked[0][1]
+    return json.dumps(asked, ensure_ascii=False)
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _text_of(content) -> str:
+    """The text of a message, which may be a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+        return "".join(part["text"] for part in content)
+    return json.dumps(content, sort_keys=True, default=str)
+
+
+def answer_text(value) -> str | None:
+    """An answer as it is written, None for a cell without one. Tables make 42.0 of 42 where a column has gaps: an integral
+    number has no decimals.
+
+    >>> answer_text(42.0), answer_text(Decimal("2.50")), answer_text(float("nan")), answer_text("042")
+    ('42', '2.5', None, '042')
+    """
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, Integral):
+        return str(int(value))
+    if not isinstance(value, float | np.floating | Decimal) or not math.isfinite(value):
+        return None
+    if value == int(value):
+        return str(int(value))
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
 
 
 class Faults:
@@ -123,33 +178,47 @@ def _first_broken_line(path: Path, reader: str | None) -> str | None:
     return None
 
 
-def problems_of_rows(rows: Iterable[dict], name: str, asked: DataArguments, taken: set[str], faults: Faults) -> list[Problem]:
-    """The problems of rows, in order; prompts in `taken` are duplicates, and theirs are added to it.
+def problems_of_rows(
+    rows: Iterable[dict], name: str, asked: DataArguments, faults: Faults, heldout: Collection[str] = (), heldout_by: str = ""
+) -> list[Problem]:
+    """The problems of rows, in order, without those whose identity is in `heldout`.
 
     Raises:
         ValueError: naming the row whose verifier does not exist.
     """
-    found, answers = [], {}
+    found, answer_by_identity = [], {}
+    column = getattr(rows, "features", {}).get(asked.answer_column)
+    narrow = NARROW.get(getattr(column, "dtype", None), lambda value: value)
     for number, row in enumerate(rows, 1):
         label = f"{name}/{number}"
         prompt, answer = row[asked.prompt_column], row[asked.answer_column]
+        answer = None if answer is None else answer_text(narrow(answer))
         verifier = row[asked.verifier_column] if asked.verifier_column else asked.verifier
         if verifier not in VERIFIERS or verifier == "reasoning_gym":
             raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: exact, numeric, symbolic")
         if not _is_prompt(prompt):
             faults.add("the prompt is neither a text nor a list of messages", label)
-        elif answer is None or isinstance(answer, bool) or not isinstance(answer, str | int | float) or str(answer) == "":
+        elif answer is None:
             faults.add("no answer", label)
-        elif verifier == "numeric" and last_number(str(answer)) is None:
-            faults.add("no number in the answer", label)
-        elif (key := _key(prompt)) in taken:
-            is_other = answers.get(key, str(answer)) != str(answer)
+        elif verifier == "numeric" and not _is_number(answer):
+            faults.add("the answer is not plainly one number", label)
+        elif (key := identity(prompt)) in heldout:
+            faults.add(f"held out in {heldout_by}", label)
+        elif key in answer_by_identity:
+            is_other = answer_by_identity[key] != answer
             faults.add("duplicate of an earlier prompt" + " with another answer" * is_other, label)
         else:
-            taken.add(key)
-            answers[key] = str(answer)
-            found.append(Problem(label, prompt, str(answer), difficulty=0, verifier=verifier))
+            answer_by_identity[key] = answer
+            found.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier))
     return found
+
+
+def _is_number(answer: str) -> bool:
+    try:
+        plain_number(answer)
+    except NoVerdict:
+        return False
+    return True
 
 
 def _is_prompt(prompt) -> bool:
@@ -191,10 +260,10 @@ def gym_problems(task: str, seed: int, size: int, faults: Faults) -> tuple[list[
         entry, label = dataset[index], f"{task}/{index + 1}"
         if not isinstance(entry["answer"], str) or not entry["answer"]:
             faults.add("no answer", label)
-        elif entry["question"] in taken:
+        elif (key := identity(entry["question"])) in taken:
             faults.add("duplicate of an earlier prompt", label)
         else:
-            taken.add(entry["question"])
+            taken.add(key)
             problems.append(Problem(label, entry["question"], entry["answer"], difficulty=0, verifier=verifier))
             details[label] = {"task": task, "seed": seed, "size": size, "index": index}
     return problems, details
@@ -231,16 +300,17 @@ def read_dataset(
         problems, details = gym_problems(asked.dataset.removeprefix(GYM), seed, size, faults)
         held_apart = []
     else:
-        taken: set[str] = set()
-        held_apart = []
+        held_apart, heldout_by = [], ""
         if asked.heldout_split is not None:  # first, so that what is held out is what is not trained on
             of_file = Path(asked.heldout_split).suffix in READER_BY_SUFFIX
             source, split = (asked.heldout_split, "train") if of_file else (asked.dataset, asked.heldout_split)
             rows = checked_columns(opened(source, asked.dataset_config, split), asked, source)
-            held_apart = problems_of_rows(rows, Path(source).name if of_file else split, asked, taken, faults)
+            heldout_by = Path(source).name if of_file else split
+            held_apart = problems_of_rows(rows, heldout_by, asked, faults)
         name = Path(asked.dataset).name
         rows = checked_columns(opened(asked.dataset, asked.dataset_config, asked.train_split), asked, asked.dataset)
-        problems = problems_of_rows(rows, name, asked, taken, faults)
+        heldout = {identity(problem.prompt) for problem in held_apart}
+        problems = problems_of_rows(rows, name, asked, faults, heldout, heldout_by)
     if any(problem.verifier == "symbolic" for problem in problems + held_apart):
         require_package("symbolic")
     pools: dict[str, list[Problem]] = {pool: [] for pool in POOL_BOUNDS}
@@ -255,7 +325,11 @@ def read_dataset(
     train, heldout = (drawn(pools[pool], num, seed) for pool, num in zip(names, (num_train, num_heldout), strict=True))
     for pool, part in zip(names, (train, heldout), strict=True):
         if not part:
-            raise ValueError(f"{asked.dataset} has no problem in the pool {pool}, of {len(problems) + len(held_apart)} in all")
+            overlap = len(faults.rows_by_fault.get(f"held out in {heldout_by}", ())) if held_apart else 0
+            in_all = f"of {len(problems) + len(held_apart)} in all"
+            in_all += f" ({overlap} are held out in {heldout_by}, and so not trained on)" if overlap else ""
+            fix = "that has other problems" if held_apart else "or a larger data set"
+            raise ValueError(f"{asked.dataset} has no problem in the pool {pool}, {in_all}: pass a --heldout_split FILE {fix}")
     tell(
         f"{asked.dataset}: {len(train)} problems to train on of {len(pools[names[0]])}, "
         f"{len(heldout)} held out of {len(pools[names[1]])}"

@@ -1,65 +1,34 @@
 """Is a completion right? One function a kind of answer, by name, for problems that come from data.
 
     exact          the completion is the answer, character for character
-    numeric        its last number (after the last ####, or in the last \\boxed{}, where there is one) is the answer's, as a
-                   rational number
+    numeric        the one number that it ends in or marks is the answer's (`plain_number.py`)
     symbolic       math-verify finds it equal to the answer
     reasoning_gym  the task's own scoring gives it full marks
 
 No text of a model is ever evaluated: what a library parses is parsed in another process, which is killed when it takes too
-long (`judge.py`). The end of a completion is judged, where answers stand, and no more than `MAX_JUDGED` characters of it.
+long (`judge.py`). The end of a completion is judged, where answers stand, and no more than `MAX_JUDGED` characters of it. What a
+verifier cannot read is no wrong answer: `NoVerdict` says why, and it does not pass.
 """
 
-import re
 from collections.abc import Callable
-from fractions import Fraction
 
 from bitsample_llm.judge import ask_judge
-
-MAX_JUDGED = 4096
-MAX_DIGITS = 64  # of a number, and a hundred for its power of ten
-NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,2}(?!\d))?(?:/\d+)?")
-BOXED = "\\boxed{"
-
-
-def final_answer(text: str) -> str:
-    """The part of a text in which its answer is looked for: after the last `####`, in the last `\\boxed{}`, or all of it.
-
-    >>> final_answer("6 * 12 = 72\\n#### 72"), final_answer("so \\\\boxed{1/2} it is"), final_answer("72")
-    (' 72', '1/2', '72')
-    """
-    text = text[-MAX_JUDGED:]
-    if "####" in text:
-        return text.rpartition("####")[2]
-    if BOXED in text:
-        inner = text.rpartition(BOXED)[2]
-        depth = 1
-        for index, character in enumerate(inner):
-            depth += (character == "{") - (character == "}")
-            if depth == 0:
-                return inner[:index]
-    return text
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text's final answer, exactly; None if there is none, or it is longer than any answer is.
-
-    >>> last_number("that makes $1,234.50"), last_number("#### -3/4"), last_number("none")
-    (Fraction(2469, 2), Fraction(-3, 4), None)
-    """
-    found = NUMBER.findall(final_answer(text))
-    if not found or len(found[-1]) > MAX_DIGITS:
-        return None
-    numerator, _, denominator = found[-1].replace(",", "").partition("/")
-    if denominator and not int(denominator):
-        return None
-    return Fraction(numerator) / int(denominator or 1)
+from bitsample_llm.plain_number import MAX_JUDGED, marked_place, plain_number
 
 
 def is_same_number(completion: str, answer: str, details: dict) -> bool:
-    """Whether both end in the same number."""
-    right = last_number(answer)
-    return right is not None and last_number(completion) == right
+    """Whether both give the same number.
+
+    Raises:
+        NoVerdict: where one of them is not plainly a number.
+    """
+    return plain_number(completion).is_same(plain_number(answer))
+
+
+def final_answer(text: str) -> str:
+    """The part of a text that holds its answer: what it marks, or its end."""
+    marked = marked_place(text)
+    return text[-MAX_JUDGED:] if marked is None else marked
 
 
 def is_same_text(completion: str, answer: str, details: dict) -> bool:

@@ -102,15 +102,35 @@ def kept_facts(second: Counts, keep: np.ndarray, rng: np.random.Generator) -> di
     }
 
 
+def source_prompt(recorded: str, is_chat: bool) -> str | list[dict]:
+    """A recorded prompt as its data set has it: what a chat template took from one user's message alone is a text again.
+    Without a template for texts (`is_chat`) only conversations are recorded as lists of messages.
+    """
+    try:
+        messages = json.loads(recorded)
+    except json.JSONDecodeError:
+        return recorded
+    is_conversation = isinstance(messages, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages)
+    if not is_conversation or not messages:
+        return recorded
+    is_text = is_chat and len(messages) == 1 and messages[0]["role"] == "user" and isinstance(messages[0]["content"], str)
+    return messages[0]["content"] if is_text else messages
+
+
 def kept_lines(run: Run, keep: np.ndarray) -> list[dict]:
-    """The kept prompts as a data set; the pass rate is the one they were selected by, and so too flattering to report."""
+    """The kept prompts as a data set, in the columns of the one they come from, so that the options that read that read these
+    too; the pass rate is the one they were selected by, and so too flattering to report.
+    """
     first = counts_of(run, None, SELECTION)
     row_of = {row["problem_id"]: row for row in run.table("problems").to_pylist()}
-    if run.manifest.get("data", {}).get("prompt_format") == "chat":
-        row_of = {name: row | {"prompt": json.loads(row["prompt"])} for name, row in row_of.items()}
+    is_chat = run.manifest.get("data", {}).get("prompt_format") == "chat"
+    study = run.manifest["config"].get("study", {})
+    prompt_column, answer_column = (study.get(f"{name}_column", name) for name in ("prompt", "answer"))
     return [
         {
-            **{key: row_of[name][key] for key in ("prompt", "answer", "problem_id")},
+            prompt_column: source_prompt(row_of[name]["prompt"], is_chat),
+            answer_column: row_of[name]["answer"],
+            "problem_id": name,
             "pass_rate_estimate": float(passed / drawn),
             "num_rollouts": int(drawn),
             "estimated_from": "selection half",

@@ -1,6 +1,7 @@
-"""Try to make the verifiers of all tasks raise, dawdle, pass a wrong completion or fail a right one.
+"""Try to make the verifiers of all tasks and of data raise, dawdle, pass a wrong completion or fail a right one.
 
 python tests/fuzz_verifier.py --num 100000 --seed 0
+python tests/fuzz_verifier.py --verifiers symbolic reasoning_gym --seconds 600    their judges are processes, and slow
 """
 
 import argparse
@@ -12,10 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from fuzz_data_verifiers import Violation, fuzz_data, fuzz_judge
 from tqdm import tqdm
 
 from bitsample_llm.tasks import OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask, Problem, Verdict, load_task
 from bitsample_llm.tasks.scratchpad import MAX_LINES
+from bitsample_llm.verifiers import VERIFIERS
 
 DIFFICULTIES = (1, 2, 3, 4, 8, 30, 300)
 REASONS = {"correct", "wrong_digit", "not_a_digit", "too_long", "too_short", "empty", "not_ended"}
@@ -170,10 +173,6 @@ def complaint(answer: str, completion: str, ended: bool, verdict: Verdict) -> st
     return next((name for name, broken in checks.items() if broken), None)
 
 
-class Violation(Exception):
-    """A completion that broke the verifier; the message names it."""
-
-
 Verify = Callable[[ArithmeticTask, Problem, str, bool], Verdict]
 
 
@@ -218,16 +217,27 @@ def fuzz(num: int, seed: int, verify: Verify = ArithmeticTask.verify, progress: 
 
 def main() -> None:
     """Command line of the fuzz."""
-    parser = argparse.ArgumentParser(description="Fuzz the verifiers of all tasks; exit 1 on a violation.")
-    parser.add_argument("--num", type=int, default=100_000, help="completions to try")
+    parser = argparse.ArgumentParser(description="Fuzz the verifiers; exit 1 on a violation.")
+    parser.add_argument("--num", type=int, default=100_000, help="completions to try per verifier in this process")
     parser.add_argument("--seed", type=int, default=0, help="seed of the completions")
+    parser.add_argument("--seconds", type=float, default=60, help="time per verifier whose judge is a process")
+    parser.add_argument("--verifiers", nargs="+", choices=["arithmetic", *VERIFIERS], default=["arithmetic", "exact", "numeric"])
     args = parser.parse_args()
-    try:
-        reasons, slowest = fuzz(args.num, args.seed, progress=True)
-    except Violation as violation:
-        sys.exit(f"violation: {violation}")
-    counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    print(f"{args.num} completions, seed {args.seed}, no violation: {counts}; slowest {slowest * 1000:.2f} ms")
+    for verifier in args.verifiers:
+        try:
+            if verifier == "arithmetic":
+                reasons, slowest = fuzz(args.num, args.seed, progress=True)
+            elif verifier in ("exact", "numeric"):
+                reasons, slowest = fuzz_data(verifier, args.num, args.seed, progress=True)
+            else:
+                reasons, slowest = fuzz_judge(verifier, args.seconds, args.seed, progress=True)
+        except Violation as violation:
+            sys.exit(f"violation: {violation}")
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        num = sum(reasons.values())
+        print(
+            f"{verifier}: {num} completions, seed {args.seed}, no violation: {counts}; slowest {slowest * 1000:.2f} ms", flush=True
+        )
 
 
 if __name__ == "__main__":

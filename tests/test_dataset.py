@@ -1,18 +1,25 @@
 """Problems from data: which rows are problems, which are left out by name, and runs of the recipes on them."""
 
 import json
+from decimal import Decimal
+from types import SimpleNamespace
 
 import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from scripts.tiny_families import make
+from test_plan import make_measurement
 from test_real_models import ran
 
-from bitsample_llm.dataset_rows import POOL_BOUNDS, DataArguments, pool_of_prompt, read_dataset
+from bitsample_llm.dataset_rows import POOL_BOUNDS, DataArguments, answer_text, identity, pool_of_prompt, read_dataset
 from bitsample_llm.dataset_task import DatasetTask
 from bitsample_llm.rejection import passing_problems
 from bitsample_llm.study import StudyArguments, load_problems
 from bitsample_llm.tasks import Problem
+from eval.plan import kept_lines
 
 ROWS = [{"prompt": f"What is {a} plus {b}?", "answer": str(a + b)} for a in range(10) for b in range(10)]
 MESSAGES = [{"role": "system", "content": "Add."}, {"role": "user", "content": "What is 3 plus 4?"}]
@@ -64,7 +71,118 @@ def test_what_is_held_out_by_a_split_of_its_own_is_not_trained_on(tmp_path):
     found, told = read(train, heldout_split=heldout)
     assert len(found.heldout) == 20 and not prompts(found.heldout) & prompts(found.train)
     assert found.facts["held_out_by"] == f"split {heldout}"
-    assert any("20 rows left out, duplicate of an earlier prompt: train.jsonl/1, train.jsonl/2" in line for line in told)
+    assert len([line for line in told if "20 rows left out, held out in test.jsonl: train.jsonl/1, train.jsonl/2" in line]) == 1
+
+
+SUM = "What is 3 plus 4?"
+SAME = {
+    "a conversation": [{"role": "user", "content": SUM}],
+    "a conversation with its keys in another order": [{"content": SUM, "role": "user"}],
+    "a message of parts": [{"role": "user", "content": [{"type": "text", "text": SUM}]}],
+    "a message with an empty column": [{"role": "user", "content": SUM, "name": None}],
+    "a system message": MESSAGES,
+    "whitespace at the ends": f" {SUM}\r\n",
+}
+OTHER = {
+    "another text": SUM.replace("3", "13"),
+    "an assistant's message": [{"role": "assistant", "content": SUM}],
+    "two turns": [{"role": "user", "content": SUM}, {"role": "user", "content": SUM}],
+    "nothing but a system message": MESSAGES[:1],
+}
+
+
+def test_a_problem_is_the_same_in_whatever_form_it_stands():
+    assert {name for name, prompt in SAME.items() if identity(prompt) != SUM} == set()
+    assert identity(OTHER["nothing but a system message"]) != identity(MESSAGES[:1] * 2)
+    assert len({identity(prompt) for prompt in OTHER.values()} | {SUM}) == 5
+    assert identity("Combien co\u00fbte un cafe\u0301 ?") == identity("Combien cou\u0302te un caf\u00e9 ?")
+
+
+@pytest.mark.parametrize("form", SAME)
+def test_what_is_held_out_in_one_form_is_not_trained_on_in_another(tmp_path, form):
+    rows = [{"prompt": SAME[form], "answer": "7"}]
+    others = [row for row in ROWS if row["prompt"] != SUM]
+    found, _ = read(jsonl(tmp_path / "train.jsonl", ROWS), heldout_split=jsonl(tmp_path / "test.jsonl", rows))
+    assert len(found.heldout) == 1 and found.facts["left_out"] == {"held out in test.jsonl": ["train.jsonl/35"]}
+    pools = {pool_of_prompt(prompt) for prompt in SAME.values()}
+    assert pools == {pool_of_prompt(SUM)} and {pool_of_prompt(row["prompt"]) for row in others} == set(POOL_BOUNDS)
+
+
+FORMS = {
+    "texts": (lambda text: text, "text", lambda text: text),
+    "texts through a template": (lambda text: text, "chat", lambda text: json.dumps([{"role": "user", "content": text}])),
+    "conversations": (lambda text: MESSAGES[:1] + [{"role": "user", "content": text}], "chat", lambda text: None),
+    "conversations beside texts": (lambda text: MESSAGES[:1] + [{"role": "user", "content": text}], "text", lambda text: None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_kept_prompts_are_trainable_in_the_form_and_columns_that_they_came_in(tmp_path, form):
+    as_row, prompt_format, as_recorded = FORMS[form]
+    rows = [{"question": as_row(row["prompt"]), "answer": row["answer"]} for row in ROWS]
+    source, columns = jsonl(tmp_path / "sums.jsonl", rows), {"prompt_column": "question"}
+    trained = read(source, **columns)[0].train
+    measured = make_measurement(tmp_path / "run", [0.5] * len(trained))
+    recorded = [
+        {
+            "problem_id": f"p{n}",
+            "answer": p.answer,
+            "prompt": as_recorded(p.prompt) if isinstance(p.prompt, str) else json.dumps(p.prompt),
+        }
+        for n, p in enumerate(trained)
+    ]
+    manifest = measured.manifest | {
+        "data": {"prompt_format": prompt_format},
+        "config": {"study": columns | {"answer_column": "answer"}},
+    }
+    tables = {name: measured.table(name) for name in ("prompts", "rollouts")} | {"problems": pa.Table.from_pylist(recorded)}
+    kept = kept_lines(SimpleNamespace(manifest=manifest, table=tables.get, run_dir="run"), np.ones(len(trained), bool))
+    assert [line["question"] for line in kept] == [problem.prompt for problem in trained]
+    assert {pool_of_prompt(line["question"]) for line in kept} == {"train"}
+    other = jsonl(tmp_path / "other.jsonl", [{"question": "What is 100 plus 200?", "answer": "300"}])
+    again, _ = read(jsonl(tmp_path / "keep.jsonl", kept), heldout_split=other, **columns)
+    assert prompts(again.train) == prompts(trained) and not again.facts["left_out"]
+
+
+def test_a_file_that_is_held_out_whole_leaves_nothing_to_train_on_and_it_is_said(tmp_path):
+    train, heldout = jsonl(tmp_path / "train.jsonl", ROWS[:20]), jsonl(tmp_path / "test.jsonl", ROWS)
+    message = (
+        r"no problem in the pool train, of 100 in all \(20 are held out in test.jsonl.*pass a --heldout_split FILE that has other"
+    )
+    with pytest.raises(ValueError, match=message):
+        read(train, heldout_split=heldout)
+
+
+WRITTEN = [
+    (42, "42"), (42.0, "42"), (-0.0, "0"), (2.5, "2.5"), (1e22, "1" + "0" * 22), ("042", "042"), ("42.0", "42.0"),
+    (np.float64(3), "3"), (np.int8(-7), "-7"), (np.float32(0.1), "0.1"), (Decimal("42.00"), "42"), (Decimal("2.50"), "2.5"),
+    (Decimal("1E+2"), "100"), (Decimal("1E-3"), "0.001"), (None, None), ("", None), (" ", None), (True, None), (np.True_, None),
+    (float("nan"), None), (float("inf"), None), (np.float64("-inf"), None), (Decimal("NaN"), None), (Decimal("Infinity"), None),
+    (["42"], None), ({"value": 42}, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "text"), WRITTEN, ids=repr)
+def test_an_answer_of_any_type_is_written_as_it_would_be_by_hand(value, text):
+    assert answer_text(value) == text
+
+
+COLUMNS = {
+    "a column with a gap": pa.array([1.0, None, 2.5]),
+    "not a number": pa.array([1.0, float("nan"), 2.5]),
+    "an infinity": pa.array([1.0, float("-inf"), 2.5]),
+    "four bytes": pa.array([1.0, None, 0.1], pa.float32()),
+    "decimals": pa.array([Decimal("1.00"), None, Decimal("2.50")]),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_of_decimals_gives_whole_numbers_and_leaves_gaps_out(tmp_path, name):
+    prompts = [next(row["prompt"] for row in ROWS[20 * n :] if pool_of_prompt(row["prompt"]) == "train") for n in range(3)]
+    pq.write_table(pa.table({"prompt": prompts, "answer": COLUMNS[name]}), tmp_path / "sums.parquet")
+    found, _ = read(str(tmp_path / "sums.parquet"), heldout_split=jsonl(tmp_path / "test.jsonl", [{"prompt": "?", "answer": "1"}]))
+    assert sorted(problem.answer for problem in found.train) == (["0.1", "1"] if name == "four bytes" else ["1", "2.5"])
+    assert found.facts["left_out"] == {"no answer": ["sums.parquet/2"]}
 
 
 def test_rows_that_are_no_problems_are_named_and_counted(tmp_path):
@@ -82,7 +200,7 @@ def test_rows_that_are_no_problems_are_named_and_counted(tmp_path):
         "duplicate of an earlier prompt with another answer": ["sums.jsonl/102"],
         "no answer": ["sums.jsonl/103", "sums.jsonl/104"],
         "the prompt is neither a text nor a list of messages": ["sums.jsonl/105"],
-        "no number in the answer": ["sums.jsonl/106"],
+        "the answer is not plainly one number": ["sums.jsonl/106"],
     }
     assert f"{tmp_path}/sums.jsonl: 2 rows left out, no answer: sums.jsonl/103, sums.jsonl/104" in told
     assert sum(found.facts["pools"].values()) == 100
@@ -229,7 +347,8 @@ def test_recipes_run_from_a_model_and_a_file(models, tmp_path, monkeypatch, name
     if recipe == "grpo":
         assert {row["offered_bits_estimator"] for row in run.table("prompts").to_pylist()} == {"exact" if is_exact else "jackknife"}
         assert {row["reason"] for row in run.table("rollouts").to_pylist()} <= {
-            "wrong_answer", "not_ended", "too_long", "too_short", "empty", "correct"
+            "wrong_answer", "not_ended", "too_long", "too_short", "empty", "correct",
+            *(["no_verdict:no_number", "no_verdict:not_one_number"] * (not is_exact)),
         }  # fmt: skip
 
 

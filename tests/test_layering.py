@@ -41,6 +41,7 @@ RANKS = {
     "model_card": 4,
     "budget": 4,
     "judge": 4,
+    "plain_number": 4,
     "verifiers": 4,
     "dataset_task": 4,
     "dataset_rows": 4,
