@@ -25,6 +25,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain
 from bitsample_llm.dataset_rows import DataArguments, read_dataset
 from bitsample_llm.flop_counter import FlopCounter
@@ -94,6 +95,13 @@ class StudyArguments(DataArguments):
             "choices": ["all", "norms"],
         },
     )
+    stop: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text that ends an answer, besides the end of sequence: for base models, which seldom write that. \\n means a "
+            "line's end. A single token has to hold it."
+        },
+    )
 
 
 class OneLineParser(TrlParser):
@@ -153,6 +161,20 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
     if trained_parameters == "norms":
         freeze_all_but_norms(model)
     return model, tokenizer
+
+
+def declared_end(study: StudyArguments, model, tokenizer) -> AnswerEnd:
+    """Where answers end, by `--stop` and the end of sequence; `generate`, and trainers made from now on, end there too.
+
+    Raises:
+        ValueError: for a stop that the tokenizer writes in several tokens, or that is empty.
+    """
+    stop = None if study.stop is None else study.stop.replace("\\n", "\n").replace("\\t", "\t")
+    if stop == "":
+        raise ValueError("--stop is empty: name a text, such as \\n, or leave the option out")
+    end = AnswerEnd.of(model, tokenizer, stop)
+    end.declare(model)
+    return end
 
 
 def freeze_all_but_norms(model) -> None:
@@ -226,10 +248,10 @@ def other_forms(study: StudyArguments, mark: str | None, num: int, seed: int) ->
     return found
 
 
-def to_memorise(problems: StudyProblems, model, tokenizer, seed: int) -> StudyProblems:
+def to_memorise(problems: StudyProblems, model, tokenizer, seed: int, end: AnswerEnd) -> StudyProblems:
     """The training problems with draws of `model` for answers, which are all that is evaluated."""
     max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
-    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed)
+    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed, end)
     return StudyProblems(problems.task, train, {"heldout": train}, problems.data)
 
 
@@ -335,6 +357,7 @@ def train_and_record(
     verifier: RolloutVerifier | None = None,
     counter: FlopCounter | None = None,
     reward_is_verdict: bool = True,
+    stop: str | None = None,
 ) -> InformationMeter:
     """Train with the meter on, and leave a finished run directory with the trained model in it.
 
@@ -355,6 +378,7 @@ def train_and_record(
             counter=counter,
             reward_is_verdict=reward_is_verdict,
             strict=True,
+            stop=stop,
         )
     trainer.add_callback(meter)
     for callback in (ProgressCallback, PrinterCallback):
@@ -376,7 +400,7 @@ def train_and_record(
     if trainer.accelerator.is_main_process:
         if start is not None:  # a deep copy of the model would not do: TRL's patched forward stays bound to the original
             model.load_state_dict(start)
-            write_ceiling(run_dir, model, trainer.processing_class, problems.train)
+            write_ceiling(run_dir, model, trainer.processing_class, problems.train, meter.end)
         print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
     part(trainer.accelerator)
     return meter
