@@ -103,6 +103,10 @@ class StudyArguments(DataArguments):
         },
     )
 
+    def __post_init__(self):
+        if self.stop is not None:  # a shell hands on a backslash and an n
+            self.stop = self.stop.replace("\\n", "\n").replace("\\t", "\t")
+
 
 class OneLineParser(TrlParser):
     """TRL's parser, whose errors are one line and not four hundred lines of usage."""
@@ -169,10 +173,9 @@ def declared_end(study: StudyArguments, model, tokenizer) -> AnswerEnd:
     Raises:
         ValueError: for a stop that the tokenizer writes in several tokens, or that is empty.
     """
-    stop = None if study.stop is None else study.stop.replace("\\n", "\n").replace("\\t", "\t")
-    if stop == "":
+    if study.stop == "":
         raise ValueError("--stop is empty: name a text, such as \\n, or leave the option out")
-    end = AnswerEnd.of(model, tokenizer, stop)
+    end = AnswerEnd.of(model, tokenizer, study.stop)
     end.declare(model)
     return end
 

@@ -32,15 +32,14 @@ ROLLOUTS = 4000
 PROMPT = "Q: 40+6=\nA: "
 ANSWERS = ["46", "4", "46.", "é", ""]
 # with a newline: alone, before it, after it; `6\n` writes the end of an answer and the stop, `<A9>\n` half of an é
-MERGES = [("4", "6"), ("6", "Ċ"), ("Ċ", "Ċ"), (".", "Ċ"), ("Ġ", "Ċ"), ("Ċ", "4"), ("46", "Ċ"), ("©", "Ċ"), ("é", "Ċ")]
+MERGES = [("4", "6"), ("6", "Ċ"), ("Ċ", "Ċ"), (".", "Ċ"), ("Ġ", "Ċ"), ("Ċ", "4"), ("46", "Ċ"), ("Ã", "©"), ("©", "Ċ")]
 
 
 def newline_tokenizer(is_splitting: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE with tokens that hold a newline; one that splits before a last newline, as GPT-2's does, if asked for."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = MERGES[:7] + [("Ã", "©")] + MERGES[7:8]
-    tokens = ["<eos>", "<pad>", *alphabet, *dict.fromkeys(a + b for a, b in merges)]
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    tokens = ["<eos>", "<pad>", *alphabet, *(a + b for a, b in MERGES)]
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=is_splitting)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<eos>", "<pad>"])
@@ -256,7 +255,7 @@ def test_a_recipe_takes_a_stop_as_the_shell_writes_it(newline_model, tmp_path):
     run = read_run(folder / "run")
     rollouts = run.table("rollouts").to_pylist()
     assert any(rollout["ended"] for rollout in rollouts) and not any("\n" in rollout["text"] for rollout in rollouts)
-    assert run.manifest["config"]["study"]["stop"] == "\\n"
+    assert run.manifest["config"]["study"]["stop"] == "\n"
     declared = json.loads((folder / "run" / "model" / "generation_config.json").read_text())["eos_token_id"]
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     assert set(declared) == set(AnswerEnd.of(None, tokenizer, "\n").token_ids)
