@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 
 
@@ -18,26 +19,23 @@ class StopAtFirstError(StoppingCriteria):
     """Ends the rows whose completion holds a wrong step; steps that are not complete are not judged.
 
     Args:
+        end: where answers end.
         problem_by_prompt: padded prompt ids, as rows begin with them -> problem.
         prompt_length: tokens of a padded prompt.
     """
 
-    def __init__(self, task, tokenizer, problem_by_prompt: dict[tuple[int, ...], Problem], prompt_length: int):
+    def __init__(self, task, end: AnswerEnd, problem_by_prompt: dict[tuple[int, ...], Problem], prompt_length: int):
         self.task = task
-        self.tokenizer = tokenizer
+        self.end = end
         self.problem_by_prompt = problem_by_prompt
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids, scores, **kwargs) -> torch.BoolTensor:
         rows = input_ids.tolist()
         written = [row[self.prompt_length :] for row in rows]
-        ended = [ids[-1] == self.tokenizer.eos_token_id for ids in written]
-        texts = self.tokenizer.batch_decode(
-            [ids[:-1] if end else ids for ids, end in zip(written, ended, strict=True)], skip_special_tokens=False
-        )
         has_erred = [
-            end or self.task.has_erred(self.problem_by_prompt[tuple(row[: self.prompt_length])], text)
-            for row, end, text in zip(rows, ended, texts, strict=True)
+            ended or self.task.has_erred(self.problem_by_prompt[tuple(row[: self.prompt_length])], text)
+            for row, (text, ended) in zip(rows, self.end.texts_and_ends(written), strict=True)
         ]
         return torch.tensor(has_erred, device=input_ids.device)
 

@@ -10,24 +10,18 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from bitsample_llm.likelihood import (
-    AnswerScore,
-    answer_scores,
-    answer_spellings,
-    end_token_ids,
-    scoring_batch_size,
-    spelling_logprobs,
-)
+from bitsample_llm.answer_end import AnswerEnd
+from bitsample_llm.likelihood import AnswerScore, answer_scores, answer_spellings, scoring_batch_size, spelling_logprobs
 from bitsample_llm.tasks import Problem
 
 
-def shared_answer_scores(trainer, problems: Sequence[Problem]) -> list[AnswerScore]:
+def shared_answer_scores(trainer, problems: Sequence[Problem], end: AnswerEnd) -> list[AnswerScore]:
     """Scores of the answers by the trainer's model, each process scoring a share of the spellings; every process gets all, in
     order.
     """
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
-    spelled = answer_spellings(trainer.processing_class, list(problems), end_token_ids(model, trainer.processing_class))
+    spelled = answer_spellings(trainer.processing_class, list(problems), end)
     num_shares = accelerator.num_processes
     filled = spelled + spelled[-1:] * (-len(spelled) % num_shares)
     batch_size = scoring_batch_size(model, spelled)
@@ -37,10 +31,10 @@ def shared_answer_scores(trainer, problems: Sequence[Problem]) -> list[AnswerSco
     return answer_scores(spelled, [by_process[index] for index in in_order[: len(spelled)]])
 
 
-def scored_rows(trainer, problems: Sequence[Problem]) -> list[dict]:
+def scored_rows(trainer, problems: Sequence[Problem], end: AnswerEnd) -> list[dict]:
     """Rows of the table `evals`: each problem's exact log2 pass rate, and that of each token of its answer."""
     rows = []
-    for problem, score in zip(problems, shared_answer_scores(trainer, problems), strict=True):
+    for problem, score in zip(problems, shared_answer_scores(trainer, problems, end), strict=True):
         log2_pass_rate = None if score.log_pass_rate is None else score.log_pass_rate / float(np.log(2))
         scores = {"log2_pass_rate": log2_pass_rate, "token_log2_probabilities": (score.logps_T / np.log(2)).tolist()}
         rows.append({"problem_id": problem.problem_id} | scores)

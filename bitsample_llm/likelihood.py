@@ -1,8 +1,8 @@
 """What is the exact log-probability that a model writes a problem's accepted answer, and with it the exact pass rate?
 
 Shapes: B sequences, T tokens, V vocabulary. A rollout sampled at temperature 1 with no truncation passes with the
-probability of the accepted answer string, end-of-sequence token included: the sum over all its spellings in tokens
-(`spellings.py`), and over all tokens that end a completion.
+probability of the accepted answer string with its end: the sum over all its spellings in tokens (`spellings.py`), and over
+all tokens that end it (`answer_end.py`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bitsample_llm.spellings import spellings
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 
 MAX_LOGITS = 2**27  # of a batch: half a gigabyte in float32
@@ -25,20 +25,15 @@ def encode_prompt(tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:
     return list(rendered["input_ids"])
 
 
-def encode_answer(tokenizer, problem: Problem) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, and of the answer (after its worked lines) with its end-of-sequence token.
+def encode_answer(tokenizer, problem: Problem, end: AnswerEnd | None = None) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt, and of the answer (after its worked lines) with the token that ends a label: the stop, or by
+    default the tokenizer's end of sequence.
 
     The answer is encoded apart from the prompt, because a sampler goes on from the prompt's own tokens.
     """
     answer_ids = tokenizer(problem.completion, add_special_tokens=False)["input_ids"]
-    return encode_prompt(tokenizer, problem.prompt), answer_ids + [tokenizer.eos_token_id]
-
-
-def end_token_ids(model, tokenizer) -> list[int]:
-    """Tokens that end a completion of the model: the tokenizer's, and those of the model's generation configuration."""
-    declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    declared = [declared] if isinstance(declared, int) else list(declared or ())
-    return list(dict.fromkeys([tokenizer.eos_token_id, *declared]))
+    end_id = tokenizer.eos_token_id if end is None else end.label_token_id
+    return encode_prompt(tokenizer, problem.prompt), answer_ids + [end_id]
 
 
 def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -59,6 +54,7 @@ class Spelling:
     problem: int  # its number among the problems
     prompt_ids: list[int]
     answer_ids: list[int]
+    end_ids: tuple[int, ...]  # which of them may take the place of the last: its log-probability is that of any
     is_counted: bool  # whether its probability is part of the pass rate
     is_one_of_all: bool  # whether all others are there too
 
@@ -68,7 +64,7 @@ class AnswerScore:
     """What a model gives an answer.
 
     Attributes:
-        logps_T: log-probabilities in nats of the tokenizer's own spelling, end of sequence last.
+        logps_T: log-probabilities in nats of the tokenizer's own spelling, the end last.
         log_pass_rate: log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
             spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored, or
             where the model has diverged and gives NaN.
@@ -91,28 +87,24 @@ class AnswerScore:
         return found
 
 
-def answer_spellings(tokenizer, problems: Sequence[Problem], end_ids: Sequence[int] = ()) -> list[Spelling]:
-    """The spellings of all answers to score, the tokenizer's own first for each problem.
-
-    Raises:
-        ValueError: if the tokenizer has no EOS token.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS token; an answer without an end has no pass rate: set tokenizer.eos_token")
+def answer_spellings(tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> list[Spelling]:
+    """The spellings of all answers to score, the tokenizer's own first for each problem."""
     found = []
     for number, problem in enumerate(problems):
-        prompt_ids, own_ids = encode_answer(tokenizer, problem)
+        prompt_ids, own_ids = encode_answer(tokenizer, problem, end)
+        own = own_ids[:-1], end.ends_after(own_ids[:-1])
         if not problem.has_one_accepted_string:
-            found.append(Spelling(number, prompt_ids, own_ids, is_counted=True, is_one_of_all=True))
+            found.append(Spelling(number, prompt_ids, own_ids, own[1], is_counted=True, is_one_of_all=True))
             continue
-        every = spellings(tokenizer, problem.completion, barred={tokenizer.eos_token_id, *end_ids})
-        others = [[*ids, tokenizer.eos_token_id] for ids in every or ()]
-        found.append(Spelling(number, prompt_ids, own_ids, is_counted=own_ids in others, is_one_of_all=every is not None))
-        found += [Spelling(number, prompt_ids, ids, True, True) for ids in others if ids != own_ids]
+        every = end.spellings(problem.completion)
+        is_counted = every is not None and own in every
+        found.append(Spelling(number, prompt_ids, own_ids, own[1], is_counted, is_one_of_all=every is not None))
+        others = [(ids, ends) for ids, ends in every or () if (ids, ends) != own]
+        found += [Spelling(number, prompt_ids, [*ids, ends[0]], ends, True, True) for ids, ends in others]
     return found
 
 
-def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem]) -> None:
+def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> None:
     """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. What another
     verifier than `exact` accepts may be put shorter.
 
@@ -120,7 +112,7 @@ def check_completion_length(max_completion_length: int, tokenizer, problems: Seq
         ValueError: naming the tokens that are needed.
     """
     must_fit = [problem for problem in problems if problem.verifier == "exact"]
-    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit)), default=0)
+    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit, end)), default=0)
     if max_completion_length < needed:
         raise ValueError(
             f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
@@ -142,7 +134,6 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], batch_size:
     The model is put in evaluation mode and back.
     """
     pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    end_ids = end_token_ids(model, tokenizer)
     by_length = sorted(range(len(spelled)), key=lambda index: len(spelled[index].prompt_ids) + len(spelled[index].answer_ids))
     was_training = model.training
     model.eval()
@@ -160,8 +151,8 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], batch_size:
             first = len(spelled[row].prompt_ids) - 1 - skipped
             last = first + len(spelled[row].answer_ids) - 1
             result[row] = logps_BT[index, first : last + 1].copy()
-            if len(end_ids) > 1:
-                result[row][-1] = float(all_logps_BTV[index, last, end_ids].logsumexp(dim=-1))
+            if len(spelled[row].end_ids) > 1:
+                result[row][-1] = float(all_logps_BTV[index, last, list(spelled[row].end_ids)].logsumexp(dim=-1))
     model.train(was_training)
     return result
 
@@ -181,30 +172,36 @@ def answer_scores(spelled: Sequence[Spelling], logps: Sequence[np.ndarray]) -> l
     return scores
 
 
-def answer_logprobs(model, tokenizer, problems: Sequence[Problem], batch_size: int = 512) -> list[np.ndarray]:
-    """Log-probabilities in nats of each answer's tokens in the tokenizer's own spelling, end-of-sequence last: one float64
-    array a problem.
+def answer_logprobs(
+    model, tokenizer, problems: Sequence[Problem], batch_size: int = 512, end: AnswerEnd | None = None
+) -> list[np.ndarray]:
+    """Log-probabilities in nats of each answer's tokens in the tokenizer's own spelling, the end last: one float64 array a
+    problem.
+
+    Args:
+        end: where answers end; by default at the end of sequence, as the model and the tokenizer have it.
 
     Raises:
         ValueError: if the tokenizer has no EOS token.
     """
-    if not problems:
-        answer_spellings(tokenizer, problems)
+    spelled = answer_spellings(tokenizer, problems, end or AnswerEnd.of(model, tokenizer))
+    if not spelled:
         return []
-    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
     own = list({spelling.problem: spelling for spelling in reversed(spelled)}.values())[::-1]
     return spelling_logprobs(model, tokenizer, own, scoring_batch_size(model, own, batch_size))
 
 
-def scored_answers(model, tokenizer, problems: Sequence[Problem], batch_size: int = 512) -> list[AnswerScore]:
+def scored_answers(
+    model, tokenizer, problems: Sequence[Problem], batch_size: int = 512, end: AnswerEnd | None = None
+) -> list[AnswerScore]:
     """One score a problem, in order."""
-    if not problems:
+    spelled = answer_spellings(tokenizer, problems, end or AnswerEnd.of(model, tokenizer))
+    if not spelled:
         return []
-    spelled = answer_spellings(tokenizer, problems, end_token_ids(model, tokenizer))
     return answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled, batch_size)))
 
 
-def exact_pass_rates(model, tokenizer, problems: Sequence[Problem]) -> np.ndarray:
+def exact_pass_rates(model, tokenizer, problems: Sequence[Problem], end: AnswerEnd | None = None) -> np.ndarray:
     """Exact pass rates at temperature 1, one a problem; NaN where they are not known."""
-    log_pass_rates = [score.log_pass_rate for score in scored_answers(model, tokenizer, problems)]
+    log_pass_rates = [score.log_pass_rate for score in scored_answers(model, tokenizer, problems, end=end)]
     return np.array([np.nan if value is None else np.exp(value) for value in log_pass_rates])

@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.flops import backward_flops, forward_flops
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES
-from bitsample_llm.likelihood import encode_answer, encode_prompt, end_token_ids, scored_answers
+from bitsample_llm.likelihood import encode_answer, encode_prompt, scored_answers
 from bitsample_llm.rejection import sampled_completions
 from bitsample_llm.rewards import RolloutVerifier, judged_completions
 from bitsample_llm.tasks import Problem
@@ -32,6 +33,7 @@ class Sampler:
     max_completion_length: int
     batch_size: int
     seed: int
+    end: AnswerEnd
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,16 @@ def _sampled_share(sampler: Sampler, problems: Sequence[Problem], rollouts_per_p
     padded: list[tuple[int, int]] = []
     for start in range(0, len(repeated), sampler.batch_size):
         batch = repeated[start : start + sampler.batch_size]
-        sampled = sampled_completions(sampler.model, sampler.tokenizer, batch, sampler.max_completion_length, len(batch))
+        sampled = sampled_completions(
+            sampler.model, sampler.tokenizer, batch, sampler.max_completion_length, len(batch), sampler.end
+        )
         prompt_length = max(len(encode_prompt(sampler.tokenizer, problem.prompt)) for problem in batch)
         padded += [(prompt_length, max(map(len, sampled)))] * len(batch)
         completions += sampled
-    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, end_token_ids(sampler.model, sampler.tokenizer))
-    rollouts = judged_completions(None, verifier, [{"problem_id": problem.problem_id} for problem in repeated], completions)
+    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, sampler.end)
+    rollouts = judged_completions(verifier, [{"problem_id": problem.problem_id} for problem in repeated], completions, sampler.end)
     labelled = [problem for problem in problems if problem.completion]
-    scores = scored_answers(sampler.model, sampler.tokenizer, labelled, sampler.batch_size)
+    scores = scored_answers(sampler.model, sampler.tokenizer, labelled, sampler.batch_size, sampler.end)
     score_by_id = {problem.problem_id: score for problem, score in zip(labelled, scores, strict=True)}
     result = []
     for number, problem in enumerate(problems):
@@ -106,7 +110,7 @@ def flops_per_sample(sampler: Sampler, problems: Sequence[Problem], plain: Seque
     """
     num_rollouts = sum(len(prompt.rollouts) for prompt in plain)
     prompt_tokens, completion_tokens = np.mean([padded for prompt in plain for padded in prompt.padded_tokens], axis=0)
-    labels = [encode_answer(sampler.tokenizer, problem) for problem in problems if problem.completion]
+    labels = [encode_answer(sampler.tokenizer, problem, sampler.end) for problem in problems if problem.completion]
     label = None
     if labels:
         label = _training_flops(sampler, *np.mean([(len(prompt), len(answer)) for prompt, answer in labels], axis=0))

@@ -22,6 +22,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.evaluator import ParameterChange, scored_rows
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
@@ -76,8 +77,11 @@ class InformationMeter(TrainerCallback):
             meter says so in one line and lets it go on.
         counter: a counter that has been running on this model before the trainer was made; its FLOPs count.
         finishes_with_training: whether the end of the training finishes the records; if not, `close` does.
+        stop: the text that ends an answer besides the end of sequence; the verifier's by default. A trainer that samples has to
+            be made of a model on which `AnswerEnd.declare` was called.
 
     Attributes:
+        end: where answers end.
         cumulative: cumulative metrics so far, by the glossary's keys; the same on every process.
         last_line: the last step line written.
         log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far.
@@ -87,7 +91,7 @@ class InformationMeter(TrainerCallback):
             is strict. A second training with this trainer that does not resume the first has no records, or, if the meter is
             strict, this error.
         AttributeError: naming the attribute of TRL that this version of the meter misses.
-        ValueError: for a model type without a FLOP formula.
+        ValueError: for a model type without a FLOP formula; for a stop at which the trainer does not end rollouts.
         TypeError: for a trainer that learns from something else.
     """
 
@@ -105,6 +109,7 @@ class InformationMeter(TrainerCallback):
         strict: bool = False,
         counter: FlopCounter | None = None,
         finishes_with_training: bool = True,
+        stop: str | None = None,
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
             _warn_of_untested_trl(trl.__version__)
@@ -116,8 +121,8 @@ class InformationMeter(TrainerCallback):
         self.strict = strict
         self.finishes_with_training = finishes_with_training
         self.model = trainer.accelerator.unwrap_model(trainer.model)
-        eos_token_ids = getattr(trainer, "eos_token_ids", None) or [trainer.processing_class.eos_token_id]
-        self.counter = counter or FlopCounter(self.model, set(eos_token_ids))
+        self.end = self._answer_end(stop, verifier)
+        self.counter = counter or FlopCounter(self.model, set(self.end.token_ids))
         self._count_other_models()
         self.cumulative: dict[str, float] = defaultdict(float)
         self.last_line: dict = {}
@@ -145,6 +150,16 @@ class InformationMeter(TrainerCallback):
         wrap(trainer, "log", self._around_log)
         wrap(trainer, "_save_checkpoint", self._around_save)
         wrap(trainer, "train", self._around_train)  # callbacks are not told of errors and interrupts
+
+    def _answer_end(self, stop: str | None, verifier: RolloutVerifier | None) -> AnswerEnd:
+        if stop is None and verifier is not None:
+            stop = verifier.end.stop
+        tokenizer = getattr(self.trainer.processing_class, "tokenizer", self.trainer.processing_class)
+        end = AnswerEnd.of(self.model, tokenizer, stop)
+        if stop is not None and not set(end.token_ids) <= set(getattr(self.trainer, "eos_token_ids", end.token_ids)):
+            how = "call AnswerEnd.of(model, tokenizer, stop).declare(model) before the trainer is made"
+            raise ValueError(f"the trainer does not end rollouts at the stop {stop!r}: {how}")
+        return end
 
     def _count_other_models(self) -> None:
         for name in ("ref_model", "teacher_model"):
@@ -438,7 +453,8 @@ class InformationMeter(TrainerCallback):
         norm = self._change.norm()
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
-            rows = [{"step": step, "split": split} | shared | row for row in scored_rows(self.trainer, self.evaluation_sets[split])]
+            scored = scored_rows(self.trainer, self.evaluation_sets[split], self.end)
+            rows = [{"step": step, "split": split} | shared | row for row in scored]
             known = [row["log2_pass_rate"] for row in finite(rows) if row["log2_pass_rate"] is not None]
             if known and split == next(iter(self.evaluation_sets)):
                 self.log2_pass_rates.append(float(np.mean(known)))

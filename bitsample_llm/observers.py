@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from bitsample_llm.answer_end import AnswerEnd
+
 NATS_PER_BIT = float(np.log(2))
 
 
 class Sink(Protocol):
-    """Where observations go; the meter is one."""
+    """Where observations go; the meter is one. `end` says where the answers of its model end."""
+
+    end: AnswerEnd
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
         """Rows of a records table."""

@@ -12,7 +12,8 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from bitsample_llm.likelihood import encode_answer, end_token_ids
+from bitsample_llm.answer_end import AnswerEnd
+from bitsample_llm.likelihood import encode_answer
 from bitsample_llm.measurement import Sampler
 from bitsample_llm.meter import InformationMeter
 from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
@@ -47,18 +48,24 @@ def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
     return [dataclasses.replace(problem, prompt=mark + problem.prompt[1:]) for problem in problems]
 
 
-def shot_separator(tokenizer) -> str:
-    """What stands between solved examples: an empty line, or the end of sequence where the tokenizer knows no line's end."""
+def shot_separator(tokenizer, stop: str | None = None) -> str:
+    """What stands between solved examples: an empty line, or the end of sequence where the tokenizer knows no line's end; it
+    begins with the stop where one is named, so that examples end as answers do.
+    """
     is_known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer("\n\n")["input_ids"]
-    return "\n\n" if is_known else tokenizer.eos_token
+    separator = "\n\n" if is_known else tokenizer.eos_token
+    return separator if stop is None or separator.startswith(stop) else stop + separator
 
 
-def with_shots(problems: Sequence[Problem], num_shots: int, tokenizer, max_tokens: int | None) -> list[Problem]:
+def with_shots(
+    problems: Sequence[Problem], num_shots: int, tokenizer, max_tokens: int | None, end: AnswerEnd | None = None
+) -> list[Problem]:
     """The problems after `num_shots` of the others, solved: each takes those that follow it. In a conversation a solved one is a
     question and its answer.
 
     Args:
         max_tokens: positions the model has for prompt and answer; None where it has no limit.
+        end: where answers end; by default at the end of sequence.
 
     Raises:
         ValueError: for too few problems, one without a reference completion, or prompts longer than the model's context.
@@ -67,7 +74,7 @@ def with_shots(problems: Sequence[Problem], num_shots: int, tokenizer, max_token
         raise ValueError(f"--probe_shots {num_shots} needs more than {num_shots} training problems, got {len(problems)}")
     if not all(problem.completion for problem in problems):
         raise ValueError("--probe_shots needs a solved answer with every problem")
-    separator = shot_separator(tokenizer)
+    separator = shot_separator(tokenizer, None if end is None else end.stop)
     result = []
     for index, problem in enumerate(problems):
         shots = [problems[(index + distance) % len(problems)] for distance in range(1, num_shots + 1)]
@@ -77,7 +84,7 @@ def with_shots(problems: Sequence[Problem], num_shots: int, tokenizer, max_token
             turns = [[*shot.prompt, {"role": "assistant", "content": shot.completion}] for shot in shots]
             prompt = [message for turn in turns for message in turn] + problem.prompt
         result.append(dataclasses.replace(problem, prompt=prompt))
-    longest = max(sum(map(len, encode_answer(tokenizer, problem))) for problem in result)
+    longest = max(sum(map(len, encode_answer(tokenizer, problem, end))) for problem in result)
     if max_tokens is not None and longest > max_tokens:
         raise ValueError(f"--probe_shots {num_shots} makes prompts of {longest} tokens, and the model reads {max_tokens}")
     return result
@@ -118,7 +125,7 @@ def train_briefly(
         ddp_find_unused_parameters=False,
         use_cpu=sampler.accelerator.device.type == "cpu",
     )
-    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, end_token_ids(sampler.model, sampler.tokenizer))
+    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, sampler.end)
     trainer = GRPOTrainer(
         model=sampler.model,
         reward_funcs=[OutcomeReward(verifier)],

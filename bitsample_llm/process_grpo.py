@@ -3,27 +3,39 @@
 Everything else is TRL's: what `GRPOTrainer` returns is edited, nothing of it is copied. B rollouts of this process, T tokens.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.credit import Credit, steps_of_tokens, token_advantages
 from bitsample_llm.early_stop import StopAtFirstError, stopping_early
 from bitsample_llm.rewards import RolloutVerifier
+from bitsample_llm.tasks import Step
 
 
-def token_spans(tokenizer, ids: list[int]) -> list[tuple[int, int]]:
-    """Characters [start, end) of the decoded text that each token adds; the end-of-sequence token adds none.
+def token_spans(tokenizer, ids: list[int], end: AnswerEnd | None = None) -> list[tuple[int, int]]:
+    """Characters [start, end) of the answer that each token adds; a token that only ends it adds none.
 
     Found by decoding ever longer beginnings, which holds for any tokenizer, also where a character takes several tokens.
     """
-    ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
-    kept = ids[:-1] if ended else ids
-    ends = [len(text) for text in tokenizer.batch_decode([kept[: n + 1] for n in range(len(kept))], skip_special_tokens=False)]
-    length = ends[-1] if ends else 0
-    starts = [0, *ends[:-1]]
-    return list(zip(starts, ends, strict=True)) + [(length, length)] * ended
+    end = end or AnswerEnd.of(None, tokenizer)
+    ends = [len(text) for text, _ in end.texts_and_ends([ids[: n + 1] for n in range(len(ids))])]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def steps_of_completion(end: AnswerEnd, ids: list[int], steps: Sequence[Step]) -> list[list[int]]:
+    """Numbers of the steps that each token of a completion takes: a token that writes the last characters and the stop takes
+    the end of the answer too.
+    """
+    spans = token_spans(end.tokenizer, ids, end)
+    covered = steps_of_tokens(spans, steps)
+    if ids and end.is_end(ids[-1]) and spans[-1][0] < spans[-1][1]:
+        covered[-1] = covered[-1] + [k for k, step in enumerate(steps) if step.start == step.end == spans[-1][1]]
+    return covered
 
 
 class ProcessGRPOTrainer(GRPOTrainer):
@@ -66,7 +78,7 @@ class ProcessGRPOTrainer(GRPOTrainer):
         pad = self._tokenizer.pad_token_id
         padded = [(pad,) * (length - len(ids)) + tuple(ids) for ids in prompt_ids]
         problem_by_prompt = dict(zip(padded, self._problems, strict=True))
-        criterion = StopAtFirstError(self.verifier.task, self._tokenizer, problem_by_prompt, length)
+        criterion = StopAtFirstError(self.verifier.task, self.verifier.end, problem_by_prompt, length)
         num_tokens: list[int] = []
         with stopping_early(self.accelerator.unwrap_model(self.model_wrapped), criterion, num_tokens):
             completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -86,7 +98,7 @@ class ProcessGRPOTrainer(GRPOTrainer):
         first = self.accelerator.process_index * len(ids)
         advantages_BT = np.zeros(mask_BT.shape)
         for row, scalar in enumerate(output["advantages"].tolist()):
-            covered = steps_of_tokens(token_spans(self._tokenizer, ids[row]), steps[row])
+            covered = steps_of_completion(self.verifier.end, ids[row], steps[row])
             values = token_advantages(self.credit, of_all[first + row], scalar, covered)
             advantages_BT[row, : len(values)] = values
         return torch.tensor(advantages_BT, dtype=output["advantages"].dtype, device=output["advantages"].device)

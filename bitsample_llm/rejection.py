@@ -5,21 +5,22 @@ from collections.abc import Sequence
 
 import torch
 
-from bitsample_llm.likelihood import encode_answer, encode_prompt, end_token_ids, padded_batch
+from bitsample_llm.answer_end import AnswerEnd
+from bitsample_llm.likelihood import encode_answer, encode_prompt, padded_batch
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.tasks import Problem
 
 
 @torch.no_grad()
 def sampled_completions(
-    model, tokenizer, problems: Sequence[Problem], max_new_tokens: int, batch_size: int = 256
+    model, tokenizer, problems: Sequence[Problem], max_new_tokens: int, batch_size: int = 256, end: AnswerEnd | None = None
 ) -> list[list[int]]:
-    """Token ids of one rollout a problem at temperature 1 without truncation, cut after the first end of sequence.
+    """Token ids of one rollout a problem at temperature 1 without truncation, cut after the first token that ends it.
 
     The model keeps its mode, so that a counter tells training rollouts from evaluation.
     """
     completions: list[list[int]] = []
-    end_ids = end_token_ids(model, tokenizer)
+    end = end or AnswerEnd.of(model, tokenizer)
     for start in range(0, len(problems), batch_size):
         prompts = [encode_prompt(tokenizer, problem.prompt) for problem in problems[start : start + batch_size]]
         length = max(map(len, prompts))
@@ -37,22 +38,25 @@ def sampled_completions(
             repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=end_ids,
+            eos_token_id=end.token_ids,
         )
         for row in sampled[:, length:].tolist():
-            end = next((index + 1 for index, token in enumerate(row) if token in end_ids), len(row))
-            completions.append(row[:end])
+            length_with_end = next((index + 1 for index, token in enumerate(row) if end.is_end(token)), len(row))
+            completions.append(row[:length_with_end])
     return completions
 
 
-def passing_problems(model, tokenizer, task, problems: Sequence[Problem], rollouts_per_prompt: int, seed: int) -> list[Problem]:
+def passing_problems(
+    model, tokenizer, task, problems: Sequence[Problem], rollouts_per_prompt: int, seed: int, end: AnswerEnd | None = None
+) -> list[Problem]:
     """The problems, each as often as one of its `rollouts_per_prompt` rollouts passed, with what the rollout said for an
     answer; where one answer is accepted that is the answer.
 
     Raises:
         ValueError: if no rollout passes.
     """
-    verifier = RolloutVerifier(task, problems, tokenizer, end_token_ids(model, tokenizer))
+    end = end or AnswerEnd.of(model, tokenizer)
+    verifier = RolloutVerifier(task, problems, tokenizer, end)
     repeated = [problem for problem in problems for _ in range(rollouts_per_prompt)]
     # as long as the longest spelling of an answer, which has no more tokens than bytes
     max_new_tokens = max(
@@ -62,7 +66,7 @@ def passing_problems(model, tokenizer, task, problems: Sequence[Problem], rollou
     was_training = model.training
     model.train()
     torch.manual_seed(seed)
-    completions = sampled_completions(model, tokenizer, repeated, max_new_tokens)
+    completions = sampled_completions(model, tokenizer, repeated, max_new_tokens, end=end)
     model.train(was_training)
     judged = verifier.judged([problem.problem_id for problem in repeated], completions)
     passing = [

@@ -4,31 +4,24 @@ TRL decodes completions without special tokens, which would let a completion pas
 verdict is on all that was sampled.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.credit import right_step_share
-from bitsample_llm.spellings import decoded
 from bitsample_llm.tasks import Problem, Verdict
 
 
-def texts_and_ends_of(tokenizer, completion_ids: Sequence[list[int]], eos_token_ids: Collection[int]) -> list[tuple[str, bool]]:
-    """All that was sampled, special tokens included but for the one that ended it, and whether it stopped by itself."""
-    ends = [bool(ids) and ids[-1] in eos_token_ids for ids in completion_ids]
-    kept = [ids[:-1] if ended else ids for ids, ended in zip(completion_ids, ends, strict=True)]
-    return list(zip(decoded(tokenizer, kept), ends, strict=True))
-
-
 class RolloutVerifier:
-    """Turns sampled token ids into verdicts of a task on its problems; any of `eos_token_ids` ends a completion, the
-    tokenizer's own by default.
+    """Turns sampled token ids into verdicts of a task on its problems; completions end as `end` says, by default with the
+    tokenizer's end of sequence.
     """
 
-    def __init__(self, task, problems: Sequence[Problem], tokenizer, eos_token_ids: Collection[int] = ()):
+    def __init__(self, task, problems: Sequence[Problem], tokenizer, end: AnswerEnd | None = None):
         self.task = task
         self.tokenizer = tokenizer
-        self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids}
+        self.end = end or AnswerEnd.of(None, tokenizer)
         self.problem_by_id = {problem.problem_id: problem for problem in problems}
         self._last_asked: tuple = ()
         self._last_judged: list[tuple[str, bool, Verdict]] = []
@@ -43,7 +36,7 @@ class RolloutVerifier:
         """
         asked = (list(problem_ids), list(completion_ids))
         if asked != self._last_asked:
-            texts_and_ends = texts_and_ends_of(self.tokenizer, completion_ids, self.eos_token_ids)
+            texts_and_ends = self.end.texts_and_ends(completion_ids)
             self._last_judged = [
                 (text, ended, self.verdict(problem_id, text, ended))
                 for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)
@@ -104,16 +97,17 @@ class RandomReward:
 
 
 def judged_completions(
-    trainer, verifier: RolloutVerifier | None, inputs: list[dict], completion_ids: list[list[int]]
+    verifier: RolloutVerifier | None, inputs: list[dict], completion_ids: list[list[int]], end: AnswerEnd
 ) -> list[dict]:
-    """Rows of what was sampled, with verdicts where there is a verifier; without one `passed` is null."""
+    """Rows of what was sampled, with verdicts where there is a verifier; without one they end as `end` says, and `passed` is
+    null.
+    """
     rows = [
         {"problem_id": example.get("problem_id"), "num_tokens": len(ids)}
         for example, ids in zip(inputs, completion_ids, strict=True)
     ]
     if verifier is None:
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        for row, (text, ended) in zip(rows, texts_and_ends_of(tokenizer, completion_ids, set(trainer.eos_token_ids)), strict=True):
+        for row, (text, ended) in zip(rows, end.texts_and_ends(completion_ids), strict=True):
             row |= {"text": text, "ended": ended, "passed": None}
         return rows
     judged = verifier.judged([row["problem_id"] for row in rows], completion_ids)

@@ -93,7 +93,7 @@ class GenerationObserver:
         if self.trainer.model.training:
             self.end_generation()
             self.generation_step += 1
-            judged = judged_completions(self.trainer, self.verifier, inputs, self._completion_ids)
+            judged = judged_completions(self.verifier, inputs, self._completion_ids, self.sink.end)
             for rollout, num_tokens in zip(judged, self._num_own_tokens, strict=True):
                 rollout["num_tokens"] = num_tokens
             parts = gather_object([(judged, self._num_prompt_tokens)])
@@ -282,7 +282,7 @@ class RolloutObserver(GenerationObserver):
     def _exact_pass_rates(self, problem_ids: list[str]) -> list[dict]:
         """Exact pass rate of each problem, and of each step given those before it; see `AnswerScore.pass_rates`."""
         distinct = [self.verifier.problem_by_id[name] for name in dict.fromkeys(problem_ids)]
-        scores = shared_answer_scores(self.trainer, distinct)
+        scores = shared_answer_scores(self.trainer, distinct, self.sink.end)
         by_id = {problem.problem_id: score.pass_rates(problem) for problem, score in zip(distinct, scores, strict=True)}
         return [by_id[problem_id] for problem_id in problem_ids]
 

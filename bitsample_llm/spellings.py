@@ -20,11 +20,13 @@ def known_ids(tokenizer) -> frozenset[int]:
     return frozenset(tokenizer.get_vocab().values())
 
 
-def decoded(tokenizer, sequences: Sequence[list[int]]) -> list[str]:
-    """The text of each sequence, special tokens included and nothing tidied up; an id that no token has is written as � at
-    the end, so that a completion with one is never taken for one without.
+def decoded(tokenizer, sequences: Sequence[list[int]], cut: Sequence[int] | None = None) -> list[str]:
+    """The text of each sequence, special tokens included and nothing tidied up, without the last `cut` characters; an id that
+    no token has is written as � at the end, so that a completion with one is never taken for one without.
     """
     texts = tokenizer.batch_decode(sequences, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if cut is not None:
+        texts = [text[: len(text) - num] for text, num in zip(texts, cut, strict=True)]
     known = known_ids(tokenizer)
     return [text if known.issuperset(ids) else f"{text}\ufffd" for text, ids in zip(texts, sequences, strict=True)]
 
@@ -37,7 +39,7 @@ def _byte_of_character() -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=8)
-def _pieces(tokenizer) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
+def pieces(tokenizer) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
     """What each token adds to the text, as bytes -> ids: at the beginning of a completion, and after other tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = json.dumps(json.loads(backend.to_str())["decoder"]) if backend is not None else ""
@@ -66,7 +68,7 @@ def _pieces(tokenizer) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
 
 def _ways(tokenizer, written: bytes) -> tuple[int, list[int]]:
     """Token sequences that write the bytes, and those that write what begins at each byte after other tokens."""
-    at_start, inside = _pieces(tokenizer)
+    at_start, inside = pieces(tokenizer)
     if inside.get(b""):
         raise ValueError(f"token {inside[b''][0]} of the tokenizer adds nothing to a text: no string has a last spelling")
     longest = max(map(len, inside))
@@ -86,18 +88,18 @@ def num_spellings(tokenizer, text: str) -> int:
     return _ways(tokenizer, text.encode())[0]
 
 
-def spellings(tokenizer, text: str, barred: Collection[int] = (), limit: int = MAX_SPELLINGS) -> list[list[int]] | None:
-    """All token sequences that decode to `text` and hold none of the `barred` ids; None if they are none, or more than
-    `limit`, or not to be listed: a token that adds nothing, or a � in the text, which stands for any broken byte.
+def listed_spellings(tokenizer, written: bytes, barred: Collection[int], limit: int) -> list[list[int]] | None:
+    """All token sequences whose bytes, put together, are `written` and which hold none of the `barred` ids, perhaps none at
+    all; None if they are more than `limit`, or not to be listed: a token that adds nothing, or a � in the text, which stands
+    for any broken byte.
     """
-    written = text.encode()
     try:
         num, ways = _ways(tokenizer, written)
     except ValueError:
         return None
-    if not 0 < num <= limit or "\ufffd" in text:
+    if num > limit or "\ufffd".encode() in written:
         return None
-    at_start, inside = _pieces(tokenizer)
+    at_start, inside = pieces(tokenizer)
     unfinished, finished = [([], 0)], []
     while unfinished:
         ids, start = unfinished.pop()
@@ -105,9 +107,17 @@ def spellings(tokenizer, text: str, barred: Collection[int] = (), limit: int = M
             finished.append(ids)
         if start == len(written) and ids:
             continue
-        pieces = inside if ids else at_start
+        next_pieces = inside if ids else at_start
         for end in range(start, len(written) + 1):
             if ways[end]:
-                unfinished += [([*ids, index], end) for index in pieces.get(written[start:end], ()) if index not in barred]
+                unfinished += [([*ids, index], end) for index in next_pieces.get(written[start:end], ()) if index not in barred]
+    return finished
+
+
+def spellings(tokenizer, text: str, barred: Collection[int] = (), limit: int = MAX_SPELLINGS) -> list[list[int]] | None:
+    """All token sequences that decode to `text` and hold none of the `barred` ids; None if they are none, or more than
+    `limit`, or not to be listed.
+    """
+    finished = listed_spellings(tokenizer, text.encode(), barred, limit) or []
     texts = decoded(tokenizer, finished) if finished else []
     return sorted(ids for ids, again in zip(finished, texts, strict=True) if again == text) or None

@@ -25,6 +25,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain, end_before_the_first_step
 from bitsample_llm.dataset_rows import DataArguments, read_dataset
 from bitsample_llm.flop_counter import FlopCounter
@@ -94,6 +95,17 @@ class StudyArguments(DataArguments):
             "choices": ["all", "norms"],
         },
     )
+    stop: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text that ends an answer, besides the end of sequence: for base models, which seldom write that. \\n means a "
+            "line's end. A single token has to hold it."
+        },
+    )
+
+    def __post_init__(self):
+        if self.stop is not None:  # a shell hands on a backslash and an n
+            self.stop = self.stop.replace("\\n", "\n").replace("\\t", "\t")
 
 
 class OneLineParser(TrlParser):
@@ -153,6 +165,19 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
     if trained_parameters == "norms":
         freeze_all_but_norms(model)
     return model, tokenizer
+
+
+def declared_end(study: StudyArguments, model, tokenizer) -> AnswerEnd:
+    """Where answers end, by `--stop` and the end of sequence; `generate`, and trainers made from now on, end there too.
+
+    Raises:
+        ValueError: for a stop that the tokenizer writes in several tokens, or that is empty.
+    """
+    if study.stop == "":
+        raise ValueError("--stop is empty: name a text, such as \\n, or leave the option out")
+    end = AnswerEnd.of(model, tokenizer, study.stop)
+    end.declare(model)
+    return end
 
 
 def freeze_all_but_norms(model) -> None:
@@ -226,10 +251,10 @@ def other_forms(study: StudyArguments, mark: str | None, num: int, seed: int) ->
     return found
 
 
-def to_memorise(problems: StudyProblems, model, tokenizer, seed: int) -> StudyProblems:
+def to_memorise(problems: StudyProblems, model, tokenizer, seed: int, end: AnswerEnd) -> StudyProblems:
     """The training problems with draws of `model` for answers, which are all that is evaluated."""
     max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
-    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed)
+    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed, end)
     return StudyProblems(problems.task, train, {"heldout": train}, problems.data)
 
 
@@ -335,6 +360,7 @@ def train_and_record(
     verifier: RolloutVerifier | None = None,
     counter: FlopCounter | None = None,
     reward_is_verdict: bool = True,
+    stop: str | None = None,
 ) -> InformationMeter:
     """Train with the meter on, and leave a finished run directory with the trained model in it.
 
@@ -356,6 +382,7 @@ def train_and_record(
             reward_is_verdict=reward_is_verdict,
             strict=True,
             finishes_with_training=False,
+            stop=stop,
         )
     trainer.add_callback(meter)
     for callback in (ProgressCallback, PrinterCallback):
@@ -373,7 +400,7 @@ def train_and_record(
             trainer.save_model(str(run_dir / "model"))
         if start is not None and trainer.accelerator.is_main_process:
             model.load_state_dict(start)  # a deep copy would not do: TRL's patched forward stays bound to the original
-            write_ceiling(run_dir, model, trainer.processing_class, problems.train)
+            write_ceiling(run_dir, model, trainer.processing_class, problems.train, meter.end)
         trainer.accelerator.wait_for_everyone()
         meter.close()
     except RecordError as error:

@@ -6,6 +6,7 @@ A threshold counts as passed only if the whole 95 % interval lies beyond it.
 import numpy as np
 
 from bitsample_llm.estimators import bootstrap_interval, wilson_interval
+from eval.completions import cut_off_told, percent, reasons_told
 from eval.findings import estimate, number
 from eval.pass_rates import MIN_INFORMATIVE, Counts
 
@@ -20,6 +21,8 @@ LOW_PASS_RATE = 0.2
 LATENT_FACTOR = 1.5
 # Below this factor the probe has broken something: the model cannot read the prompt, or the updates hurt. It tells nothing.
 BROKEN_FACTOR = 0.5
+# Where fewer of the rollouts end, the pass rate is of the cut, not of the model. A plain share: it only withholds a verdict.
+MOST_END = 0.5
 # Updates that change the surprisal of a held-out label by less than this have not tried.
 MOVED_BITS = 0.1
 
@@ -64,12 +67,22 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
     return means | {"odds_beyond_factor_interval": list(above), "moved_bits": moved_bits, "verdict": verdict}
 
 
-def advice(pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None) -> dict:
+def advice(
+    pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None, completions: dict | None = None
+) -> dict:
     """Verdict, reason and what to do. `pass_rate` and the rows of `groups` carry means with intervals.
 
     Args:
         label_over_rollout: offered bits per FLOP of a label over those of a rollout; None where a task has no labels.
+        completions: how the rollouts end; see `completions.completions_of`.
     """
+    if completions is not None and completions["ended"] < MOST_END:
+        reason = f"only {percent(completions['ended'])} of the rollouts ended by themselves, {cut_off_told(completions)}"
+        stop, length = completions["stop"], completions["max_completion_length"]
+        name = 'name the text that ends an answer (--stop "\\n")' if stop is None else f"name another --stop than {stop!r}"
+        longer = "raise --max_completion_length" + ("" if length is None else f" (now {length})")
+        reason = f"{reason}: {reasons_told(completions)}"
+        return _advice("undecided: most rollouts do not end", reason, f"{name}, or {longer}, and measure again")
     if pass_rate["interval"][0] > SOLVED_PASS_RATE:
         reason = f"the mean pass rate is {estimate(pass_rate)}, above {SOLVED_PASS_RATE:g}"
         return _advice("RL would be a waste: solved already", reason, "look for harder prompts")

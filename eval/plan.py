@@ -16,6 +16,7 @@ import numpy as np
 
 from bitsample_llm.records import RecordError, Run, read_run
 from eval.advice import LATENT_FACTOR, advice, probe_finding
+from eval.completions import completion_rows, completions_of, completions_sentence
 from eval.findings import estimate, number
 from eval.page import aligned_table, html_figure, html_page, html_table
 from eval.pass_rates import (
@@ -65,11 +66,13 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tu
             probes.append({"name": name, "description": run.manifest["probes"][name], **found})
     priced = prices(counts, np.array([bits for bits in labels if bits is not None]), costs, rng)
     pass_rate = mean_pass_rate(counts, rng)
+    completions = completions_of(run, np.random.default_rng(seed))
     plan = {
         "run": str(run.run_dir),
         "model": run.manifest["config"]["model"]["model_name_or_path"],
         "git_commit": run.manifest["git_commit"],
-        "advice": advice(pass_rate, groups, probes, priced["label_over_rollout"]),
+        "advice": advice(pass_rate, groups, probes, priced["label_over_rollout"], completions),
+        "completions": completions,
         "pass_rate": pass_rate | {"is_exact": counts.exact is not None},
         "pass_rate_estimate": mean_pass_rate(counts.estimated(), rng),
         "num_prompts": len(counts.num_passed),
@@ -161,11 +164,17 @@ def probe_rows(plan: dict) -> list[list[str]]:
     return rows
 
 
+def sample_rows(plan: dict) -> list[list[str]]:
+    """Some completions as a table, heading first; empty where the records have none."""
+    return [] if plan["completions"] is None else completion_rows(plan["completions"])
+
+
 def sentences(plan: dict) -> list[str]:
     """The plan in words, one fact a sentence."""
     priced, kept, need, best = plan["prices"], plan["kept"], plan["rollouts_needed"], plan["best_group_size"]
     how = "exact" if plan["pass_rate"]["is_exact"] else f"from {plan['rollouts_per_prompt']} rollouts a prompt"
-    told = [
+    told = [] if plan["completions"] is None else [completions_sentence(plan["completions"])]
+    told += [
         f"Pass rate: {estimate(plan['pass_rate'])} ({how}; {plan['num_prompts']} prompts, of which {plan['prompts_never_passed']} "
         f"never and {plan['prompts_always_passed']} always passed in {plan['rollouts_per_prompt']} rollouts)."
     ]
@@ -239,9 +248,11 @@ def write_plan(plan: dict, counts: Counts, kept: list[dict], output_dir: Path) -
         figure.clear()
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences(plan))
     told = plan["advice"]
+    samples = f"<h2>Some rollouts</h2>{html_table(sample_rows(plan))}" if sample_rows(plan) else ""
     probes = f"<h2>Probes</h2>{html_table(probe_rows(plan))}" if plan["probes"] else ""
     body = f"""<p><strong>{html.escape(told["verdict"])}</strong>, because {html.escape(told["reason"])}. To do: {html.escape(told["do"])}.</p>
 <ul>{listed}</ul>
+{samples}
 <h2>Group sizes</h2>{html_table(group_rows(plan))}
 {probes}
 {"".join(parts)}
@@ -276,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{told['verdict'].upper()}\n  because {told['reason']}\n  to do: {told['do']}\n")
     for sentence in sentences(plan):
         print(f"- {sentence}")
-    for rows in (group_rows(plan), probe_rows(plan)):
+    for rows in (sample_rows(plan), group_rows(plan), probe_rows(plan)):
         if len(rows) > 1:
             print(f"\n{aligned_table(rows)}")
     for name in ("plan.html", "keep.jsonl"):

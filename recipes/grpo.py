@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 
 from bitsample_llm.credit import CREDITS
-from bitsample_llm.likelihood import check_completion_length, end_token_ids
+from bitsample_llm.likelihood import check_completion_length
 from bitsample_llm.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
 from bitsample_llm.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.processes import report_processes
@@ -22,6 +22,7 @@ from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RandomReward,
 from bitsample_llm.study import (
     OneLineParser,
     StudyArguments,
+    declared_end,
     load_model_and_tokenizer,
     load_problems,
     one_line_errors,
@@ -134,11 +135,15 @@ def main() -> None:
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
-        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=args.max_completion_length)
+        end = declared_end(study, model, tokenizer)
+        if end.stop is not None and args.use_vllm:
+            raise ValueError("--stop needs generation by transformers: set use_vllm to false")
+        reserved = args.max_completion_length
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=reserved, end=end)
         if study.memorise:
-            problems = to_memorise(problems, model, tokenizer, args.seed)
-        check_completion_length(args.max_completion_length, tokenizer, problems.train)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end_token_ids(model, tokenizer))
+            problems = to_memorise(problems, model, tokenizer, args.seed, end)
+        check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
+        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
         study.arm = study.arm or arm_name(choices)
         trainer_class, extra = trainer_of(choices, verifier)
         trainer = trainer_class(

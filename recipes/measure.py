@@ -20,8 +20,9 @@ from transformers import GenerationConfig
 from trl import ModelConfig
 from trl.trainer.utils import disable_dropout_in_model
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.flop_counter import FlopCounter
-from bitsample_llm.likelihood import check_completion_length, end_token_ids
+from bitsample_llm.likelihood import check_completion_length
 from bitsample_llm.measurement import MeasuredPrompt, Sampler, counted_totals, flops_per_sample, measured_prompts
 from bitsample_llm.probes import shot_separator, train_briefly, with_mark, with_prefix, with_shots
 from bitsample_llm.processes import part, report_processes
@@ -32,6 +33,7 @@ from bitsample_llm.study import (
     OneLineParser,
     StudyArguments,
     StudyProblems,
+    declared_end,
     load_model_and_tokenizer,
     load_problems,
     one_line_errors,
@@ -92,7 +94,7 @@ def check_choices(choices: MeasureChoices, num_processes: int) -> None:
 
 
 def asked_otherwise(
-    choices: MeasureChoices, problems: list[Problem], tokenizer, max_tokens: int | None
+    choices: MeasureChoices, problems: list[Problem], tokenizer, max_tokens: int | None, end: AnswerEnd
 ) -> dict[str, list[Problem]]:
     """The training problems under each prompt probe that was asked for."""
     probes = {}
@@ -101,17 +103,17 @@ def asked_otherwise(
     if choices.probe_mark:
         probes["mark"] = with_mark(problems, choices.probe_mark)
     if choices.probe_shots:
-        probes["shots"] = with_shots(problems, choices.probe_shots, tokenizer, max_tokens)
+        probes["shots"] = with_shots(problems, choices.probe_shots, tokenizer, max_tokens, end)
     return probes
 
 
-def told_of_probes(choices: MeasureChoices, tokenizer) -> dict[str, str]:
+def told_of_probes(choices: MeasureChoices, end: AnswerEnd) -> dict[str, str]:
     """What each probe did, in words for the plan."""
     updates = f"{choices.probe_updates} GRPO updates of {choices.probe_rollouts_per_update} rollouts"
     return {
         "prefix": f"prompt after {choices.probe_prompt_prefix!r}",
         "mark": f"prompt under author mark {choices.probe_mark!r}",
-        "shots": f"{choices.probe_shots} solved problems before the prompt, parted by {shot_separator(tokenizer)!r}",
+        "shots": f"{choices.probe_shots} solved problems before the prompt, parted by {shot_separator(end.tokenizer, end.stop)!r}",
         "updates": f"{updates} at learning rate {choices.probe_learning_rate:g}, on held-out prompts",
     }
 
@@ -226,11 +228,12 @@ def main() -> None:
             raise ValueError("measure puts the whole model on every process: launch it without sharding")
         model, tokenizer = load_model_and_tokenizer(model_args)
         max_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=choices.max_completion_length)
-        check_completion_length(choices.max_completion_length, tokenizer, problems.train)
-        probes = asked_otherwise(choices, problems.train, tokenizer, max_tokens)
-        end_ids = end_token_ids(model, tokenizer)
-        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": end_ids}
+        end = declared_end(study, model, tokenizer)
+        reserved = choices.max_completion_length
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=reserved, end=end)
+        check_completion_length(choices.max_completion_length, tokenizer, problems.train, end)
+        probes = asked_otherwise(choices, problems.train, tokenizer, max_tokens, end)
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": end.token_ids}
         model.generation_config = GenerationConfig(**ends)  # a model's own may sample from a narrower distribution than its own
         disable_dropout_in_model(model)
         model.to(accelerator.device).train()  # rollouts as a trainer draws them; evaluation would be left out of the price
@@ -242,12 +245,12 @@ def main() -> None:
             "device": accelerator.device.type,
             "world_size": accelerator.num_processes,
             "num_generations": choices.num_generations,
-            "probes": told_of_probes(choices, tokenizer),
+            "probes": told_of_probes(choices, end),
         }
         sampler = Sampler(
-            accelerator, model, tokenizer, problems.task, choices.max_completion_length, choices.batch_size, choices.seed
+            accelerator, model, tokenizer, problems.task, choices.max_completion_length, choices.batch_size, choices.seed, end
         )
-        counter = FlopCounter(model, set(end_ids))
+        counter = FlopCounter(model, set(end.token_ids))
 
         def work(writer: RunWriter | None) -> dict:
             return measure(Recorder(sampler, counter, writer), choices, problems, probes)

@@ -18,6 +18,7 @@ from bitsample_llm.rejection import passing_problems
 from bitsample_llm.study import (
     OneLineParser,
     StudyArguments,
+    declared_end,
     load_model_and_tokenizer,
     load_problems,
     one_line_errors,
@@ -62,15 +63,17 @@ def main() -> None:
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
-        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, max_length=args.max_length)
+        end = declared_end(study, model, tokenizer)
+        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, max_length=args.max_length, end=end)
         if study.memorise:
-            problems = to_memorise(problems, model, tokenizer, args.seed)
+            problems = to_memorise(problems, model, tokenizer, args.seed, end)
         study.arm = study.arm or choices.objective or ("sft" if choices.labels == "answers" else "sft_passing")
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
         counter, labelled = None, problems.train
         if choices.labels == "passing_rollouts":
-            counter = FlopCounter(model, {tokenizer.eos_token_id})
-            labelled = passing_problems(model, tokenizer, problems.task, problems.train, choices.rollouts_per_prompt, args.seed)
+            counter = FlopCounter(model, set(end.token_ids))
+            how = choices.rollouts_per_prompt, args.seed, end
+            labelled = passing_problems(model, tokenizer, problems.task, problems.train, *how)
             manifest["passing_rollouts"] = len(labelled)
         trainer_class, extra = SFTTrainer, {}
         if choices.objective is not None:
@@ -78,14 +81,14 @@ def main() -> None:
         trainer = trainer_class(
             model=model,
             args=args,
-            train_dataset=Dataset.from_list(labelled_rows(labelled, tokenizer)),
+            train_dataset=Dataset.from_list(labelled_rows(labelled, tokenizer, end)),
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
             **extra,
         )
         if counter is not None:
             counter.read_trainable_shapes()  # adapters have come to the model since
-    train_and_record(trainer, study, problems, manifest, checkpoint, counter=counter)
+    train_and_record(trainer, study, problems, manifest, checkpoint, counter=counter, stop=end.stop)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ RANKS = {
     "run_writer": 2,
     "__main__": 2,
     "spellings": 3,
+    "answer_end": 3,
     "likelihood": 3,
     "flop_counter": 3,
     "InformationMeter": 4,

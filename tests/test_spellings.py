@@ -12,7 +12,8 @@ from scripts.tiny_families import FAMILIES, make
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from bitsample_llm.likelihood import answer_logprobs, encode_prompt, end_token_ids, exact_pass_rates
+from bitsample_llm.answer_end import AnswerEnd
+from bitsample_llm.likelihood import answer_logprobs, encode_prompt, exact_pass_rates
 from bitsample_llm.rejection import sampled_completions
 from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.spellings import decoded, num_spellings, spellings
@@ -112,7 +113,7 @@ def test_pass_rate_is_the_sum_over_spellings_and_ends_walked_step_by_step(family
         pytest.skip("no chat template")
     question = "What is 40 plus 6?"
     problems = [Problem(a, [{"role": "user", "content": question}] if chat else question, a, 1) for a in ("46", "146", "8")]
-    ends = end_token_ids(model, tokenizer)
+    ends = AnswerEnd.of(model, tokenizer).token_ids
     for problem, rate in zip(problems, exact_pass_rates(model, tokenizer, problems), strict=True):
         prompt_ids = encode_prompt(tokenizer, problem.prompt)
         by_hand = [walked(model, prompt_ids, ids, ends) for ids in spellings(tokenizer, problem.answer, ends)]
@@ -141,7 +142,7 @@ def test_rollouts_of_a_bpe_model_pass_as_often_as_the_sum_over_spellings_says(fa
     model = trained_on_spellings(copy.deepcopy(model), tokenizer, problem)
     (rate,), (own,) = exact_pass_rates(model, tokenizer, [problem]), answer_logprobs(model, tokenizer, [problem])
     assert 0.05 < rate < 0.999
-    verifier = RolloutVerifier(load_task("addition"), [problem], tokenizer, end_token_ids(model, tokenizer))
+    verifier = RolloutVerifier(load_task("addition"), [problem], tokenizer, AnswerEnd.of(model, tokenizer))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(1)
