@@ -24,8 +24,9 @@ LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
 
 class TargetGain(TrainerCallback):
     """Stops training at the first evaluation that finds the held-out mean of log2 p risen by `target_bits`, or fallen by
-    `LOST_BITS`.
+    `LOST_BITS`; where pass rates come from rollouts, log2 of their mean.
 
+    An evaluation in which no rollout passed has no log2, and does not stop the training.
     A resumed run counts from the first evaluation after the resume: runs that stop at a target are short.
     """
 
@@ -36,7 +37,7 @@ class TargetGain(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """To be added after the meter, which evaluates at the end of a step."""
         log2_pass_rates = self.meter.log2_pass_rates
-        if log2_pass_rates:
+        if log2_pass_rates and None not in (log2_pass_rates[0], log2_pass_rates[-1]):
             gain = log2_pass_rates[-1] - log2_pass_rates[0]
             control.should_training_stop |= gain >= self.target_bits or gain <= -LOST_BITS
 

@@ -22,7 +22,14 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
-from bitsample_llm.evaluator import ParameterChange, scored_rows
+from bitsample_llm.evaluator import (
+    MAX_EVAL_TOKENS,
+    EvaluationRollouts,
+    ParameterChange,
+    has_exact_pass_rates,
+    mean_log2_pass_rate,
+    scored_rows,
+)
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
 from bitsample_llm.observers import LabelObserver, wrap
@@ -51,10 +58,14 @@ class InformationMeter(TrainerCallback):
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
             its reward reaches `pass_threshold`.
-        evaluation_sets: split -> problems, scored exactly at the start and at the end; the first of them also between.
+        evaluation_sets: split -> problems, scored at the start and at the end; the first of them also between. Where pass
+            rates of any of them are not exact, rollouts of all of them are drawn and judged.
         evaluation_flops: ascending FLOPs of the trainer at which to score it, each at the first step that reaches it.
         pass_threshold: reward that counts as a pass where there is no verifier; needed unless every reward is 0 or 1.
         reward_is_verdict: whether the reward tells if a rollout passed; if not, what it offers is not measured.
+        evaluation_task: judges those rollouts; the verifier's task by default. Without one such pass rates are null.
+        num_eval_rollouts: how many are drawn of each problem at each evaluation.
+        max_eval_tokens: tokens of such a rollout at most; by default the trainer's `max_completion_length`, 256 where it has none.
         exact_pass_rates: whether to compute the exact pass rate of every prompt where it exists, a forward pass a generation.
         strict: whether records that cannot be written, or a reporting back end that fails, end the training. If not, the
             meter says so in one line and lets it go on.
@@ -63,7 +74,8 @@ class InformationMeter(TrainerCallback):
     Attributes:
         cumulative: cumulative metrics so far, by the glossary's keys; the same on every process.
         last_line: the last step line written.
-        log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far.
+        log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far; of rollouts log2 of
+            the mean pass rate, None where none passed.
 
     Raises:
         RecordError: if the run directory holds a run; if it cannot be written and the meter is strict.
@@ -85,6 +97,9 @@ class InformationMeter(TrainerCallback):
         exact_pass_rates: bool = True,
         strict: bool = False,
         counter: FlopCounter | None = None,
+        evaluation_task=None,
+        num_eval_rollouts: int = 8,
+        max_eval_tokens: int | None = None,
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
             _warn_of_untested_trl(trl.__version__)
@@ -105,11 +120,13 @@ class InformationMeter(TrainerCallback):
         self._flops_before_training = 0.0
         self._next_evaluation_flops = float("inf")
         self._last_evaluated_step = -1
-        self.log2_pass_rates: list[float] = []
+        self.log2_pass_rates: list[float | None] = []
         self._change = ParameterChange(self.model) if self.evaluation_sets else None
         self._clock = time.perf_counter()
         self._reports = True
         self._writer: RunWriter | None = None
+        task = evaluation_task or (verifier.task if verifier is not None else None)
+        self._evaluation_rollouts = self._rollouts_to_draw(task, num_eval_rollouts, max_eval_tokens)
         self.regime, self.observer = self._observer(verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
         if trainer.accelerator.is_main_process:  # a finished run is refused before any training
             resumes = bool(trainer.args.resume_from_checkpoint) or holds_unfinished_run(self.run_dir)
@@ -138,6 +155,18 @@ class InformationMeter(TrainerCallback):
             return "sft", LabelObserver(self.trainer, self.counter.causal_lm, self)
         known = "SFTTrainer, GRPOTrainer, RLOOTrainer and DistillationTrainer"
         raise TypeError(f"InformationMeter knows {known}, and not what a {type(self.trainer).__name__} learns from")
+
+    def _rollouts_to_draw(self, task, num_rollouts: int, max_tokens: int | None) -> EvaluationRollouts | None:
+        """How the evaluation samples; None where every pass rate is exact, or nothing can judge a rollout, which is said."""
+        problems = [problem for part in self.evaluation_sets.values() for problem in part]
+        if not problems or has_exact_pass_rates(self.model, self.trainer.processing_class, problems):
+            return None
+        if task is None:
+            if self.trainer.accelerator.is_main_process:
+                self._tell("several answers pass and nothing judges them, so held-out pass rates are null: pass evaluation_task")
+            return None
+        max_tokens = max_tokens or getattr(self.trainer.args, "max_completion_length", None) or MAX_EVAL_TOKENS
+        return EvaluationRollouts(task, num_rollouts, max_tokens)
 
     def _around_log(self, original, logs: dict, *args, **kwargs) -> None:
         """Whatever back end the trainer reports to sees the last step's metrics too, after the trainer's own."""
@@ -180,6 +209,7 @@ class InformationMeter(TrainerCallback):
         return original(*args, **kwargs)
 
     def _facts(self) -> dict:
+        rollouts = self._evaluation_rollouts
         return {
             "regime": self.regime,
             "trainer": type(self.trainer).__name__,
@@ -187,6 +217,7 @@ class InformationMeter(TrainerCallback):
             "device": self.trainer.accelerator.device.type,
             "seed": self.trainer.args.seed,
             "sampling": getattr(self.observer, "sampling", None),
+            "evaluation_rollouts": rollouts and {"per_problem": rollouts.per_problem, "max_tokens": rollouts.max_tokens},
         }
 
     @property
@@ -345,15 +376,15 @@ class InformationMeter(TrainerCallback):
         return next((point for point in points if point > flops), float("inf"))
 
     def _evaluate(self, step: int, splits: list[str]) -> None:
-        """Score evaluation sets exactly."""
+        """Score evaluation sets, and draw rollouts where their pass rates are not exact."""
         self._last_evaluated_step = step
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         norm = self._change.norm()
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
-            rows = [{"step": step, "split": split} | shared | row for row in scored_rows(self.trainer, self.evaluation_sets[split])]
-            known = [row["log2_pass_rate"] for row in rows if row["log2_pass_rate"] is not None]
-            if known and split == next(iter(self.evaluation_sets)):
-                self.log2_pass_rates.append(float(np.mean(known)))
+            scored = scored_rows(self.trainer, self.evaluation_sets[split], self._evaluation_rollouts)
+            rows = [{"step": step, "split": split} | shared | row for row in scored]
+            if split == next(iter(self.evaluation_sets)):
+                self.log2_pass_rates.append(mean_log2_pass_rate(rows))
             if self._writer is not None:
                 self._writer.add_rows("evals", rows)
