@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
-from eval.arms import Arm
+from eval.arms import Arm, draws_rollouts
+from eval.sampled import rate_bounds
 
 # Okabe and Ito's palette; markers and dashes say the same once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -50,15 +51,18 @@ def styles(arms: Sequence[Arm]) -> dict[str, dict]:
 def _offered_points(arm: Arm) -> np.ndarray:
     """(mean exact pass rate, mean offered bits a sample) of every block of `BLOCK` consecutive samples of every seed.
 
-    A label is the accepted answer, so its surprisal is its problem's exact pass rate.
+    A label is the accepted answer, so its surprisal is its problem's exact pass rate. Where several answers pass, rollouts are at
+    the share that passed and labels have no point.
     """
     points = [np.empty((0, 2))]
     for result in arm.results:
         table = result.run.table("prompts")
-        if not table.num_rows:
+        if not table.num_rows or (result.curve.is_sampled and arm.regime != "rl"):
             continue
         bits = table["offered_bits"].to_numpy()
         pass_rates = table["pass_rate"].to_numpy() if arm.regime == "rl" else np.exp2(-bits)
+        if result.curve.is_sampled:
+            pass_rates = table["num_passed"].to_numpy() / table["group_size"].to_numpy()
         size = BLOCK // (table["group_size"][0].as_py() or 1)
         blocks = max(len(bits) // size, 1)
         means = [[part.mean() for part in np.array_split(values, blocks)] for values in (pass_rates, bits)]
@@ -67,9 +71,10 @@ def _offered_points(arm: Arm) -> np.ndarray:
 
 
 def _believed_points(arm: Arm, key: str) -> np.ndarray:
-    """(mean exact pass rate, mean believed bits a sample) of every step of every seed."""
+    """(mean pass rate, exact or of the step's rollouts, mean believed bits a sample) of every step of every seed."""
     lines = [line for result in arm.results for line in result.run.steps]
-    found = [(line["group/pass_rate"], line[key]) for line in lines if line.get("group/pass_rate") and line.get(key) is not None]
+    rate = "group/pass_rate_estimate" if draws_rollouts([arm]) else "group/pass_rate"
+    found = [(line[rate], line[key]) for line in lines if line.get(rate) and line.get(key) is not None]
     return np.array(found).reshape(-1, 2)
 
 
@@ -146,11 +151,20 @@ def learning_figure(arms: Sequence[Arm]) -> Figure:
                 options |= {"linewidth": 1.1, "alpha": 0.8, "label": arm.name if index == 0 else None}
                 axes[0][column].plot(x, result.curve.surprisal_bits, **options)
                 axes[1][column].plot(x, result.curve.pass_rate, **options)
+                if result.curve.is_sampled:
+                    band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+                    axes[1][column].fill_between(x, *rate_bounds(result.curve), **band)
         axes[0][column].set_title(f"{start} start")
         axes[0][column].set_xscale("log")
-        axes[1][column].set_yscale("log")
+        if draws_rollouts(arms):  # a mean of rollouts may be 0
+            lowest = min(1 / result.curve.num_rollouts_P.sum() for arm in arms for result in arm.results)
+            axes[1][column].set_yscale("symlog", linthresh=lowest)
+            axes[1][column].set_ylim(bottom=0)
+        else:
+            axes[1][column].set_yscale("log")
         axes[1][column].set_xlabel("training FLOPs, rollouts included\n(leftmost points: before training)")
-    axes[0][0].set_ylabel("held-out surprisal of the answer (bits)")
+    of_what = "reference answer" if draws_rollouts(arms) else "answer"
+    axes[0][0].set_ylabel(f"held-out surprisal of the {of_what} (bits)")
     axes[1][0].set_ylabel("mean held-out pass rate")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="every seed a line")
     return figure
