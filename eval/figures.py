@@ -71,10 +71,9 @@ def _offered_points(arm: Arm) -> np.ndarray:
 
 
 def _believed_points(arm: Arm, key: str) -> np.ndarray:
-    """(mean pass rate, exact or of the step's rollouts, mean believed bits a sample) of every step of every seed."""
+    """(mean exact pass rate, mean believed bits a sample) of every step of every seed."""
     lines = [line for result in arm.results for line in result.run.steps]
-    rate = "group/pass_rate_estimate" if draws_rollouts([arm]) else "group/pass_rate"
-    found = [(line[rate], line[key]) for line in lines if line.get(rate) and line.get(key) is not None]
+    found = [(line["group/pass_rate"], line[key]) for line in lines if line.get("group/pass_rate") and line.get(key) is not None]
     return np.array(found).reshape(-1, 2)
 
 
@@ -87,10 +86,13 @@ def _binned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def essay_figure(arms: Sequence[Arm]) -> Figure:
-    """Offered bits a sample against pass rate on a linear and a log axis, and the consistent pair beside them."""
+    """Offered bits a sample against pass rate on a linear and a log axis, and the consistent pair beside them, which exists where
+    one answer passes.
+    """
     look = styles(arms)
+    has_belief = not draws_rollouts(arms)
     starts = list(dict.fromkeys(arm.start for arm in arms))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.4))
+    figure, axes = plt.subplots(1, 2 + has_belief, figsize=(13 if has_belief else 9, 4.4))
     p_linear = np.linspace(1e-4, 1 - 1e-6, 500)
     p_log = np.geomspace(1e-4, 1 - 1e-6, 500)
     for axis, p in ((axes[0], p_linear), (axes[1], p_log)):
@@ -117,6 +119,9 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
     axes[1].set_yscale("log")
     axes[1].set_xlim(1e-4, 1.5)
     axes[1].set_ylim(1e-3, 20)
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=9, loc="outside lower left", ncols=3)
+    if not has_belief:
+        return figure
     axes[2].set_title("One convention for both: believed bits")
     for arm in arms:
         if arm.regime != "rl" or arm.name.endswith("_random"):
@@ -131,7 +136,6 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
     axes[2].set_ylim(bottom=0)
     axes[2].set_xlabel("pass rate p")
     axes[2].set_ylabel("expected bits per sample")
-    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=9, loc="outside lower left", ncols=3)
     figure.legend(*axes[2].get_legend_handles_labels(), fontsize=9, loc="outside lower right")
     return figure
 
@@ -156,15 +160,14 @@ def learning_figure(arms: Sequence[Arm]) -> Figure:
                     axes[1][column].fill_between(x, *rate_bounds(result.curve), **band)
         axes[0][column].set_title(f"{start} start")
         axes[0][column].set_xscale("log")
-        if draws_rollouts(arms):  # a mean of rollouts may be 0
+        if all(result.curve.pass_rate.all() for arm in arms for result in arm.results):
+            axes[1][column].set_yscale("log")
+        else:  # a mean of rollouts may be 0
             lowest = min(1 / result.curve.num_rollouts_P.sum() for arm in arms for result in arm.results)
             axes[1][column].set_yscale("symlog", linthresh=lowest)
-            axes[1][column].set_ylim(bottom=0)
-        else:
-            axes[1][column].set_yscale("log")
         axes[1][column].set_xlabel("training FLOPs, rollouts included\n(leftmost points: before training)")
-    of_what = "reference answer" if draws_rollouts(arms) else "answer"
-    axes[0][0].set_ylabel(f"held-out surprisal of the {of_what} (bits)")
+    whose = "the\nreference answer" if draws_rollouts(arms) else "the answer"
+    axes[0][0].set_ylabel(f"held-out surprisal of {whose} (bits)")
     axes[1][0].set_ylabel("mean held-out pass rate")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="every seed a line")
     return figure

@@ -178,7 +178,7 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
         *sampled_sentences(arms),
         *map(sentence_of, findings(arms)),
     ]  # those on credit are many: a table of their own
-    definitions = [f"{heading}: {meaning}" for heading, _, meaning in COLUMNS]
+    definitions = [f"{heading}: {meaning}" for heading, _, meaning in columns(arms, COLUMNS)]
     note = "Brackets hold the 95 % t interval over seeds."
     parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in sentences], "", note, ""]
     markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]

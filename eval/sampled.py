@@ -22,7 +22,7 @@ MEANINGS = {
 CAPTIONS = {
     "essay": "Lines are the essay's two formulas; points show where the recorded rollouts fell, in blocks of 64 averaged over bins of the "
     "pass rate, both estimated from groups of rollouts. Labels have no point: the probability of one label is not the pass rate "
-    "where several answers pass. In the right panel both are what a policy expects to learn from its own completion.",
+    "where several answers pass, nor is that of a policy's own completion.",
     "learning": "Above: surprisal of the reference answer, which falls when a policy learns this form of it and may rise when it learns "
     "another that passes too. Below: mean pass rate of rollouts on held-out problems, with its 95 % interval over problems (band), "
     "against all FLOPs of training. The draws are alike for all arms.",
