@@ -263,7 +263,6 @@ class InformationMeter(TrainerCallback):
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         if self.evaluation_sets and state.global_step == 0:
             self._evaluate(0, list(self.evaluation_sets))
-            self._count_flops(args.device)
         self._clock = time.perf_counter()
 
     def _resume(self, step: int) -> None:
@@ -302,7 +301,6 @@ class InformationMeter(TrainerCallback):
             self.cumulative["flops/dead_group_fraction"] = dead_flops / self.total_flops
         if self.evaluation_sets and self.total_flops >= self._next_evaluation_flops:
             self._evaluate(state.global_step, list(self.evaluation_sets)[:1])
-            self._count_flops(args.device)  # so that its seconds are not taken for the next step's
         self._write_step(state.global_step)
         self._show_progress()
         self._clock = time.perf_counter()
@@ -382,7 +380,10 @@ class InformationMeter(TrainerCallback):
         norm = self._change.norm()
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
+            flops_before = self.cumulative["flops/evaluation"]
             scored = scored_rows(self.trainer, self.evaluation_sets[split], self._evaluation_rollouts)
+            self._count_flops(self.trainer.args.device)  # at the end of training no step line follows that could say it
+            shared["evaluation_flops"] = self.cumulative["flops/evaluation"] - flops_before
             rows = [{"step": step, "split": split} | shared | row for row in scored]
             if split == next(iter(self.evaluation_sets)):
                 self.log2_pass_rates.append(mean_log2_pass_rate(rows))

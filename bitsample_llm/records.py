@@ -73,6 +73,7 @@ SCHEMAS = {
             "update_norm": pa.float64(),  # of the parameter change since the start, one number an evaluation
             "total_flops": pa.float64(),  # training FLOPs so far
             "total_seconds": pa.float64(),
+            "evaluation_flops": pa.float64(),  # what this evaluation of the split cost, one number; part of no total
         }
     ),
     "problems": pa.schema(
