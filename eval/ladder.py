@@ -163,6 +163,11 @@ def not_run(number: int, text: str, statistic: str) -> dict:
     return claim(number, text, statistic, {"mean": None, "interval": None, "n": 0}, "not run")
 
 
+def undecidable(row: dict, why: str) -> dict:
+    """A row whose number stands and whose interval decides nothing."""
+    return row if row["verdict"] == "not run" else row | {"verdict": f"undecided: {why}"}
+
+
 def judged(number: int, text: str, statistic: str, result: dict, margins, words, num: int, unmeasured: str) -> dict:
     """A row with the verdict of its interval; n counts seeds unless the statistic says otherwise."""
     return claim(number, text, statistic, result, verdict_on(result, margins, words, num, unmeasured))

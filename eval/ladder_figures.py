@@ -46,10 +46,6 @@ def _exchange_points(axis, cells: Sequence[Cell], x_of, arms: dict[str, str]) ->
                 continue
             if exchange["reached"] == len(cell.arms[arm].results) == exchange["n"]:
                 _errorbar(axis, x, exchange, **_look(cell.reason, marker))
-            elif exchange["reached_sft"]:  # some or all seeds spent the budget without the gain: a lower bound
-                spent = np.median([result.values["samples"] for result in cell.arms[arm].results])
-                bound = spent / cell.arms["sft"].summary("samples_to_target")["mean"]
-                axis.plot([x], [bound], linestyle="none", **_look(cell.reason, "$\\uparrow$") | {"markersize": 12})
 
 
 def exchange_figure(ladder: Ladder) -> Figure:

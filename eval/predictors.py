@@ -26,10 +26,11 @@ def _mean_first(cell: Cell, arm: str, key: str) -> float | None:
 
 
 def predictors_of(cell: Cell, arm: str) -> dict[str, float | None]:
-    """Every definition of bits, and what else is known of a start."""
+    """Every definition of bits, what else is known of a start, and what any of them is to be held against."""
     is_label = arm in ("sft", "pass_rate")
     offered = cell.surprisal_bits if is_label else cell.entropy_bits
-    first = cell.arms[arm].results[0].run.steps[0]
+    run = cell.arms[arm].results[0].run
+    first = run.steps[0]
     flops_a_sample = first["flops/total"] / first["samples/total"]
     believed = _mean_first(cell, arm, "bits/surprisal_per_sample" if is_label else "bits/believed_per_sample")
     noise = cell.noise_scale("sft_0" if is_label else f"{arm}_expected")
@@ -41,6 +42,9 @@ def predictors_of(cell: Cell, arm: str) -> dict[str, float | None]:
         "surprisal": cell.surprisal_bits,
         "coherence": cell.coherence,
         "1 / noise scale": None if noise is None else 1 / noise["mean"],
+        "a constant": 1.0,
+        "learning rate": run.manifest.get("config", {}).get("training", {}).get("learning_rate"),
+        "unacquired or not": math.e if cell.reason == "unacquired" else 1.0,  # 1 or 0 in the log
     }
 
 
@@ -84,15 +88,17 @@ def predictor_table(cells: Sequence[Cell], arms: Sequence[str], rng: np.random.G
 
 
 def bits_verdict(rows: Sequence[dict], arm: str) -> str:
-    """Whether any definition of bits tells more of left-out cells than the pass rate alone, in a sentence."""
+    """Whether any definition of bits tells more of left-out cells than whatever is no bits, a constant included, in a sentence."""
     of_arm = {row["predictor"]: row["left_out_error"] for row in rows if row["arm"] == arm}
     bits = {name: error for name, error in of_arm.items() if "bits" in name}
     if not bits or "pass rate" not in of_arm:
         return f"{arm}: too few cells to tell what predicts its absorbed bits per FLOP."
     best = min(bits, key=bits.get)
-    better = bits[best] < of_arm["pass rate"]
+    others = {name: of_arm[name] for name in ("pass rate", "a constant", "learning rate", "unacquired or not") if name in of_arm}
+    rival = min(others, key=others.get)
+    errors = ", ".join(f"{name} {error:.2f}" for name, error in others.items())
     return (
         f"{arm}: of the definitions of bits, {best} predicts the log of absorbed bits per FLOP of left-out cells best, with an error of "
-        f"{bits[best]:.2f}; the pass rate alone errs by {of_arm['pass rate']:.2f}. "
-        + ("Bits do better by that much." if better else "So bits per sample predict no better than the pass rate.")
+        f"{bits[best]:.2f}; errors of others: {errors}. "
+        + ("Bits do better than these." if bits[best] < others[rival] else f"So bits predict no better than this: {rival}.")
     )

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eval.arms import Arm, paired_difference, paired_ratio
 from eval.figures import COLOURS
-from eval.findings import estimate, verdict_on
+from eval.findings import estimate, number, verdict_on
 
 OUTCOME = "outcome"
 PROCESS = ("process_sum", "process_tokens", "first_error", "process_outcome")
@@ -68,7 +68,8 @@ def process_findings(arms: Sequence[Arm]) -> list[dict]:
         for reward in CREDIT:
             if (reward, False) in by_way and ("process_sum", False) in by_way:
                 question = f"From the {start} start, does the credit of {reward} help beyond its bits?"
-                found.append(_curve(question, by_way[reward, False], by_way["process_sum", False]))
+                pair = by_way[reward, False], by_way["process_sum", False]
+                found.append(_same_rate(_curve(question, *pair), *pair))
         for (reward, stops), arm in by_way.items():
             if stops and (reward, False) in by_way and reward != "random":
                 found.append(_curve(f"From the {start} start, does an early stop help {reward}?", arm, by_way[reward, False]))
@@ -91,6 +92,19 @@ def _claim_8(start: str, process: Arm, outcome: Arm) -> dict:
             f"{result['n']} of {len(outcome.results)} seeds absorbed bits in both arms",
         ),
     }
+
+
+def learning_rate(arm: Arm) -> float | None:
+    """The learning rate of an arm's runs, where the manifest has it."""
+    return arm.results[0].run.manifest.get("config", {}).get("training", {}).get("learning_rate")
+
+
+def _same_rate(finding: dict, first: Arm, second: Arm) -> dict:
+    """The finding, undecided if the arms differ in the learning rate too: then it is not the credit alone that differs."""
+    rates = learning_rate(first), learning_rate(second)
+    if rates[0] == rates[1]:
+        return finding
+    return finding | {"verdict": f"undecided: the learning rates differ too ({number(rates[0])} and {number(rates[1])})"}
 
 
 def _curve(question: str, first: Arm, second: Arm) -> dict:

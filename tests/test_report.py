@@ -149,7 +149,7 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(tmp_path):
     assert unreached[0]["verdict"].startswith("undecided") and unreached[0]["n"] == 0
 
 
-def credit_study(folder, first_error_gain: float):
+def credit_study(folder, first_error_gain: float, sum_rate: float = 3e-4):
     """Outcome and process arms from a start of 2^-9, three seeds each; early stop changes nothing."""
     results = []
     for seed in (1, 2, 3):
@@ -158,7 +158,9 @@ def credit_study(folder, first_error_gain: float):
                 choices = {"trainer": "grpo", "reward": reward, "stop_at_first_error": stops}
                 name = f"{reward}{'_stop' * stops}"
                 noisy = gain * (1 + 0.01 * seed)
-                results.append(make_run(folder, "low", name, "rl", seed, noisy, steps=8, log2_start=-9.0, choices=choices))
+                rate = sum_rate if reward == "process_sum" else 3e-4
+                facts = {"config": {"choices": choices, "training": {"learning_rate": rate}}}
+                results.append(make_run(folder, "low", name, "rl", seed, noisy, steps=8, log2_start=-9.0, facts=facts))
     return arms_of(results)
 
 
@@ -179,6 +181,13 @@ def test_claim_8_asks_for_three_times_the_rate_and_the_curve_for_a_margin(tmp_pa
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Process reward against outcome reward" in page and "Which way to assign credit absorbs most?" in page
     assert (tmp_path / "report" / "figures" / "offered_absorbed.png").stat().st_size > 0
+
+
+def test_credit_is_not_told_from_bits_where_the_learning_rates_differ(tmp_path):
+    found = {finding["question"]: finding for finding in process_findings(credit_study(tmp_path, 0.5, sum_rate=1e-4))}
+    asked = found["From the low start, does the credit of first_error help beyond its bits?"]
+    assert asked["verdict"] == "undecided: the learning rates differ too (3.00e-04 and 1.00e-04)"
+    assert asked["mean"] > 0 and found["From the low start, does first_error help?"]["verdict"] == "it helps"
 
 
 def test_a_study_without_process_rewards_has_no_section_on_them(tmp_path):
