@@ -30,7 +30,9 @@ LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
 
 class TargetGain(TrainerCallback):
     """Stops training at the first evaluation that finds the held-out mean of log2 p risen by `target_bits`, or fallen by
-    `LOST_BITS`.
+    `LOST_BITS`; where pass rates come from rollouts, log2 of their mean.
+
+    An evaluation in which no rollout passed has no log2, and does not stop the training.
     """
 
     def __init__(self, meter: InformationMeter, target_bits: float):
@@ -39,7 +41,8 @@ class TargetGain(TrainerCallback):
 
     def is_reached(self) -> bool:
         """Whether the last evaluation found it."""
-        if not (log2_pass_rates := self.meter.log2_pass_rates):
+        log2_pass_rates = self.meter.log2_pass_rates
+        if not log2_pass_rates or None in (log2_pass_rates[0], log2_pass_rates[-1]):
             return False
         gain = log2_pass_rates[-1] - log2_pass_rates[0]
         return gain >= self.target_bits or gain <= -LOST_BITS

@@ -23,7 +23,14 @@ from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from bitsample_llm.answer_end import AnswerEnd
-from bitsample_llm.evaluator import ParameterChange, scored_rows
+from bitsample_llm.evaluator import (
+    MAX_EVAL_TOKENS,
+    EvaluationRollouts,
+    ParameterChange,
+    has_exact_pass_rates,
+    mean_log2_pass_rate,
+    scored_rows,
+)
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.glossary import PHASES, TRAINING_PHASES, is_cumulative
 from bitsample_llm.observers import LabelObserver, finite, wrap
@@ -68,10 +75,14 @@ class InformationMeter(TrainerCallback):
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
             its reward reaches `pass_threshold`.
-        evaluation_sets: split -> problems, scored exactly at the start and at the end; the first of them also between.
+        evaluation_sets: split -> problems, scored at the start and at the end; the first of them also between. Where pass
+            rates of any of them are not exact, rollouts of all of them are drawn and judged.
         evaluation_flops: ascending FLOPs of the trainer at which to score it, each at the first step that reaches it.
         pass_threshold: reward that counts as a pass where there is no verifier; needed unless every reward is 0 or 1.
         reward_is_verdict: whether the reward tells if a rollout passed; if not, what it offers is not measured.
+        evaluation_task: judges those rollouts; the verifier's task by default. Without one such pass rates are null.
+        num_eval_rollouts: how many are drawn of each problem at each evaluation.
+        max_eval_tokens: tokens of such a rollout at most; by default the trainer's `max_completion_length`, 256 where it has none.
         exact_pass_rates: whether to compute the exact pass rate of every prompt where it exists, a forward pass a generation.
         strict: whether records that cannot be written, or a reporting back end that fails, end the training. If not, the
             meter says so in one line and lets it go on.
@@ -84,7 +95,8 @@ class InformationMeter(TrainerCallback):
         end: where answers end.
         cumulative: cumulative metrics so far, by the glossary's keys; the same on every process.
         last_line: the last step line written.
-        log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far.
+        log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far; of rollouts log2 of
+            the mean pass rate, None where none passed.
 
     Raises:
         RecordError: if the run directory holds a run, or another process is writing it; if it cannot be written and the meter
@@ -110,6 +122,9 @@ class InformationMeter(TrainerCallback):
         counter: FlopCounter | None = None,
         finishes_with_training: bool = True,
         stop: str | None = None,
+        evaluation_task=None,
+        num_eval_rollouts: int = 8,
+        max_eval_tokens: int | None = None,
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
             _warn_of_untested_trl(trl.__version__)
@@ -135,11 +150,13 @@ class InformationMeter(TrainerCallback):
         self._next_evaluation_flops = float("inf")
         self._last_evaluated_step = -1
         self._evaluated_splits: set[str] = set()  # at that step
-        self.log2_pass_rates: list[float] = []
+        self.log2_pass_rates: list[float | None] = []
         self._change = ParameterChange(self.model) if self.evaluation_sets else None
         self._clock = time.perf_counter()
         self._reports = True
         self._writer: RunWriter | None = None
+        task = evaluation_task or (verifier.task if verifier is not None else None)
+        self._evaluation_rollouts = self._rollouts_to_draw(task, num_eval_rollouts, max_eval_tokens)
         self.observer = self._observer(verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
         if trainer.accelerator.is_main_process:  # a finished run is refused before any training
             resumes = bool(trainer.args.resume_from_checkpoint) or holds_unfinished_run(self.run_dir)
@@ -175,6 +192,18 @@ class InformationMeter(TrainerCallback):
         if self.regime == "distillation":
             return DistillationObserver(self.trainer, self.counter, self, verifier)
         return LabelObserver(self.trainer, self.counter.causal_lm, self)
+
+    def _rollouts_to_draw(self, task, num_rollouts: int, max_tokens: int | None) -> EvaluationRollouts | None:
+        """How the evaluation samples; None where every pass rate is exact, or nothing can judge a rollout, which is said."""
+        problems = [problem for part in self.evaluation_sets.values() for problem in part]
+        if not problems or has_exact_pass_rates(self.trainer.processing_class, problems, self.end):
+            return None
+        if task is None:
+            if self.trainer.accelerator.is_main_process:
+                self._tell("several answers pass and nothing judges them, so held-out pass rates are null: pass evaluation_task")
+            return None
+        max_tokens = max_tokens or getattr(self.trainer.args, "max_completion_length", None) or MAX_EVAL_TOKENS
+        return EvaluationRollouts(task, num_rollouts, max_tokens)
 
     def _around_log(self, original, logs: dict, *args, **kwargs) -> None:
         """Whatever back end the trainer reports to sees the last step's metrics too, after the trainer's own."""
@@ -225,6 +254,7 @@ class InformationMeter(TrainerCallback):
         return original(*args, **kwargs)
 
     def _facts(self) -> dict:
+        rollouts = self._evaluation_rollouts
         return {
             "regime": self.regime,
             "trainer": type(self.trainer).__name__,
@@ -232,6 +262,7 @@ class InformationMeter(TrainerCallback):
             "device": self.trainer.accelerator.device.type,
             "seed": self.trainer.args.seed,
             "sampling": getattr(self.observer, "sampling", None),
+            "evaluation_rollouts": rollouts and {"per_problem": rollouts.per_problem, "max_tokens": rollouts.max_tokens},
         }
 
     @property
@@ -282,7 +313,6 @@ class InformationMeter(TrainerCallback):
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         if self.evaluation_sets and state.global_step == 0:
             self._evaluate(0, list(self.evaluation_sets))
-            self._count_flops(args.device)
         self._clock = time.perf_counter()
 
     def _uncounted_flops(self, device) -> float:
@@ -304,7 +334,7 @@ class InformationMeter(TrainerCallback):
                     if self._writer is not None:
                         self._writer.flush()
                     self._writer, last = RunWriter.resume(self.run_dir, step)
-                    columns = ["step", "split", "log2_pass_rate"]
+                    columns = ["step", "split", "log2_pass_rate", "num_passed", "num_rollouts"]
                     rows = read_run(self.run_dir).table("evals").select(columns).to_pylist()
         last, rows = gather_object([(last, rows)])[0]
         self.observer.resume(last.pop("generation_step", None) or 0)
@@ -324,13 +354,13 @@ class InformationMeter(TrainerCallback):
         self._last_evaluated_step, self._evaluated_splits = step, {row["split"] for row in rows if row["step"] == step}
         self.log2_pass_rates[:] = self._mean_log2_pass_rates(rows)
 
-    def _mean_log2_pass_rates(self, rows: list[dict]) -> list[float]:
+    def _mean_log2_pass_rates(self, rows: list[dict]) -> list[float | None]:
         """What `log2_pass_rates` was, from the recorded evaluations."""
-        by_step: dict[int, list[float]] = defaultdict(list)
+        by_step: dict[int, list[dict]] = defaultdict(list)
         for row in rows:
-            if row["split"] == next(iter(self.evaluation_sets), None) and row["log2_pass_rate"] is not None:
-                by_step[row["step"]].append(row["log2_pass_rate"])
-        return [float(np.mean(by_step[step])) for step in sorted(by_step)]
+            if row["split"] == next(iter(self.evaluation_sets), None):
+                by_step[row["step"]].append(row)
+        return [mean_log2_pass_rate(by_step[step]) for step in sorted(by_step)]
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """The backward pass of the step is over."""
@@ -355,7 +385,6 @@ class InformationMeter(TrainerCallback):
             self.cumulative["flops/dead_group_fraction"] = dead_flops / self.total_flops
         if self.evaluation_sets and self.total_flops >= self._next_evaluation_flops:
             self._evaluate(state.global_step, list(self.evaluation_sets)[:1])
-            self._count_flops(args.device)  # so that its seconds are not taken for the next step's
         self._write_step(state.global_step)
         self._show_progress()
         self._clock = time.perf_counter()
@@ -447,16 +476,18 @@ class InformationMeter(TrainerCallback):
         return next((point for point in points if point > flops), float("inf"))
 
     def _evaluate(self, step: int, splits: list[str]) -> None:
-        """Score evaluation sets exactly."""
+        """Score evaluation sets, and draw rollouts where their pass rates are not exact."""
         self._last_evaluated_step, self._evaluated_splits = step, {*splits}
         self._next_evaluation_flops = self._evaluation_after(self.total_flops)
         norm = self._change.norm()
         shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
         for split in splits:
-            scored = scored_rows(self.trainer, self.evaluation_sets[split], self.end)
-            rows = [{"step": step, "split": split} | shared | row for row in scored]
-            known = [row["log2_pass_rate"] for row in finite(rows) if row["log2_pass_rate"] is not None]
-            if known and split == next(iter(self.evaluation_sets)):
-                self.log2_pass_rates.append(float(np.mean(known)))
+            flops_before = self.cumulative["flops/evaluation"]
+            scored = scored_rows(self.trainer, self.evaluation_sets[split], self.end, self._evaluation_rollouts)
+            self._count_flops(self.trainer.args.device)  # at the end of training no step line follows that could say it
+            shared["evaluation_flops"] = self.cumulative["flops/evaluation"] - flops_before
+            rows = finite([{"step": step, "split": split} | shared | row for row in scored])
+            if split == next(iter(self.evaluation_sets)):
+                self.log2_pass_rates.append(mean_log2_pass_rate(rows))
             if self._writer is not None:
-                self._writer.add_rows("evals", finite(rows))
+                self._writer.add_rows("evals", rows)

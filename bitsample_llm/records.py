@@ -64,11 +64,17 @@ SCHEMAS = {
             "step": pa.int64(),
             "split": pa.string(),
             "problem_id": pa.string(),
-            "log2_pass_rate": pa.float64(),  # exact: the answer with its end
-            "token_log2_probabilities": pa.list_(pa.float64()),
+            "log2_pass_rate": pa.float64(),  # exact: the answer with its end; null where it is not the pass rate
+            "reference_log2_probability": pa.float64(),  # of the reference answer as the tokenizer writes it, with its end
+            "token_log2_probabilities": pa.list_(pa.float64()),  # of its tokens
+            "num_passed": pa.int64(),  # of the rollouts drawn where pass rates are not exact, else null
+            "num_rollouts": pa.int64(),
+            "pass_rate_low": pa.float64(),  # Wilson interval of the pass rate, 95 %
+            "pass_rate_high": pa.float64(),
             "update_norm": pa.float64(),  # of the parameter change since the start, one number an evaluation
             "total_flops": pa.float64(),  # training FLOPs so far
             "total_seconds": pa.float64(),
+            "evaluation_flops": pa.float64(),  # what this evaluation of the split cost, one number; part of no total
         }
     ),
     "problems": pa.schema(

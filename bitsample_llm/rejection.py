@@ -13,11 +13,18 @@ from bitsample_llm.tasks import Problem
 
 @torch.no_grad()
 def sampled_completions(
-    model, tokenizer, problems: Sequence[Problem], max_new_tokens: int, batch_size: int = 256, end: AnswerEnd | None = None
+    model,
+    tokenizer,
+    problems: Sequence[Problem],
+    max_new_tokens: int,
+    batch_size: int = 256,
+    end: AnswerEnd | None = None,
+    synced_gpus: bool | None = None,
 ) -> list[list[int]]:
     """Token ids of one rollout a problem at temperature 1 without truncation, cut after the first token that ends it.
 
-    The model keeps its mode, so that a counter tells training rollouts from evaluation.
+    The model keeps its mode, so that a counter tells training rollouts from evaluation. `synced_gpus` as `generate` has it:
+    whether processes that share the model go on until all have ended.
     """
     completions: list[list[int]] = []
     end = end or AnswerEnd.of(model, tokenizer)
@@ -39,6 +46,7 @@ def sampled_completions(
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=end.token_ids,
+            synced_gpus=synced_gpus,
         )
         for row in sampled[:, length:].tolist():
             length_with_end = next((index + 1 for index, token in enumerate(row) if end.is_end(token)), len(row))

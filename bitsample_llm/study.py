@@ -82,11 +82,26 @@ class StudyArguments(DataArguments):
         default=16,
         metadata={"help": "Held-out evaluations after the first, spaced evenly in the log of the FLOPs up to the budget."},
     )
+    num_eval_rollouts: int = field(
+        default=8,
+        metadata={"help": "Rollouts of each problem that an evaluation draws where pass rates are not exact; costs no budget."},
+    )
+    max_eval_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of such a rollout at most, the same for all runs of a comparison; by default the trainer's "
+            "max_completion_length, and 256 in SFT, which has none."
+        },
+    )
     first_evaluation_flops: float | None = field(
         default=None, metadata={"help": "FLOPs of the first of them; 1/1024 of the budget by default."}
     )
     target_bits: float | None = field(
-        default=None, metadata={"help": "Stop once the mean log2 pass rate of the held-out problems has risen by this much."}
+        default=None,
+        metadata={
+            "help": "Stop once the mean log2 pass rate of the held-out problems has risen by this much; where pass rates come from "
+            "rollouts, log2 of their mean."
+        },
     )
     trained_parameters: str = field(
         default="all",
@@ -210,10 +225,10 @@ def load_problems(study: StudyArguments) -> StudyProblems:
         ValueError: for an unknown task, format or mark, more problems than a split has or none, a budget of nothing, or data
             that cannot be read.
     """
-    for name in ("num_train_problems", "num_heldout_problems", "num_evaluations"):
+    for name in ("num_train_problems", "num_heldout_problems", "num_evaluations", "num_eval_rollouts"):
         if getattr(study, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(study, name)}")
-    for name in ("flop_budget", "first_evaluation_flops", "target_bits"):
+    for name in ("flop_budget", "first_evaluation_flops", "target_bits", "max_eval_tokens"):
         if getattr(study, name) is not None and getattr(study, name) <= 0:
             raise ValueError(f"--{name} must be above 0, got {getattr(study, name)}")
     if study.dataset is not None:
@@ -378,6 +393,9 @@ def train_and_record(
             verifier=verifier,
             evaluation_sets=problems.evaluation_sets,
             evaluation_flops=evaluation_points(study),
+            evaluation_task=problems.task,
+            num_eval_rollouts=study.num_eval_rollouts,
+            max_eval_tokens=study.max_eval_tokens,
             counter=counter,
             reward_is_verdict=reward_is_verdict,
             strict=True,
@@ -390,8 +408,8 @@ def train_and_record(
     trainer.add_callback(ProgressLine(meter, study.flop_budget))
     stops = [FlopBudget(meter, study.flop_budget)] if study.flop_budget else []
     stops += [TargetGain(meter, study.target_bits)] if study.target_bits else []
-    for stop in stops:
-        trainer.add_callback(stop)
+    for callback in stops:
+        trainer.add_callback(callback)
     if checkpoint is not None:
         end_before_the_first_step(trainer, stops)
     try:

@@ -26,8 +26,37 @@ class Curve:
     step: np.ndarray
     flops: np.ndarray
     seconds: np.ndarray
-    surprisal_bits: np.ndarray  # mean over problems
+    surprisal_bits: np.ndarray  # of the answer; of the reference answer where several pass; mean over problems
     pass_rate: np.ndarray  # mean over problems
+    num_passed_TP: np.ndarray | None = None  # of the rollouts of each problem; None where pass rates are exact
+    num_rollouts_P: np.ndarray | None = None
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether pass rates come from rollouts."""
+        return self.num_passed_TP is not None
+
+    @property
+    def evaluations_without_a_pass(self) -> tuple[int, int]:
+        """How many evaluations found no pass, and how many there are."""
+        return int((self.pass_rate == 0).sum()), len(self.pass_rate)
+
+    @property
+    def absorbed_bits(self) -> np.ndarray:
+        """Gain since the start: mean over problems of that in log2 p; of rollouts, log2 of the ratio of mean pass rates, NaN where
+        one of them is 0.
+        """
+        if not self.is_sampled:
+            return self.surprisal_bits[0] - self.surprisal_bits
+        log2_rate = np.log2(np.where(self.pass_rate > 0, self.pass_rate, np.nan))
+        return log2_rate - log2_rate[0]
+
+    @property
+    def available_bits(self) -> float:
+        """What there is to gain before training, NaN where no rollout passed."""
+        if not self.is_sampled:
+            return float(self.surprisal_bits[0])
+        return -math.log2(self.pass_rate[0]) if self.pass_rate[0] > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -40,7 +69,7 @@ class RunResult:
     regime: str
     seed: int
     curve: Curve
-    log2_before: dict[str, float] = field(repr=False)  # held-out problem -> exact log2 pass rate before training
+    log2_before: dict[str, float] = field(repr=False)  # held-out problem -> exact log2 pass rate before training; else empty
     log2_after: dict[str, float] = field(repr=False)
     values: dict[str, float | None] = field(repr=False)
 
@@ -68,20 +97,29 @@ class Arm:
 
 
 def evaluated_curve(run: Run, split: str) -> tuple[Curve, dict[str, float], dict[str, float]]:
-    """Curve of a split, and its log2 pass rates by problem at the first and the last evaluation.
+    """Curve of a split, and its log2 pass rates by problem at the first and the last evaluation, empty where they are not exact.
 
     Raises:
-        RecordError: if the run has fewer than two evaluations of the split, or diverged.
+        RecordError: if the run has fewer than two evaluations of the split, diverged, or scored the reference answer where others
+            pass too.
     """
     every = [row for row in run.table("evals").to_pylist() if row["split"] == split]
-    rows = [row for row in every if row["log2_pass_rate"] is not None]
-    by_step: dict[int, dict[str, float]] = defaultdict(dict)
-    shared: dict[int, tuple[float, float]] = {}
+    is_sampled = any(row["num_rollouts"] is not None for row in every)
+    if not is_sampled and str((run.manifest.get("data") or {}).get("pass_rates")).startswith("not exact"):
+        raise RecordError(
+            f"{run.run_dir} has no held-out pass rates, only the probability of one of several answers that pass: run it again, "
+            "with this version its evaluations draw rollouts"
+        )
+    rows = [row for row in every if is_sampled or row["log2_pass_rate"] is not None]
+    by_step: dict[int, dict[str, dict]] = defaultdict(dict)
     for row in rows:
-        by_step[row["step"]][row["problem_id"]] = row["log2_pass_rate"]
-        shared[row["step"]] = row["total_flops"], row["total_seconds"]
+        by_step[row["step"]][row["problem_id"]] = row
     steps = sorted(by_step)
-    unknown = [row["step"] for row in every if steps and row["log2_pass_rate"] is None and row["problem_id"] in by_step[steps[0]]]
+    unknown = [
+        row["step"]
+        for row in every
+        if steps and not is_sampled and row["log2_pass_rate"] is None and row["problem_id"] in by_step[steps[0]]
+    ]
     if unknown:
         raise RecordError(
             f"{run.run_dir} diverged: at step {min(unknown)} its {split} problems have no pass rate, so it has no gain"
@@ -89,15 +127,32 @@ def evaluated_curve(run: Run, split: str) -> tuple[Curve, dict[str, float], dict
     if len(steps) < 2:
         raise RecordError(f"{run.run_dir} has {len(steps)} evaluations of split {split!r}, and a gain needs two")
     problem_ids = sorted(by_step[steps[0]])
-    log2_p = np.array([[by_step[step][problem_id] for problem_id in problem_ids] for step in steps])
-    curve = Curve(
-        step=np.array(steps),
-        flops=np.array([shared[step][0] for step in steps]),
-        seconds=np.array([shared[step][1] for step in steps]),
-        surprisal_bits=-log2_p.mean(axis=1),
-        pass_rate=np.exp2(log2_p).mean(axis=1),
+    first_rows = [by_step[step][problem_ids[0]] for step in steps]
+
+    def column(name: str) -> np.ndarray:
+        return np.array([[by_step[step][problem_id][name] for problem_id in problem_ids] for step in steps])
+
+    shared = {
+        "step": np.array(steps),
+        "flops": np.array([row["total_flops"] for row in first_rows]),
+        "seconds": np.array([row["total_seconds"] for row in first_rows]),
+    }
+    if is_sampled:
+        num_passed_TP, num_rollouts_TP = column("num_passed"), column("num_rollouts")
+        curve = Curve(
+            **shared,
+            surprisal_bits=-column("reference_log2_probability").mean(axis=1),
+            pass_rate=(num_passed_TP / num_rollouts_TP).mean(axis=1),
+            num_passed_TP=num_passed_TP,
+            num_rollouts_P=num_rollouts_TP[0],
+        )
+        return curve, {}, {}
+    log2_p = column("log2_pass_rate")
+    curve = Curve(**shared, surprisal_bits=-log2_p.mean(axis=1), pass_rate=np.exp2(log2_p).mean(axis=1))
+    before, after = (
+        {problem_id: row["log2_pass_rate"] for problem_id, row in by_step[step].items()} for step in (steps[0], steps[-1])
     )
-    return curve, by_step[steps[0]], by_step[steps[-1]]
+    return curve, before, after
 
 
 def gains_bits(before: dict[str, float], after: dict[str, float]) -> np.ndarray:
@@ -142,7 +197,8 @@ def flops_to_gain(run: Run, curve: Curve, gain_bits: float) -> float | None:
     """FLOPs at which the held-out gain was reached, linear between evaluations; at least those of the first update, of which
     no part can be bought. None if it never was.
     """
-    crossing = first_crossing(curve.flops, curve.surprisal_bits[0] - curve.surprisal_bits, gain_bits)
+    known = ~np.isnan(curve.absorbed_bits)
+    crossing = first_crossing(curve.flops[known], curve.absorbed_bits[known], gain_bits)
     return None if crossing is None else max(crossing, run.steps[0]["flops/total"])
 
 
@@ -159,10 +215,11 @@ def run_result(run: Run) -> RunResult:
     last = run.steps[-1]
     gains = gains_bits(before, after)
     flops, seconds, samples = last["flops/total"], last["seconds/total"], last["samples/total"]
-    absorbed = float(gains.mean())
-    absorbed_curve = curve.surprisal_bits[0] - curve.surprisal_bits
-    half = float(curve.surprisal_bits[0]) / 2
-    flops_to_half = first_crossing(curve.flops, absorbed_curve, half)
+    absorbed = _measured(curve.absorbed_bits[-1])
+    known = ~np.isnan(curve.absorbed_bits)
+    half = curve.available_bits / 2
+    flops_to_half = first_crossing(curve.flops[known], curve.absorbed_bits[known], half)
+    name = "reference_surprisal_bits" if curve.is_sampled else "surprisal_bits"
     target = target_bits(run)
     flops_to_target = flops_to_gain(run, curve, target)
     until = flops_to_half or flops  # what is offered after saturation says nothing of the rate
@@ -177,18 +234,19 @@ def run_result(run: Run) -> RunResult:
         "offered_bits_per_petaflop": None if offered is None else offered / until * PETA,
         "offered_bits_per_second": None if offered is None else offered / at("seconds/total", until),
         "absorbed_bits": absorbed,
-        "absorbed_bits_median": float(np.median(gains)),
-        "absorbed_bits_gains": float(np.maximum(gains, 0).mean()),
-        "absorbed_bits_losses": float(np.minimum(gains, 0).mean()),
-        "absorbed_bits_per_petaflop": absorbed / flops * PETA,
-        "absorbed_bits_per_second": absorbed / seconds,
-        "unsaturated_bits_per_petaflop": (half / flops_to_half if flops_to_half else absorbed / flops) * PETA,
+        "absorbed_bits_median": float(np.median(gains)) if gains.size else None,
+        "absorbed_bits_gains": float(np.maximum(gains, 0).mean()) if gains.size else None,
+        "absorbed_bits_losses": float(np.minimum(gains, 0).mean()) if gains.size else None,
+        "absorbed_bits_per_petaflop": None if absorbed is None else absorbed / flops * PETA,
+        "absorbed_bits_per_second": None if absorbed is None else absorbed / seconds,
+        "unsaturated_bits_per_petaflop": None
+        if absorbed is None
+        else (half / flops_to_half if flops_to_half else absorbed / flops) * PETA,
         "pass_rate_before": float(curve.pass_rate[0]),
         "pass_rate_after": float(curve.pass_rate[-1]),
-        "pass_rate_bits": math.log2(curve.pass_rate[-1] / curve.pass_rate[0]),
-        "surprisal_bits_before": float(curve.surprisal_bits[0]),
-        "surprisal_bits_after": float(curve.surprisal_bits[-1]),
-        "absorbed_bits_over_log_flops": mean_over_log(curve.flops, absorbed_curve),
+        "pass_rate_bits": absorbed if curve.is_sampled else math.log2(curve.pass_rate[-1] / curve.pass_rate[0]),
+        **{f"{name}_{when}": float(curve.surprisal_bits[at]) for when, at in (("before", 0), ("after", -1))},
+        "absorbed_bits_over_log_flops": mean_over_log(curve.flops, curve.absorbed_bits) if known.all() else None,
         "flops_to_target": flops_to_target,
         "target_bits": target,
         "updates_to_target": None if flops_to_target is None else at("step", flops_to_target),
@@ -205,10 +263,14 @@ def run_result(run: Run) -> RunResult:
     for split in ("train", "seen", "shifted", "marked", "other_operation", "other_format"):
         absorbed_bits = pass_rate = None
         if split in measured_splits:
-            split_curve, *both = evaluated_curve(run, split)
-            absorbed_bits, pass_rate = float(gains_bits(*both).mean()), float(split_curve.pass_rate[0])
+            split_curve, *_ = evaluated_curve(run, split)
+            absorbed_bits, pass_rate = _measured(split_curve.absorbed_bits[-1]), float(split_curve.pass_rate[0])
         values |= {f"absorbed_bits_{split}": absorbed_bits, f"pass_rate_before_{split}": pass_rate}
     return RunResult(run, manifest["start"], manifest["arm"], manifest["regime"], manifest["seed"], curve, before, after, values)
+
+
+def _measured(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _credit_values(run: Run, until: float) -> dict[str, float | None]:
@@ -251,10 +313,17 @@ def arms_of(results: Sequence[RunResult]) -> list[Arm]:
     """Arms in the order of their starts and names, SFT first.
 
     Raises:
-        RecordError: if two runs of one arm have the same seed, or runs of one start were measured on different problems.
+        RecordError: if two runs of one arm have the same seed, runs of one start were measured on different problems, or some have
+            exact pass rates and others have them from rollouts.
     """
     grouped: dict[tuple[str, str], list[RunResult]] = defaultdict(list)
     heldout: dict[str, RunResult] = {}
+    by_kind = {result.curve.is_sampled: result.run.run_dir for result in results}
+    if len(by_kind) > 1:
+        raise RecordError(
+            f"{by_kind[False]} has exact held-out pass rates, {by_kind[True]} has them from rollouts, and their bits are not alike: "
+            "make one report of each kind"
+        )
     for result in results:
         grouped[result.start, result.arm].append(result)
         if result.run.manifest.get("config", {}).get("study", {}).get("memorise"):
@@ -269,6 +338,11 @@ def arms_of(results: Sequence[RunResult]) -> list[Arm]:
             raise RecordError(f"arm {name} from {start} has two runs of one seed: {', '.join(str(r.run.run_dir) for r in runs)}")
         arms.append(Arm(start, name, runs[0].regime, runs))
     return arms
+
+
+def draws_rollouts(arms: Sequence[Arm]) -> bool:
+    """Whether held-out pass rates come from rollouts; `arms_of` sees to it that all do or none."""
+    return any(result.curve.is_sampled for arm in arms for result in arm.results)
 
 
 def matched_gains_bits(first: RunResult, second: RunResult, factor: float) -> tuple[float, float, int] | None:

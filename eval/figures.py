@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
-from eval.arms import Arm
+from eval.arms import Arm, draws_rollouts
+from eval.sampled import rate_bounds
 
 # Okabe and Ito's palette; markers and dashes say the same once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -50,15 +51,18 @@ def styles(arms: Sequence[Arm]) -> dict[str, dict]:
 def _offered_points(arm: Arm) -> np.ndarray:
     """(mean exact pass rate, mean offered bits a sample) of every block of `BLOCK` consecutive samples of every seed.
 
-    A label is the accepted answer, so its surprisal is its problem's exact pass rate.
+    A label is the accepted answer, so its surprisal is its problem's exact pass rate. Where several answers pass, rollouts are at
+    the share that passed and labels have no point.
     """
     points = [np.empty((0, 2))]
     for result in arm.results:
         table = result.run.table("prompts")
-        if not table.num_rows:
+        if not table.num_rows or (result.curve.is_sampled and arm.regime != "rl"):
             continue
         bits = table["offered_bits"].to_numpy()
         pass_rates = table["pass_rate"].to_numpy() if arm.regime == "rl" else np.exp2(-bits)
+        if result.curve.is_sampled:
+            pass_rates = table["num_passed"].to_numpy() / table["group_size"].to_numpy()
         size = BLOCK // (table["group_size"][0].as_py() or 1)
         blocks = max(len(bits) // size, 1)
         means = [[part.mean() for part in np.array_split(values, blocks)] for values in (pass_rates, bits)]
@@ -82,10 +86,13 @@ def _binned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def essay_figure(arms: Sequence[Arm]) -> Figure:
-    """Offered bits a sample against pass rate on a linear and a log axis, and the consistent pair beside them."""
+    """Offered bits a sample against pass rate on a linear and a log axis, and the consistent pair beside them, which exists where
+    one answer passes.
+    """
     look = styles(arms)
+    has_belief = not draws_rollouts(arms)
     starts = list(dict.fromkeys(arm.start for arm in arms))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.4))
+    figure, axes = plt.subplots(1, 2 + has_belief, figsize=(13 if has_belief else 9, 4.4))
     p_linear = np.linspace(1e-4, 1 - 1e-6, 500)
     p_log = np.geomspace(1e-4, 1 - 1e-6, 500)
     for axis, p in ((axes[0], p_linear), (axes[1], p_log)):
@@ -112,6 +119,9 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
     axes[1].set_yscale("log")
     axes[1].set_xlim(1e-4, 1.5)
     axes[1].set_ylim(1e-3, 20)
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=9, loc="outside lower left", ncols=3)
+    if not has_belief:
+        return figure
     axes[2].set_title("One convention for both: believed bits")
     for arm in arms:
         if arm.regime != "rl" or arm.name.endswith("_random"):
@@ -126,7 +136,6 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
     axes[2].set_ylim(bottom=0)
     axes[2].set_xlabel("pass rate p")
     axes[2].set_ylabel("expected bits per sample")
-    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=9, loc="outside lower left", ncols=3)
     figure.legend(*axes[2].get_legend_handles_labels(), fontsize=9, loc="outside lower right")
     return figure
 
@@ -146,11 +155,19 @@ def learning_figure(arms: Sequence[Arm]) -> Figure:
                 options |= {"linewidth": 1.1, "alpha": 0.8, "label": arm.name if index == 0 else None}
                 axes[0][column].plot(x, result.curve.surprisal_bits, **options)
                 axes[1][column].plot(x, result.curve.pass_rate, **options)
+                if result.curve.is_sampled:
+                    band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+                    axes[1][column].fill_between(x, *rate_bounds(result.curve), **band)
         axes[0][column].set_title(f"{start} start")
         axes[0][column].set_xscale("log")
-        axes[1][column].set_yscale("log")
+        if all(result.curve.pass_rate.all() for arm in arms for result in arm.results):
+            axes[1][column].set_yscale("log")
+        else:  # a mean of rollouts may be 0
+            lowest = min(1 / result.curve.num_rollouts_P.sum() for arm in arms for result in arm.results)
+            axes[1][column].set_yscale("symlog", linthresh=lowest)
         axes[1][column].set_xlabel("training FLOPs, rollouts included\n(leftmost points: before training)")
-    axes[0][0].set_ylabel("held-out surprisal of the answer (bits)")
+    whose = "the\nreference answer" if draws_rollouts(arms) else "the answer"
+    axes[0][0].set_ylabel(f"held-out surprisal of {whose} (bits)")
     axes[1][0].set_ylabel("mean held-out pass rate")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="every seed a line")
     return figure

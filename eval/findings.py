@@ -6,7 +6,7 @@ A verdict is given only if the whole 95 % interval lies on one side of its thres
 import math
 from collections.abc import Sequence
 
-from eval.arms import TARGET_BITS, Arm, matched_gains_bits, paired_difference, paired_ratio, with_interval
+from eval.arms import TARGET_BITS, Arm, draws_rollouts, matched_gains_bits, paired_difference, paired_ratio, with_interval
 
 # Two starts of about the same pass rate absorb "the same" if they differ by less than this many bits: well above what the
 # remaining difference of their pass rates could explain. Fixed before the study was run.
@@ -128,9 +128,12 @@ def matching_sentence(arms: Sequence[Arm]) -> str:
     for start in dict.fromkeys(arm.start for arm in arms):
         values = next(arm for arm in arms if arm.start == start).results[0].values
         marked = values["pass_rate_before_marked"]
+        exact, key, of_what = "exact ", "surprisal_bits_before", ""
+        if draws_rollouts(arms):
+            exact, key, of_what = "", "reference_surprisal_bits_before", " of the reference answer"
         by_mark = "" if marked is None else f", and {number(marked)} under the always-right author's mark"
         parts.append(
-            f"{start}: mean exact pass rate {number(values['pass_rate_before'])}, mean surprisal "
-            f"{number(values['surprisal_bits_before'])} bits{by_mark}"
+            f"{start}: mean {exact}pass rate {number(values['pass_rate_before'])}, mean surprisal{of_what} "
+            f"{number(values[key])} bits{by_mark}"
         )
     return "Held-out problems before training: " + "; ".join(parts) + "."

@@ -22,6 +22,7 @@ from eval.findings import estimate, findings, matching_sentence, number, sentenc
 from eval.page import aligned_table, html_figure, html_page, html_table, markdown_table
 from eval.process import FIGURES as PROCESS_FIGURES
 from eval.process import process_arms, process_findings, process_rows, whole_rollout_arms
+from eval.sampled import caption, columns, sampled_rows, sampled_sentences
 
 # heading, key, what it is
 COLUMNS = (
@@ -75,7 +76,7 @@ def find_runs(paths: Sequence[str]) -> list[Path]:
 
 def table_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """The table of arms as text, heading first."""
-    rows = [["start", "arm", "seeds", *[heading for heading, _, _ in COLUMNS]]]
+    rows = [["start", "arm", "seeds", *[heading for heading, _, _ in columns(arms, COLUMNS)]]]
     for arm in arms:
         cells = [estimate(arm.summary(key), SCALES.get(key, 1.0)) for _, key, _ in COLUMNS]
         rows.append([arm.start, arm.name, str(len(arm.results)), *cells])
@@ -172,22 +173,31 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     figures_dir.mkdir(exist_ok=True)
     has_process = bool(process_arms(arms))
     found = findings(arms) + process_findings(arms)
-    sentences = [matching_sentence(arms), *map(sentence_of, findings(arms))]  # those on credit are many: a table of their own
-    definitions = [f"{heading}: {meaning}" for heading, _, meaning in COLUMNS]
+    sentences = [
+        matching_sentence(arms),
+        *sampled_sentences(arms),
+        *map(sentence_of, findings(arms)),
+    ]  # those on credit are many: a table of their own
+    definitions = [f"{heading}: {meaning}" for heading, _, meaning in columns(arms, COLUMNS)]
     note = "Brackets hold the 95 % t interval over seeds."
     parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in sentences], "", note, ""]
     markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]
     if has_process:
         verdicts = markdown_table(finding_rows(process_findings(arms)))
         markdown += ["## Process reward against outcome reward", "", verdicts, "", markdown_table(process_rows(arms)), ""]
+    sampled_section = ""
+    if sampled_sentences(arms):
+        markdown += ["## Pass rates from rollouts", "", markdown_table(sampled_rows(arms)), ""]
+        sampled_section = "<h2>Pass rates from rollouts</h2>" + html_table(sampled_rows(arms))
     figures = FIGURES
     if has_process:  # too many arms for the essay's figure, and no labels to show on it
         figures = (*PROCESS_FIGURES, *[figure for figure in FIGURES if figure[0] != "essay"])
     for name, title, draw, sentence in figures:
+        sentence_told = caption(arms, name, sentence)
         figure = draw(arms if (name, title, draw, sentence) in PROCESS_FIGURES else whole_rollout_arms(arms))
         figure.savefig(figures_dir / f"{name}.png", dpi=120)
-        parts.append(html_figure(figure, title, sentence))
-        markdown += [f"## {title}", "", f"![{title}](figures/{name}.png)", "", sentence, ""]
+        parts.append(html_figure(figure, title, sentence_told))
+        markdown += [f"## {title}", "", f"![{title}](figures/{name}.png)", "", sentence_told, ""]
         plt.close(figure)
     markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", provenance_sentence(arms), ""]
     (output_dir / "summary.md").write_text("\n".join(markdown))
@@ -197,6 +207,7 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     defined = "".join(f"<li>{html.escape(line)}</li>" for line in definitions)
     body = f"""<ul>{listed}</ul>
 <h2>Arms</h2><p>{note}</p>{html_table(table_rows(arms))}
+{sampled_section}
 {process_section if has_process else ""}
 <h2>Who gained, and how far the weights moved</h2>{html_table(split_rows(arms))}
 {"".join(parts)}
@@ -232,7 +243,7 @@ def terminal_table(arms: Sequence[Arm]) -> str:
         "unsaturated_bits_per_petaflop",
         "total_flops",
     )
-    headings = {key: heading for heading, key, _ in COLUMNS}
+    headings = {key: heading for heading, key, _ in columns(arms, COLUMNS)}
     rows = [["start", "arm", "seeds", *[headings[key] for key in keys]]]
     for arm in arms:
         rows.append(
@@ -255,7 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(terminal_table(arms))
     print()
-    for sentence in [matching_sentence(arms), *map(sentence_of, findings(arms) + process_findings(arms))]:
+    told = [*sampled_sentences(arms), *map(sentence_of, findings(arms) + process_findings(arms))]
+    for sentence in [matching_sentence(arms), *told]:
         print(f"- {sentence}")
     print(f"\nreport: {os.path.relpath(output_dir / 'report.html')}")
 

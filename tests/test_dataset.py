@@ -323,7 +323,7 @@ RUNS = {
     "sft, exact, chat": ("sft", "qwen2", {}),
     "grpo, exact, text": ("grpo", "llama", {"max_completion_length": 4}),
     "grpo, numeric, chat, LoRA": ("grpo", "qwen2", {"max_completion_length": 8, "verifier": "numeric", "use_peft": "true"}),
-    "sft, numeric, text": ("sft", "qwen2", {"verifier": "numeric", "prompt_format": "text"}),
+    "sft, numeric, text": ("sft", "qwen2", {"verifier": "numeric", "prompt_format": "text", "max_eval_tokens": 8}),
 }
 
 
@@ -343,7 +343,9 @@ def test_recipes_run_from_a_model_and_a_file(models, tmp_path, monkeypatch, name
     assert data["prompt_format"] == ("chat" if "chat" in name else "text")
     is_exact = "exact" in name
     assert data["pass_rates"].startswith("exact" if is_exact else "not exact: several answers pass")
-    assert {row["split"] for row in run.table("evals").to_pylist()} == {"heldout", "train"}
+    evals = run.table("evals").to_pylist()
+    assert {row["split"] for row in evals} == {"heldout", "train"}
+    assert {row["num_rollouts"] for row in evals} == {None if is_exact else 8}
     if recipe == "grpo":
         assert {row["offered_bits_estimator"] for row in run.table("prompts").to_pylist()} == {"exact" if is_exact else "jackknife"}
         assert {row["reason"] for row in run.table("rollouts").to_pylist()} <= {
@@ -355,12 +357,15 @@ def test_recipes_run_from_a_model_and_a_file(models, tmp_path, monkeypatch, name
 def test_answers_with_too_many_spellings_are_counted_and_null(models, tmp_path, monkeypatch, capsys):
     rows = [{"prompt": f"Write {n} in words.", "answer": f"The answer to that is number {n}, as it was asked."} for n in range(60)]
     source = jsonl(tmp_path / "words.jsonl", rows)
-    run = ran(monkeypatch, "sft", models["llama"], tmp_path / "run", dataset=source, max_steps=2, num_train_problems=32)
+    options = {"max_steps": 2, "num_train_problems": 32, "num_eval_rollouts": 2, "max_eval_tokens": 4}
+    run = ran(monkeypatch, "sft", models["llama"], tmp_path / "run", dataset=source, **options)
     told = run.manifest["data"]["pass_rates"]
     assert told.startswith("null for 4 of 4 answers, which have more than 64 spellings")
     assert f"held-out pass rates: {told}" in capsys.readouterr().out
     for row in run.table("evals").to_pylist():
         assert row["log2_pass_rate"] is None and sum(row["token_log2_probabilities"]) < 0
+        assert row["reference_log2_probability"] == pytest.approx(sum(row["token_log2_probabilities"]))
+        assert (row["num_passed"], row["num_rollouts"]) == (0, 2)
 
 
 def test_answers_that_the_tokenizer_cannot_write_are_left_out(tmp_path, monkeypatch):

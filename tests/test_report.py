@@ -42,20 +42,25 @@ def make_run(
     choices=None,
     splits=None,
     facts=None,
+    counts=None,
 ):
     """A run of `steps` steps in which every held-out problem starts at 2^log2_start and gains `gain_per_step` bits a step; in
-    another split of `splits` it starts at a value of its own and gains that many times as much."""
+    another split of `splits` it starts at a value of its own and gains that many times as much. `counts`, passes of each held-out problem at each
+    evaluation and the rollouts they are of, stand in place of pass rates."""
     flops_per_step = 1e12
     manifest = MANIFEST | {"start": start, "arm": arm, "regime": regime, "seed": seed, "config": {"choices": choices or {}}}
     manifest |= facts or {}
     splits = {"heldout": (log2_start, 1.0), "train": (log2_start, 1.0)} | (splits or {})
+    column = "log2_pass_rate" if counts is None else "reference_log2_probability"
     run_dir = folder / f"{start}-{arm}-{seed}"
     writer = RunWriter.create(run_dir, manifest)
     for step in range(steps + 1):
         flops = step * flops_per_step
         for split, (first, factor) in splits.items():
-            for problem in PROBLEMS:
-                row = {"step": step, "split": split, "problem_id": problem, "log2_pass_rate": first + factor * gain_per_step * step}
+            for number, problem in enumerate(PROBLEMS):
+                row = {"step": step, "split": split, "problem_id": problem, column: first + factor * gain_per_step * step}
+                if counts is not None:
+                    row |= {"num_passed": counts[0][step][number], "num_rollouts": counts[1]}
                 row |= {"update_norm": float(step), "total_flops": flops, "total_seconds": 2.0 * step}
                 writer.add_rows("evals", [row])
         if step == 0:
