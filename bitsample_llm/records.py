@@ -101,7 +101,7 @@ def read_manifest(run_dir: Path) -> dict:
         raise RecordError(f"{run_dir} is not a run directory: it has no manifest.json")
     try:
         manifest = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} is not JSON ({error}): restore it or delete the run directory") from error
     if not isinstance(manifest, dict):
         raise RecordError(f"{path} is not a manifest: restore it or delete the run directory")
@@ -110,6 +110,8 @@ def read_manifest(run_dir: Path) -> dict:
             f"{run_dir} has record schema {manifest.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
             "read it with the version of bitsample_llm named in its manifest"
         )
+    if not isinstance(manifest.get("state"), str):
+        raise RecordError(f"{path} has no 'state' that is a text: restore it or delete the run directory")
     return manifest
 
 
@@ -139,15 +141,18 @@ def step_lines(path: Path) -> list[dict]:
     """The step lines that end in a newline; a kill can leave a torn one at the end.
 
     Raises:
-        RecordError: for a line that is not JSON.
+        RecordError: for a line that is no step line.
     """
     if not path.is_file():
         return []
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} holds a line that is not JSON ({error}): restore it or delete the run directory") from error
+    for number, line in enumerate(lines, start=1):
+        if not (isinstance(line, dict) and isinstance(line.get("step"), int)):
+            raise RecordError(f"line {number} of {path} does not say its step: restore it or delete the run directory")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -162,13 +167,13 @@ class Run:
         """All rows of a table of `SCHEMAS`, in the order they were written; columns that a segment lacks are null.
 
         Raises:
-            RecordError: for a file that is not parquet.
+            RecordError: for a file that is not parquet, or whose columns are of another type.
         """
         paths = sorted(self.run_dir.glob(f"{name}-*.parquet"))
         try:
             segments = [SCHEMAS[name].empty_table(), *map(pq.read_table, paths)]
             return pa.concat_tables(segments, promote_options="default")
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise RecordError(f"table {name} of {self.run_dir} cannot be read: {str(error).splitlines()[0]}") from error
 
 

@@ -14,6 +14,7 @@ RANKS = {
     "estimators": 0,
     "flops": 0,
     "glossary": 0,
+    "options": 0,
     "tasks": 1,
     "credit": 1,
     "records": 2,
@@ -45,6 +46,7 @@ RANKS = {
     "dataset_rows": 4,
     "prompt_format": 4,
     "gradient_noise": 4,
+    "loading": 4,
     "study": 4,
 }
 EVAL_RANK = 2
