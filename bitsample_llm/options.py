@@ -4,6 +4,7 @@ TRL takes a learning rate of -1 and a temperature of 0 without a word, and fails
 an option of another type (`max_steps: 2.5`) is caught here as well.
 """
 
+import argparse
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -36,6 +37,14 @@ _OPTIONS = {
     f"from 0 to {MAX_SEED}": "seed",
 }
 LIMIT_BY_OPTION = {option: limit for limit, options in _OPTIONS.items() for option in options.split()}
+
+
+class OneLineArgumentParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage before it."""
+
+    def error(self, message: str):
+        """Exit with status 2 and the message."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all options)\n")
 
 
 def value_fault(option: str, value) -> str | None:

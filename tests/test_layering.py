@@ -19,6 +19,7 @@ RANKS = {
     "credit": 1,
     "records": 2,
     "run_writer": 2,
+    "record_checks": 2,
     "__main__": 2,
     "spellings": 3,
     "likelihood": 3,
