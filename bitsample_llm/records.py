@@ -6,6 +6,7 @@
     rollouts-*.parquet  one row a completion
     evals-*.parquet     one row a held-out problem and evaluation
     problems-*.parquet  one row a prompt that a measurement asked (measure)
+    parts.jsonl         what a resume needs of a measurement's parts, each a step (measure)
     pending-*.parquet   rollouts that a checkpoint found half-trained, for a resume from it
     superseded/         rows of steps that a resume threw away
 

@@ -32,6 +32,7 @@ RANKS = {
     "rewards": 4,
     "rejection": 4,
     "measurement": 4,
+    "recorder": 4,
     "probes": 4,
     "processes": 4,
     "process_grpo": 4,
