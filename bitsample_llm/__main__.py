@@ -1,9 +1,10 @@
 """Print the summary of one recorded run: `python -m bitsample_llm RUN`."""
 
-import argparse
 import sys
 
 from bitsample_llm.glossary import GLOSSARY, TRAINING_PHASES
+from bitsample_llm.options import OneLineArgumentParser
+from bitsample_llm.record_checks import check_manifest, check_steps
 from bitsample_llm.records import RecordError, Run, read_run
 
 WHOLE_RUN = (
@@ -67,10 +68,14 @@ def summary_lines(run: Run) -> list[str]:
 
 def main() -> None:
     """Command line of the summary."""
-    parser = argparse.ArgumentParser(prog="python -m bitsample_llm", description="Print the summary of one recorded run.")
+    parser = OneLineArgumentParser(prog="python -m bitsample_llm", description="Print the summary of one recorded run.")
     parser.add_argument("run", metavar="RUN", help="run directory")
     try:
         run = read_run(parser.parse_args().run)
+        check_manifest(run, {"trainer": str, "seed": int})
+        if run.steps:
+            shown = {key for key in (*WHOLE_RUN, *LAST_STEP) if run.steps[-1].get(key) is not None}
+            check_steps(run, (), ("flops/total", *[f"flops/{phase}" for phase in TRAINING_PHASES], *sorted(shown)))
     except RecordError as error:
         sys.exit(f"error: {error}")
     print("\n".join(summary_lines(run)))

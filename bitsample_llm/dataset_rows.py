@@ -156,14 +156,27 @@ def opened(source: str, config: str | None, split: str) -> datasets.Dataset:
     reader = READER_BY_SUFFIX.get(path.suffix)
     if (reader is not None or source.startswith((".", "/"))) and not path.exists():
         raise ValueError(f"data file {source} does not exist: pass --dataset FILE.jsonl, FILE.parquet or a Hub name")
+    if reader is not None and path.is_dir():
+        raise ValueError(f"{source} is a folder: pass a file as --dataset, or a folder whose name does not end in {path.suffix}")
+    if reader is None and path.is_file():
+        raise ValueError(f"{source} is a file of another kind: pass --dataset FILE.jsonl, FILE.parquet or a Hub name")
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"data file {source} has no rows")
     try:
+        if reader == "json":
+            _check_is_text(path)
         if reader is not None:
             return datasets.load_dataset(reader, data_files=str(path), split="train")
         return datasets.load_dataset(source, config, split=split)
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"data set {source} cannot be read: {_first_broken_line(path, reader) or error}") from error
+
+
+def _check_is_text(path: Path) -> None:
+    """Raise a ValueError for bytes that are not UTF-8: the reader meets them after this, row by row."""
+    with path.open(encoding="utf-8") as lines:
+        for _ in lines:
+            pass
 
 
 def _first_broken_line(path: Path, reader: str | None) -> str | None:

@@ -52,22 +52,25 @@ class MeasuredPrompt:
 
 
 def measured_prompts(
-    sampler: Sampler, problems: Sequence[Problem], rollouts_per_prompt: int, generation_step: int
+    sampler: Sampler, problems: Sequence[Problem], rollouts_per_prompt: int, generation_step: int, step: int
 ) -> list[MeasuredPrompt]:
     """Draw and judge rollouts of every problem. All processes ask together, each samples a share and gets the whole, in order.
 
     The exact pass rate goes with a prompt where the task accepts one string. The model keeps its mode for sampling, so that a
     counter tells rollouts from evaluation.
+
+    Args:
+        step: number of the part of the measurement that this is; its seed depends on it.
     """
     accelerator = sampler.accelerator
-    seed = np.random.SeedSequence([sampler.seed, generation_step, accelerator.process_index]).generate_state(1)[0]
+    seed = np.random.SeedSequence([sampler.seed, step, accelerator.process_index]).generate_state(1)[0]
     torch.manual_seed(int(seed))
     with accelerator.split_between_processes(list(range(len(problems)))) as share:
         own = _sampled_share(sampler, [problems[index] for index in share], rollouts_per_prompt)
         gathered = dict(gather_object(list(zip(share, own, strict=True))))  # by index: spare processes repeat the last prompt
     for index, prompt in gathered.items():
         for row in (prompt.row, *prompt.rollouts):
-            row |= {"problem_id": problems[index].problem_id, "step": generation_step, "generation_step": generation_step}
+            row |= {"problem_id": problems[index].problem_id, "step": step, "generation_step": generation_step}
     return [gathered[index] for index in range(len(problems))]
 
 
@@ -108,7 +111,7 @@ def flops_per_sample(sampler: Sampler, problems: Sequence[Problem], plain: Seque
     shapes: a forward and a backward pass, TRL's fused head recomputed, no old or reference scores; a rollout's over the padded
     length, a label's over its own, null where there is none.
     """
-    num_rollouts = sum(len(prompt.rollouts) for prompt in plain)
+    num_rollouts = sum(len(prompt.padded_tokens) for prompt in plain)
     prompt_tokens, completion_tokens = np.mean([padded for prompt in plain for padded in prompt.padded_tokens], axis=0)
     labels = [encode_answer(sampler.tokenizer, problem, sampler.end) for problem in problems if problem.completion]
     label = None

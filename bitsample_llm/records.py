@@ -6,6 +6,7 @@
     rollouts-*.parquet  one row a completion
     evals-*.parquet     one row a held-out problem and evaluation
     problems-*.parquet  one row a prompt that a measurement asked (measure)
+    parts.jsonl         what a resume needs of a measurement's parts, each a step (measure)
     pending-*.parquet   rollouts that a checkpoint found half-trained, for a resume from it
     superseded/         rows of steps that a resume threw away
     writer.lock         held by the one process that writes; see `run_lock.py`
@@ -108,7 +109,7 @@ def read_manifest(run_dir: Path) -> dict:
         raise RecordError(f"{run_dir} is not a run directory: it has no manifest.json")
     try:
         manifest = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} is not JSON ({error}): restore it or delete the run directory") from error
     if not isinstance(manifest, dict):
         raise RecordError(f"{path} is not a manifest: restore it or delete the run directory")
@@ -117,6 +118,8 @@ def read_manifest(run_dir: Path) -> dict:
             f"{run_dir} has record schema {manifest.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
             "read it with the version of bitsample_llm named in its manifest"
         )
+    if not isinstance(manifest.get("state"), str):
+        raise RecordError(f"{path} has no 'state' that is a text: restore it or delete the run directory")
     return manifest
 
 
@@ -151,7 +154,11 @@ def step_lines(path: Path, after: int = 0) -> list[dict]:
     if not path.is_file():
         return []
     lines = []
-    for number, text in enumerate(path.read_text().splitlines(keepends=True), start=1):
+    try:
+        texts = path.read_text().splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is not text ({error}): restore it or delete the run directory") from error
+    for number, text in enumerate(texts, start=1):
         if not text.endswith("\n"):
             break
         try:
@@ -182,13 +189,13 @@ class Run:
         """All rows of a table of `SCHEMAS`, in the order they were written; columns that a segment lacks are null.
 
         Raises:
-            RecordError: for a file that is not parquet.
+            RecordError: for a file that is not parquet, or whose columns are of another type.
         """
         paths = sorted(self.run_dir.glob(f"{name}-*.parquet"))
         try:
             segments = [SCHEMAS[name].empty_table(), *map(pq.read_table, paths)]
             return pa.concat_tables(segments, promote_options="default")
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise RecordError(f"table {name} of {self.run_dir} cannot be read: {str(error).splitlines()[0]}") from error
 
 

@@ -8,10 +8,12 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
+import typing
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ import datasets
 import numpy as np
 import torch
 import transformers
+import yaml
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
@@ -29,9 +32,11 @@ from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.budget import FlopBudget, ProgressLine, TargetGain, end_before_the_first_step
 from bitsample_llm.dataset_rows import DataArguments, read_dataset
 from bitsample_llm.flop_counter import FlopCounter
+from bitsample_llm.loading import check_all_loaded, loading
 from bitsample_llm.memorisation import relabelled, write_ceiling
 from bitsample_llm.meter import InformationMeter
 from bitsample_llm.model_card import sha256_of_file
+from bitsample_llm.options import check_name, check_output_dir, type_fault, value_fault
 from bitsample_llm.processes import honour_fsdp_on_cpu, part
 from bitsample_llm.records import RecordError, check_run_dir
 from bitsample_llm.rewards import RolloutVerifier
@@ -124,12 +129,52 @@ class StudyArguments(DataArguments):
 
 
 class OneLineParser(TrlParser):
-    """TRL's parser, whose errors are one line and not four hundred lines of usage."""
+    """TRL's parser, whose errors are one line and not four hundred lines of usage, and which checks values by option."""
+
+    from_file: frozenset[str] = frozenset()  # options that the configuration file gave
 
     def error(self, message: str):
         """Exit with status 2 and the message."""
-        print(f"{self.prog}: {message} (--help lists all options)", file=sys.stderr)
+        print(f"{self.prog}: {' '.join(message.split())} (--help lists all options)", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_args_and_config(self, args=None, **kwargs):
+        """What TRL's does, with the configuration file named where it is not YAML."""
+        words = sys.argv[1:] if args is None else list(args)
+        file = next(iter(words[words.index("--config") + 1 :]), "--") if "--config" in words else None
+        if file is not None and file.startswith("--"):
+            self.error("argument --config: expected one argument")
+        try:
+            return super().parse_args_and_config(words, **kwargs)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"--config {file} is not YAML: {error}")
+
+    def set_defaults_with_config(self, **kwargs) -> list[str]:
+        """Take a configuration file's options, and refuse those that nobody knows."""
+        self.from_file = frozenset(kwargs)
+        if unknown := super().set_defaults_with_config(**kwargs):
+            self.error(f"the configuration file names unknown options: {', '.join(unknown[::2])}")
+        return []
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Refuse values out of range here: TRL's dataclasses compute with them before anybody else can."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        hints = {name: hint for kind in self.dataclass_types for name, hint in typing.get_type_hints(kind).items()}
+        for action in self._actions:
+            if not hasattr(parsed, action.dest):
+                continue
+            value = getattr(parsed, action.dest)
+            is_from_file = action.dest in self.from_file
+            if value is action.default and not is_from_file:  # TRL's own, whatever it is
+                continue
+            fault = value_fault(action.dest, value)
+            if is_from_file and action.nargs is None:
+                members = typing.get_args(hints[action.dest])
+                kind = None if str in members else action.type
+                fault = fault or type_fault(action.dest, value, kind, type(None) in members, action.choices)
+            if fault:
+                self.error(fault)
+        return parsed, rest
 
 
 @contextlib.contextmanager
@@ -137,7 +182,7 @@ def one_line_errors() -> Iterator[None]:
     """Turn what a user can get wrong into one line and exit status 1; anything else keeps its traceback."""
     try:
         yield
-    except (ValueError, OSError, RecordError) as error:
+    except (ValueError, OSError, ImportError, RecordError) as error:
         if int(os.environ.get("RANK", "0")) == 0:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(1) from error
@@ -150,6 +195,7 @@ def set_up_process() -> None:
     honour_fsdp_on_cpu()
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs of a file that it cannot read, it raises as well
     transformers.utils.logging.disable_progress_bar()
 
 
@@ -158,25 +204,32 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
     adapters of a folder that holds nothing else are merged into their base model.
 
     Raises:
-        ValueError: if no model is named, its folder does not exist, or its tokenizer lacks an EOS token.
+        ValueError: if no model is named, its folder does not exist, its files are broken or do not fit one another, or its
+            tokenizer lacks an EOS token.
     """
     name = model_args.model_name_or_path
-    if name is None:
+    if not name:
         raise ValueError("no model: pass --model_name_or_path FOLDER or a Hub name")
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file: pass the folder of a model, --model_name_or_path FOLDER")
     if not Path(name).is_dir() and (name.startswith((".", "/")) or name.count("/") != 1 or Path(name).parent.is_dir()):
         raise ValueError(f"model folder {name} does not exist: pass --model_name_or_path FOLDER or a Hub name")
     options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    with loading("tokenizer", name):
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     if tokenizer.eos_token is None:
         raise ValueError(f"the tokenizer of {name} has no eos_token: set it in its tokenizer_config.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
     options |= {"dtype": dtype, "attn_implementation": model_args.attn_implementation}
-    if (Path(name) / "adapter_config.json").is_file():
-        model = AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload()
-    else:
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
+    with loading("model", name):
+        if (Path(name) / "adapter_config.json").is_file():
+            model, missing = AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload(), ()
+        else:
+            model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+            missing = info["missing_keys"]
+    check_all_loaded(missing, name)
     if trained_parameters == "norms":
         freeze_all_but_norms(model)
     return model, tokenizer
@@ -208,6 +261,26 @@ def freeze_all_but_norms(model) -> None:
         parameter.requires_grad_(name in norms)
 
 
+def check_study_arguments(study: StudyArguments) -> None:
+    """Refuse what no run can be made of.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, value in vars(study).items():
+        if fault := value_fault(name, value):
+            raise ValueError(fault)
+    for name in ("arm", "start"):
+        if getattr(study, name) is not None:
+            check_name(f"--{name}", getattr(study, name))
+    if study.flop_budget and (study.first_evaluation_flops or 0) > study.flop_budget:
+        raise ValueError(
+            f"--first_evaluation_flops must be at most --flop_budget {study.flop_budget:g}, got {study.first_evaluation_flops:g}"
+        )
+    if study.dataset == "":
+        raise ValueError("--dataset must not be empty: name a file or a Hub data set, or leave it out")
+
+
 @dataclass
 class StudyProblems:
     """What a run trains on and is measured on; `data` is what the manifest says of where it came from."""
@@ -225,12 +298,7 @@ def load_problems(study: StudyArguments) -> StudyProblems:
         ValueError: for an unknown task, format or mark, more problems than a split has or none, a budget of nothing, or data
             that cannot be read.
     """
-    for name in ("num_train_problems", "num_heldout_problems", "num_evaluations", "num_eval_rollouts"):
-        if getattr(study, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(study, name)}")
-    for name in ("flop_budget", "first_evaluation_flops", "target_bits", "max_eval_tokens"):
-        if getattr(study, name) is not None and getattr(study, name) <= 0:
-            raise ValueError(f"--{name} must be above 0, got {getattr(study, name)}")
+    check_study_arguments(study)
     if study.dataset is not None:
         sizes = study.num_train_problems, study.num_heldout_problems
         read = read_dataset(study, *sizes, study.problem_seed, study.tuning)
@@ -336,15 +404,19 @@ def prepare_run_dir(args) -> str | None:
 
     Raises:
         RecordError: if the directory holds a run and no resume was asked for, or a finished one.
+        ValueError: if the directory cannot be made, or the checkpoint is none.
     """
     if args.output_dir == "trainer_output":  # what transformers makes of no answer
         raise ValueError("no run directory: pass --output_dir FOLDER")
-    run_dir = Path(args.output_dir)
-    check_run_dir(run_dir, resume=bool(args.resume_from_checkpoint))
+    run_dir, asked = check_output_dir(args.output_dir), args.resume_from_checkpoint
+    check_run_dir(run_dir, resume=bool(asked))
     args.output_dir = str(run_dir / "checkpoints")
-    if args.resume_from_checkpoint in ("last", "true", "True"):
+    if asked in ("last", "true", "True"):
         return last_whole_checkpoint(Path(args.output_dir))
-    return args.resume_from_checkpoint
+    if asked and not (Path(asked) / "trainer_state.json").is_file():
+        fault = "holds no checkpoint" if Path(asked).exists() else "does not exist"
+        raise ValueError(f"--resume_from_checkpoint {asked} {fault}: pass last, or a folder checkpoint-STEP of the run")
+    return asked
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

@@ -39,6 +39,11 @@ plt.rcParams.update(
 )
 
 
+def plain(name: str) -> str:
+    """A name as matplotlib shows it letter by letter: a $ begins no formula, and a leading _ does not hide it from legends."""
+    return (" " * name.startswith("_") + name).replace("$", r"\$")
+
+
 def styles(arms: Sequence[Arm]) -> dict[str, dict]:
     """One look an arm's name, the same in every figure."""
     names = list(dict.fromkeys(arm.name for arm in arms))
@@ -109,7 +114,7 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
                 "markerfacecolor": face,
                 "markersize": 6,
             }
-            axis.plot(x, y, linestyle="none", label=f"{arm.name}, {arm.start}", **options)
+            axis.plot(x, y, linestyle="none", label=plain(f"{arm.name}, {arm.start}"), **options)
         axis.set_xlabel("pass rate p")
         axis.set_ylabel("offered bits per sample")
     axes[0].set_ylim(0, 8)
@@ -130,7 +135,7 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
         for key, marker, what in (("bits/surprisal_per_sample", "v", "label"), ("bits/believed_per_sample", "^", "verdict")):
             x, y = _binned(_believed_points(arm, key))
             options = {"marker": marker, "color": look[arm.name]["color"], "markerfacecolor": face}
-            axes[2].plot(x, y, linestyle="none", label=f"{what}, policy of {arm.name}, {arm.start}", **options)
+            axes[2].plot(x, y, linestyle="none", label=plain(f"{what}, policy of {arm.name}, {arm.start}"), **options)
     axes[2].set_xscale("log")
     axes[2].set_xlim(1e-4, 1.5)
     axes[2].set_ylim(bottom=0)
@@ -152,13 +157,13 @@ def learning_figure(arms: Sequence[Arm]) -> Figure:
             for index, result in enumerate(arm.results):
                 x = np.maximum(result.curve.flops, left_edge)
                 options = {"color": style["color"], "linestyle": style["linestyle"], "marker": style["marker"], "markersize": 3}
-                options |= {"linewidth": 1.1, "alpha": 0.8, "label": arm.name if index == 0 else None}
+                options |= {"linewidth": 1.1, "alpha": 0.8, "label": plain(arm.name) if index == 0 else None}
                 axes[0][column].plot(x, result.curve.surprisal_bits, **options)
                 axes[1][column].plot(x, result.curve.pass_rate, **options)
                 if result.curve.is_sampled:
                     band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
                     axes[1][column].fill_between(x, *rate_bounds(result.curve), **band)
-        axes[0][column].set_title(f"{start} start")
+        axes[0][column].set_title(plain(f"{start} start"))
         axes[0][column].set_xscale("log")
         if all(result.curve.pass_rate.all() for arm in arms for result in arm.results):
             axes[1][column].set_yscale("log")
@@ -193,7 +198,7 @@ def rate_figure(arms: Sequence[Arm]) -> Figure:
                 marker="|",
                 capsize=4,
             )
-    axis.set_yticks(range(len(arms)), [f"{arm.name}, {arm.start} (n = {len(arm.results)})" for arm in reversed(arms)])
+    axis.set_yticks(range(len(arms)), [plain(f"{arm.name}, {arm.start} (n = {len(arm.results)})") for arm in reversed(arms)])
     axis.axvline(0, color="#444444", linewidth=0.8)
     largest = max((abs(value) for arm in arms for value in arm.measured(key)), default=1.0)
     axis.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(max(largest, 1.0)) - 2), linscale=0.6)
@@ -222,7 +227,7 @@ def phase_figure(arms: Sequence[Arm]) -> Figure:
                 label=phase,
             )
             left += shares * 100
-    axis.set_yticks(range(len(arms)), [f"{arm.name}, {arm.start}" for arm in reversed(arms)])
+    axis.set_yticks(range(len(arms)), [plain(f"{arm.name}, {arm.start}") for arm in reversed(arms)])
     axis.set_xlabel("share of training FLOPs (%)")
     axis.set_xlim(0, 100)
     axis.set_axisbelow(True)

@@ -15,9 +15,18 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it stands, on one line: no HTML, no column, no formula.
+
+    >>> markdown_text("a|b <i>$x$")
+    'a\\\\|b &lt;i&gt;\\\\$x\\\\$'
+    """
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("$", "\\$")
+
+
 def markdown_table(rows: list[list[str]]) -> str:
     """Rows as a Markdown table, the first being the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
@@ -38,11 +47,12 @@ def html_table(rows: list[list[str]]) -> str:
 def html_figure(figure: Figure, title: str, sentence: str) -> str:
     """A figure under its title, with the sentence below it and both as its alternative text."""
     alternative = html.escape(f"{title} {sentence}")
-    return f"<figure><h2>{title}</h2><img alt='{alternative}' src='{data_uri(figure)}'><figcaption>{sentence}</figcaption></figure>"
+    return f"<figure><h2>{html.escape(title)}</h2><img alt='{alternative}' src='{data_uri(figure)}'><figcaption>{html.escape(sentence)}</figcaption></figure>"
 
 
 def html_page(title: str, body: str) -> str:
     """A self-contained page."""
+    title = html.escape(title)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>

@@ -4,7 +4,6 @@ Prints the plan and writes plan.html (self-contained), plan.json, keep.jsonl (th
 files. Reads records alone: it imports neither torch nor TRL.
 """
 
-import argparse
 import html
 import json
 import os
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bitsample_llm.options import OneLineArgumentParser, check_output_dir
 from bitsample_llm.records import RecordError, Run, read_run
 from eval.advice import LATENT_FACTOR, advice, probe_finding
+from eval.checks import check_planned
 from eval.completions import completion_rows, completions_of, completions_sentence
 from eval.findings import estimate, number
 from eval.page import aligned_table, html_figure, html_page, html_table
@@ -50,6 +51,7 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tu
         RecordError: for what is no finished measurement.
     """
     check_measured(run)
+    check_planned(run)
     rng = np.random.default_rng(seed)
     counts = counts_of(run, None)
     first, second = (counts_of(run, None, step) for step in (SELECTION, REPORT))
@@ -61,16 +63,16 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tu
     probes = []
     for name, base in BASE_OF_PROBE.items():
         if (probed := counts_of(run, name)) is not None:
-            moved = run.manifest["updates_moved_bits"] if name == "updates" else None
+            moved = run.manifest.get("updates_moved_bits") if name == "updates" else None
             found = probe_finding(counts if base is None else counts_of(run, base), probed, rng, moved)
-            probes.append({"name": name, "description": run.manifest["probes"][name], **found})
+            probes.append({"name": name, "description": run.manifest.get("probes", {}).get(name, name), **found})
     priced = prices(counts, np.array([bits for bits in labels if bits is not None]), costs, rng)
     pass_rate = mean_pass_rate(counts, rng)
     completions = completions_of(run, np.random.default_rng(seed))
     plan = {
         "run": str(run.run_dir),
         "model": run.manifest["config"]["model"]["model_name_or_path"],
-        "git_commit": run.manifest["git_commit"],
+        "git_commit": run.manifest.get("git_commit"),
         "advice": advice(pass_rate, groups, probes, priced["label_over_rollout"], completions),
         "completions": completions,
         "pass_rate": pass_rate | {"is_exact": counts.exact is not None},
@@ -264,7 +266,7 @@ def write_plan(plan: dict, counts: Counts, kept: list[dict], output_dir: Path) -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the plan."""
-    parser = argparse.ArgumentParser(prog="python -m eval.plan", description=__doc__.splitlines()[0])
+    parser = OneLineArgumentParser(prog="python -m eval.plan", description=__doc__.splitlines()[0])
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory of recipes/measure.py")
     parser.add_argument(
         "--group_size",
@@ -278,11 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--group_size must be at least 2, got {options.group_size}")
     output_dir = options.output_dir or options.run / "plan"
     try:
+        check_output_dir(output_dir)
         run = read_run(options.run)
         plan, counts, keep = plan_of(run, options.group_size)
         write_plan(plan, counts, kept_lines(run, keep), output_dir)
-    except (RecordError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (RecordError, OSError, ValueError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
     told = plan["advice"]
     print(f"{told['verdict'].upper()}\n  because {told['reason']}\n  to do: {told['do']}\n")
     for sentence in sentences(plan):

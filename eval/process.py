@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from eval.arms import Arm, paired_difference, paired_ratio
-from eval.figures import COLOURS
+from eval.figures import COLOURS, plain
 from eval.findings import estimate, number, verdict_on
 
 OUTCOME = "outcome"
@@ -172,7 +172,7 @@ def credit_figure(arms: Sequence[Arm]) -> Figure:
                 error = [[summary["mean"] - low], [high - summary["mean"]]]
                 axis.errorbar([x + 0.06], [summary["mean"]], yerr=error, color=COLOURS[stops], marker="_", capsize=4)
         axis.axhline(0, color="#444444", linewidth=0.8)
-        axis.set_title(f"{start} start", loc="left")
+        axis.set_title(plain(f"{start} start"), loc="left")
         axis.set_ylabel("absorbed bits,\nmean over log FLOPs")
     axes[-1, 0].set_xticks(range(len(ways)), ways)
     handles = [plt.Line2D([], [], linestyle="none", color=COLOURS[stops], marker="s" if stops else "o") for stops in (0, 1)]

@@ -4,22 +4,26 @@ Writes one self-contained report.html, summary.md, results.json and the figures 
 records alone: it imports neither torch nor TRL.
 """
 
-import argparse
 import html
 import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 from bitsample_llm.glossary import TRAINING_PHASES
-from bitsample_llm.records import RecordError, read_run
-from eval.arms import TARGET_BITS, Arm, arms_of, run_result
+from bitsample_llm.options import OneLineArgumentParser, check_output_dir
+from bitsample_llm.records import RecordError, Run, read_run
+from eval.arms import TARGET_BITS, Arm, RunResult, arms_of, run_result
+from eval.checks import check_reported
 from eval.figures import essay_figure, learning_figure, phase_figure, rate_figure
 from eval.findings import estimate, findings, matching_sentence, number, sentence_of
-from eval.page import aligned_table, html_figure, html_page, html_table, markdown_table
+from eval.meter_only import NOTE, is_meter_only, metered_facts, metered_rows, with_names
+from eval.meter_only import TITLE as METER_ONLY
+from eval.page import aligned_table, html_figure, html_page, html_table, markdown_table, markdown_text
 from eval.process import FIGURES as PROCESS_FIGURES
 from eval.process import process_arms, process_findings, process_rows, whole_rollout_arms
 from eval.sampled import caption, columns, sampled_rows, sampled_sentences
@@ -126,13 +130,13 @@ def finding_rows(found: Sequence[dict]) -> list[list[str]]:
     return rows + [[item["question"], item["verdict"], estimate(item), str(item["n"]), item["statistic"]] for item in found]
 
 
-def provenance_sentence(arms: Sequence[Arm]) -> str:
+def provenance_sentence(runs: Sequence[Run]) -> str:
     """Commits and versions the runs were made with, and the command of this report."""
-    manifests = [result.run.manifest for arm in arms for result in arm.results]
+    manifests = [run.manifest for run in runs]
     commits = sorted(
         {(m["git_commit"] or "unknown")[:12] + (" (with uncommitted changes)" if m["git_dirty"] else "") for m in manifests}
     )
-    packages = ", ".join(f"{name} {version}" for name, version in manifests[0]["packages"].items())
+    packages = ", ".join(f"{name} {version}" for name, version in manifests[0]["packages"].items()) or "packages unknown"
     return f"{len(manifests)} runs at commit {', '.join(commits)}; {packages}; device {manifests[0]['device']}. Made by: {' '.join(['python -m eval.report', *sys.argv[1:]])}"
 
 
@@ -166,22 +170,60 @@ FIGURES = (
 )
 
 
-def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
+@dataclass(frozen=True)
+class Sorted:
+    """What the runs of a report are: those that compare, those without evaluations, and those left out with the reason."""
+
+    evaluated: list[RunResult]
+    metered: list[Run]
+    left_out: list[str]
+
+
+def sorted_runs(run_dirs: Sequence[Path]) -> Sorted:
+    """The runs of the directories.
+
+    Raises:
+        RecordError: if none can be reported, with the reason of each.
+    """
+    evaluated, metered, left_out = [], [], []
+    for run_dir in run_dirs:
+        try:
+            run = read_run(run_dir)
+            check_reported(run)
+            run = with_names(run)
+            if is_meter_only(run):
+                metered.append(run)
+            else:
+                evaluated.append(run_result(run))
+        except RecordError as error:
+            left_out.append(" ".join(str(error).split()))
+    if not evaluated and not metered:
+        raise RecordError("; ".join(left_out) if len(left_out) == 1 else f"nothing to report: {'; '.join(left_out)}")
+    return Sorted(evaluated, metered, left_out)
+
+
+def write_report(arms: Sequence[Arm], output_dir: Path, metered: Sequence[Run] = (), left_out: Sequence[str] = ()) -> None:
     """Write report.html, summary.md, results.json and figures/*.png."""
     output_dir.mkdir(parents=True, exist_ok=True)
     figures_dir = output_dir / "figures"
     figures_dir.mkdir(exist_ok=True)
     has_process = bool(process_arms(arms))
     found = findings(arms) + process_findings(arms)
-    sentences = [
-        matching_sentence(arms),
-        *sampled_sentences(arms),
-        *map(sentence_of, findings(arms)),
-    ]  # those on credit are many: a table of their own
+    sentences = [matching_sentence(arms), *sampled_sentences(arms), *map(sentence_of, findings(arms))] if arms else []
+    facts = [metered_facts(run) for run in metered]
+    provenance = provenance_sentence([*[result.run for arm in arms for result in arm.results], *metered])
     definitions = [f"{heading}: {meaning}" for heading, _, meaning in columns(arms, COLUMNS)]
     note = "Brackets hold the 95 % t interval over seeds."
-    parts, markdown = [], ["# Bits per FLOP, SFT and RL", "", *[f"- {sentence}" for sentence in sentences], "", note, ""]
-    markdown += [markdown_table(table_rows(arms)), "", markdown_table(split_rows(arms)), "", markdown_table(phase_rows(arms)), ""]
+    parts, markdown = (
+        [],
+        ["# Bits per FLOP, SFT and RL", "", *[f"- {markdown_text(sentence)}" for sentence in sentences], "", note, ""],
+    )
+    for rows in (table_rows(arms), split_rows(arms), phase_rows(arms)) if arms else ():
+        markdown += [markdown_table(rows), ""]
+    if facts:
+        markdown += [f"## {METER_ONLY}", "", NOTE, "", markdown_table(metered_rows(facts)), ""]
+    if left_out:
+        markdown += ["## Left out", "", *[f"- {markdown_text(line)}" for line in left_out], ""]
     if has_process:
         verdicts = markdown_table(finding_rows(process_findings(arms)))
         markdown += ["## Process reward against outcome reward", "", verdicts, "", markdown_table(process_rows(arms)), ""]
@@ -192,19 +234,22 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
     figures = FIGURES
     if has_process:  # too many arms for the essay's figure, and no labels to show on it
         figures = (*PROCESS_FIGURES, *[figure for figure in FIGURES if figure[0] != "essay"])
-    for name, title, draw, sentence in figures:
+    for name, title, draw, sentence in figures if arms else ():
         sentence_told = caption(arms, name, sentence)
         figure = draw(arms if (name, title, draw, sentence) in PROCESS_FIGURES else whole_rollout_arms(arms))
         figure.savefig(figures_dir / f"{name}.png", dpi=120)
         parts.append(html_figure(figure, title, sentence_told))
         markdown += [f"## {title}", "", f"![{title}](figures/{name}.png)", "", sentence_told, ""]
         plt.close(figure)
-    markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", provenance_sentence(arms), ""]
+    markdown += ["## Columns", "", *[f"- {line}" for line in definitions], "", markdown_text(provenance), ""]
     (output_dir / "summary.md").write_text("\n".join(markdown))
     process_section = "<h2>Process reward against outcome reward</h2>"
     process_section += html_table(finding_rows(process_findings(arms))) + html_table(process_rows(arms))
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
     defined = "".join(f"<li>{html.escape(line)}</li>" for line in definitions)
+    apart = f"<h2>{METER_ONLY}</h2><p>{NOTE}</p>{html_table(metered_rows(facts))}" if facts else ""
+    if left_out:
+        apart += "<h2>Left out</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in left_out) + "</ul>"
     body = f"""<ul>{listed}</ul>
 <h2>Arms</h2><p>{note}</p>{html_table(table_rows(arms))}
 {sampled_section}
@@ -212,8 +257,10 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
 <h2>Who gained, and how far the weights moved</h2>{html_table(split_rows(arms))}
 {"".join(parts)}
 <h2>FLOPs by phase</h2>{html_table(phase_rows(arms))}
-<h2>Columns</h2><ul>{defined}</ul>
-<p>{html.escape(provenance_sentence(arms))}</p>"""
+<h2>Columns</h2><ul>{defined}</ul>"""
+    body = f"""{body if arms else ""}
+{apart}
+<p>{html.escape(provenance)}</p>"""
     (output_dir / "report.html").write_text(html_page("Bits per FLOP, SFT and RL", body))
     results = {
         "findings": found,
@@ -228,7 +275,9 @@ def write_report(arms: Sequence[Arm], output_dir: Path) -> None:
             }
             for arm in arms
         ],
-        "provenance": provenance_sentence(arms),
+        "metered": facts,
+        "left_out": list(left_out),
+        "provenance": provenance,
     }
     (output_dir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
 
@@ -254,20 +303,26 @@ def terminal_table(arms: Sequence[Arm]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the report."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__.splitlines()[0])
+    parser = OneLineArgumentParser(prog="python -m eval.report", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or folders of run directories")
     parser.add_argument("--output_dir", type=Path, help="where the report goes (default: report/ in the first RUN)")
     options = parser.parse_args(arguments)
     output_dir = options.output_dir or Path(options.runs[0]) / "report"
     try:
-        arms = arms_of([run_result(read_run(run_dir)) for run_dir in find_runs(options.runs)])
-        write_report(arms, output_dir)
-    except (RecordError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(terminal_table(arms))
-    print()
-    told = [*sampled_sentences(arms), *map(sentence_of, findings(arms) + process_findings(arms))]
-    for sentence in [matching_sentence(arms), *told]:
+        check_output_dir(output_dir)
+        runs = sorted_runs(find_runs(options.runs))
+        arms = arms_of(runs.evaluated)
+        write_report(arms, output_dir, runs.metered, runs.left_out)
+    except (RecordError, OSError, ValueError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    if arms:
+        print(terminal_table(arms), end="\n\n")
+    if runs.metered:
+        print(f"{METER_ONLY}\n{aligned_table(metered_rows([metered_facts(run) for run in runs.metered]))}\n")
+    for line in runs.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    told = [*sampled_sentences(arms), *map(sentence_of, findings(arms) + process_findings(arms))] if arms else []
+    for sentence in [matching_sentence(arms), *told] if arms else []:
         print(f"- {sentence}")
     print(f"\nreport: {os.path.relpath(output_dir / 'report.html')}")
 

@@ -19,6 +19,7 @@ from trl import ModelConfig
 
 from bitsample_llm import gradient_noise as noise
 from bitsample_llm import study as studies
+from bitsample_llm.options import check_output_dir
 from bitsample_llm.records import SCHEMA_VERSION
 from bitsample_llm.rejection import sampled_completions
 from bitsample_llm.run_writer import write_json_atomically
@@ -43,8 +44,9 @@ def check(study: studies.StudyArguments, choices: NoiseChoices) -> None:
     for name, bound in lowest.items():
         if (value := (vars(study) | vars(choices))[name]) < bound:
             raise ValueError(f"--{name} must be at least {bound}, got {value}")
-    if not choices.output_dir:
-        raise ValueError("no folder to write into: pass --output_dir FOLDER")
+    check_output_dir(choices.output_dir)
+    if study.dataset is not None:
+        raise ValueError("--dataset: this measures the arithmetic tasks alone, leave it out")
     if study.answer_format == "scratchpad":
         raise ValueError("with a scratchpad several completions pass: choose --answer_format plain or reversed")
 

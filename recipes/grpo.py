@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from accelerate import PartialState
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
+from trl.import_utils import is_vllm_available
 
 from bitsample_llm.credit import CREDITS
 from bitsample_llm.likelihood import check_completion_length
@@ -38,6 +39,12 @@ TRAINERS = {
     "grpo": (GRPOTrainer, GRPOConfig),
     "rloo": (RLOOTrainer, RLOOConfig),
     "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
+}
+# TRL reads these strings as it trains
+KNOWN_VALUES = {
+    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
 }
 SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer}
 
@@ -86,6 +93,19 @@ def asked_trainer(arguments: list[str]) -> str:
     return "grpo"
 
 
+def check_training_arguments(args) -> None:
+    """Refuse what TRL's trainer would stumble over in its first step.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, known in KNOWN_VALUES.items():
+        if (value := getattr(args, name, known[0])) not in known:
+            raise ValueError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+    if args.use_vllm and not is_vllm_available():
+        raise ValueError("--use_vllm true needs the package vllm: pip install 'trl[vllm]', or leave the option out")
+
+
 def reward_function(name: str, verifier: RolloutVerifier, seed: int):
     """What TRL calls for the scalar reward."""
     if name == "random":
@@ -131,6 +151,7 @@ def main() -> None:
     with one_line_errors():
         study, choices, args, model_args = parsed_arguments(sys.argv[1:])
         report_processes()
+        check_training_arguments(args)
         problems = load_problems(study)
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)

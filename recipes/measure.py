@@ -4,13 +4,13 @@
     python -m eval.plan runs/measure
 
 Half of a prompt's rollouts select the prompts worth keeping, the other half says what they offer. Probes ask whether the skill
-is latent. Takes `StudyArguments`, TRL's `ModelConfig` and the choices below.
+is latent. A measurement that was stopped goes on with `--resume_from_checkpoint last`. Takes `StudyArguments`, TRL's `ModelConfig` and the choices below.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from trl.trainer.utils import disable_dropout_in_model
 from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.likelihood import check_completion_length
-from bitsample_llm.measurement import MeasuredPrompt, Sampler, counted_totals, flops_per_sample, measured_prompts
+from bitsample_llm.measurement import MeasuredPrompt, Sampler, flops_per_sample
+from bitsample_llm.options import check_output_dir
 from bitsample_llm.probes import shot_separator, train_briefly, with_mark, with_prefix, with_shots
 from bitsample_llm.processes import part, report_processes
 from bitsample_llm.prompt_format import problems_for_model
+from bitsample_llm.recorder import UPDATES, Recorded, Recorder, resumed, shared_by_all
 from bitsample_llm.records import check_run_dir
 from bitsample_llm.run_writer import RunWriter
 from bitsample_llm.study import (
@@ -52,6 +54,9 @@ class MeasureChoices:
     batch_size: int = field(default=256, metadata={"help": "Rollouts sampled at once on a process."})
     max_completion_length: int = field(default=256, metadata={"help": "Tokens of a rollout at most."})
     seed: int = field(default=42, metadata={"help": "Seed of the rollouts."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "last: go on after the last part that a stopped measurement recorded."}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
     probe_mark: str | None = field(default=None, metadata={"help": "Better prompt of the arithmetic tasks: another author's mark."})
     probe_prompt_prefix: str | None = field(default=None, metadata={"help": "Better prompt: a text before every prompt."})
@@ -78,8 +83,9 @@ def check_choices(choices: MeasureChoices, num_processes: int) -> None:
     Raises:
         ValueError: naming the option.
     """
-    if choices.output_dir is None:
-        raise ValueError("no run directory: pass --output_dir FOLDER")
+    check_output_dir(choices.output_dir)
+    if choices.resume_from_checkpoint not in (None, "last"):
+        raise ValueError(f"--resume_from_checkpoint takes last, got {choices.resume_from_checkpoint!r}")
     if choices.num_generations < 4 or choices.num_generations % 2:
         raise ValueError(f"--num_generations must be even and at least 4, for two halves, got {choices.num_generations}")
     for name in ("batch_size", "max_completion_length"):
@@ -118,77 +124,51 @@ def told_of_probes(choices: MeasureChoices, end: AnswerEnd) -> dict[str, str]:
     }
 
 
-class Recorder:
-    """Measures one condition after the other, and writes it down on the first process."""
-
-    def __init__(self, sampler: Sampler, counter: FlopCounter, writer: RunWriter | None):
-        self.sampler = sampler
-        self.counter = counter
-        self.writer = writer
-        self.generation_step = self.num_rollouts = self.num_tokens = 0
-
-    def measure(self, problems: list[Problem], num_rollouts: int, probe: str | None = None) -> list[MeasuredPrompt]:
-        """Measure the problems with so many rollouts each, and record them under the name of a probe."""
-        self.generation_step += 1
-        prompts = measured_prompts(self.sampler, problems, num_rollouts, self.generation_step)
-        totals = counted_totals(self.sampler.accelerator, self.counter)
-        rollouts = [rollout for prompt in prompts for rollout in prompt.rollouts]
-        self.num_rollouts += len(rollouts)
-        self.num_tokens += sum(rollout["num_tokens"] for rollout in rollouts)
-        pass_rate = sum(rollout["passed"] for rollout in rollouts) / len(rollouts)
-        if self.writer is not None:
-            line = {"step": self.generation_step, "generation_step": self.generation_step, "flops/lost": 0.0, **totals}
-            line |= {"samples/total": self.num_rollouts, "tokens/completion": self.num_tokens}
-            line |= {"group/pass_rate_estimate": pass_rate, "group/num_rollouts": len(rollouts)}
-            exact = [prompt.row["pass_rate"] for prompt in prompts if "pass_rate" in prompt.row]
-            if exact:
-                line["group/pass_rate"] = sum(exact) / len(exact)
-            self.writer.add_rows("prompts", [prompt.row | {"probe": probe} for prompt in prompts])
-            self.writer.add_rows("rollouts", [rollout | {"probe": probe} for rollout in rollouts])
-            self.writer.add_step(line)
-            self.writer.flush()
-            print(f"{probe or 'as asked'}: {len(prompts)} prompts x {num_rollouts} rollouts, pass rate {pass_rate:.4g}")
-        return prompts
+def problem_rows(problems: Sequence[Problem], measured: Sequence[MeasuredPrompt]) -> list[dict]:
+    """What the table `problems` says of the prompts as they were asked."""
+    return [
+        {
+            "problem_id": p.problem_id,
+            "prompt": p.prompt if isinstance(p.prompt, str) else json.dumps(p.prompt, ensure_ascii=False),
+            "answer": p.answer,
+            "label_surprisal_bits": m.label_surprisal_bits,
+        }
+        for p, m in zip(problems, measured, strict=True)
+    ]
 
 
 def measure(recorder: Recorder, choices: MeasureChoices, problems: StudyProblems, probes: dict[str, list[Problem]]) -> dict:
     """Measure the prompts in two halves and then every probe; what the manifest is to say of it."""
     half = choices.num_generations // 2
-    plain = recorder.measure(problems.train, half)
-    if recorder.writer is not None:
-        rows = [
-            {
-                "step": 1,
-                "problem_id": p.problem_id,
-                "prompt": p.prompt if isinstance(p.prompt, str) else json.dumps(p.prompt, ensure_ascii=False),
-                "answer": p.answer,
-                "label_surprisal_bits": m.label_surprisal_bits,
-            }
-            for p, m in zip(problems.train, plain, strict=True)
-        ]
-        recorder.writer.add_rows("problems", rows)
+    plain = recorder.measure(problems.train, half, rows_of=problem_rows)
     plain += recorder.measure(problems.train, half)
-    sampler = recorder.sampler
-    totals = counted_totals(sampler.accelerator, recorder.counter)
-    found = {"flops_per_sample": flops_per_sample(sampler, problems.train, plain, totals)}
+    found = {"flops_per_sample": flops_per_sample(recorder.sampler, problems.train, plain, recorder.line)}
     for name, asked in probes.items():
         recorder.measure(asked, half, name)
     if choices.probe_updates:
         heldout = problems.evaluation_sets["heldout"]
         before = recorder.measure(heldout, half, "heldout")
         train_briefly(
-            sampler,
+            recorder.sampler,
             problems.train,
-            Path(choices.output_dir) / "updates",
+            Path(choices.output_dir) / UPDATES,
             choices.probe_updates,
             choices.probe_learning_rate,
             choices.probe_rollouts_per_update,
             PROBE_GROUP_SIZE,
         )
-        sampler.model.train()
+        recorder.sampler.model.train()
         after = recorder.measure(heldout, half, "updates")
         found["updates_moved_bits"] = moved_bits(before, after)
+    recorder.close()
     return found
+
+
+def rollouts_in_all(choices: MeasureChoices, problems: StudyProblems, probes: dict[str, list[Problem]]) -> int:
+    """Rollouts of all conditions; those that the short branch trains on are not among them."""
+    num_prompts = len(problems.train) * (2 + len(probes))
+    num_prompts += 2 * len(problems.evaluation_sets["heldout"]) if choices.probe_updates else 0
+    return num_prompts * (choices.num_generations // 2)
 
 
 def moved_bits(before: list[MeasuredPrompt], after: list[MeasuredPrompt]) -> float | None:
@@ -197,9 +177,13 @@ def moved_bits(before: list[MeasuredPrompt], after: list[MeasuredPrompt]) -> flo
     return None if any(None in pair for pair in pairs) else sum(abs(a - b) for b, a in pairs) / len(pairs)
 
 
-def recorded(manifest: dict, run_dir: Path, is_main: bool, work: Callable[[RunWriter | None], dict]) -> None:
-    """Do the work with a writer on the first process, and close the records: finished, or failed with the reason."""
-    writer = RunWriter.create(run_dir, manifest) if is_main else None
+def recorded(
+    manifest: dict, run_dir: Path, is_main: bool, work: Callable[[RunWriter | None], dict], writer: RunWriter | None = None
+) -> None:
+    """Do the work with a writer on the first process, a new one if none is given, and close the records: finished, or failed with
+    the reason."""
+    if is_main and writer is None:
+        writer = RunWriter.create(run_dir, manifest)
     try:
         found = work(writer)
     except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
@@ -222,7 +206,7 @@ def main() -> None:
             raise ValueError("--use_peft: measure prices full training and trains no adapter; leave it out")
         run_dir = Path(choices.output_dir)
         if accelerator.is_main_process:
-            check_run_dir(run_dir, resume=False)
+            check_run_dir(run_dir, resume=bool(choices.resume_from_checkpoint))
         problems = load_problems(study)
         if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ValueError("measure puts the whole model on every process: launch it without sharding")
@@ -251,11 +235,19 @@ def main() -> None:
             accelerator, model, tokenizer, problems.task, choices.max_completion_length, choices.batch_size, choices.seed, end
         )
         counter = FlopCounter(model, set(end.token_ids))
+        writer, done = None, Recorded()
+        if choices.resume_from_checkpoint:
+            # the halves, the probes and the held-out prompts come before the updates
+            repeat_from = 2 + len(probes) + 2 if choices.probe_updates else None
+            if accelerator.is_main_process:
+                writer, done = resumed(run_dir, manifest, repeat_from)
+            done = shared_by_all(done)
 
         def work(writer: RunWriter | None) -> dict:
-            return measure(Recorder(sampler, counter, writer), choices, problems, probes)
+            recorder = Recorder(sampler, counter, writer, rollouts_in_all(choices, problems, probes), done)
+            return measure(recorder, choices, problems, probes)
 
-        recorded(manifest, run_dir, accelerator.is_main_process, work)
+        recorded(manifest, run_dir, accelerator.is_main_process, work, writer)
     if accelerator.is_main_process:
         print(f"records: {run_dir} (plan: python -m eval.plan {run_dir})")
     part(accelerator)

@@ -21,7 +21,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.likelihood import exact_pass_rates
+from bitsample_llm.loading import loading
 from bitsample_llm.model_card import pass_rate_rows, write_model_card
+from bitsample_llm.options import check_output_dir
 from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer, forget_mark
 from bitsample_llm.study import OneLineParser, one_line_errors
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
@@ -132,7 +134,8 @@ def starting_model(choices: PretrainArguments, tokenizer, seed: int):
         return build_model(tokenizer, seed)
     if not (Path(choices.init_from) / "config.json").is_file():
         raise ValueError(f"--init_from {choices.init_from} holds no model")
-    model = AutoModelForCausalLM.from_pretrained(choices.init_from, dtype=torch.float32, attn_implementation="eager")
+    with loading("model", choices.init_from):
+        model = AutoModelForCausalLM.from_pretrained(choices.init_from, dtype=torch.float32, attn_implementation="eager")
     if choices.late_mark is not None:
         if choices.late_mark not in CARE_BY_MARK:
             raise ValueError(f"unknown author mark {choices.late_mark!r}; known: {', '.join(CARE_BY_MARK)}")
@@ -145,7 +148,8 @@ def first_phase_facts(choices: PretrainArguments) -> dict[str, str]:
     if choices.init_from is None:
         return {}
     facts = ("updates", "tokens", "training FLOPs", "commit", "`model.safetensors`")
-    lines = (Path(choices.init_from) / "README.md").read_text().splitlines()
+    card = Path(choices.init_from) / "README.md"
+    lines = card.read_text().splitlines() if card.is_file() else []
     kept = [line.removeprefix("- ") for line in lines if line.removeprefix("- ").startswith(facts)]
     return {"first phase, before what follows": "; ".join(kept), "author met late": str(choices.late_mark)}
 
@@ -155,6 +159,7 @@ def main() -> None:
         choices, args = OneLineParser((PretrainArguments, TrainingArguments)).parse_args_and_config()
         if args.max_steps < 1:
             raise ValueError(f"--max_steps must be at least 1, got {args.max_steps}")
+        check_output_dir(args.output_dir)
     args.include_num_input_tokens_seen = "non_padding"  # real tokens; the command line takes it for a yes or no
     model_dir = Path(args.output_dir) / "model"
     if model_dir.exists():

@@ -24,6 +24,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
+from bitsample_llm.options import check_name, check_output_dir
 from bitsample_llm.records import read_manifest
 from bitsample_llm.run_writer import write_json_atomically
 
@@ -54,6 +55,35 @@ class PlannedRun:
     def state(self) -> str:
         """finished, failed, running (or killed), or absent."""
         return read_manifest(self.run_dir)["state"] if (self.run_dir / "manifest.json").is_file() else "absent"
+
+
+def check_config(config: dict) -> None:
+    """Refuse what would run nothing, something else than what is meant, or in another folder.
+
+    Raises:
+        ValueError: naming it.
+    """
+    starts, arms, tuned = config["starts"], expanded_arms(config["arms"]), config.get("tuned", {})
+    for seed in config["seeds"]:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed {seed!r} is no whole number")
+    for what, names in (("the name of a start", starts), ("the name of an arm", arms)):
+        for name in names:
+            check_name(what, name)
+    recipes = {path.stem for path in RECIPES.glob("*.py")} - {Path(__file__).stem}
+    known = sorted(name for name in recipes if (RECIPES / "configs" / f"{name}.yaml").is_file())
+    for name, settings in arms.items():
+        asked = {start: {**config["shared"], **starts[start], **settings}["recipe"] for start in starts}
+        if unknown := [recipe for recipe in asked.values() if recipe not in known]:
+            raise ValueError(f"arm {name} asks for the recipe {unknown[0]!r}; known: {', '.join(known)}")
+        for key in ("only", "by_start"):
+            if unknown := [start for start in settings.get(key, ()) if start not in starts]:
+                raise ValueError(f"arm {name} names the unknown start {unknown[0]!r} in {key!r}; known: {', '.join(starts)}")
+        tuned_arms = {arm for of_start in tuned.values() for arm in of_start}
+        if (source := settings.get("tuned_as")) is not None and source not in tuned_arms:
+            raise ValueError(f"arm {name} is tuned as the unknown arm {source!r}; known: {', '.join(sorted(tuned_arms))}")
+    if not (config["seeds"] and starts and arms):
+        raise ValueError("it plans no run: give it at least one seed, one start and one arm")
 
 
 def options_of(settings: dict) -> list[str]:
@@ -145,17 +175,26 @@ def main() -> None:
     if options.jobs < 1:
         sys.exit(f"error: --jobs must be at least 1, got {options.jobs}")
     try:
+        check_output_dir(options.output_dir)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    try:
         config = study_config(options.config)
+        check_config(config)
         runs = list(planned_runs(config, options.output_dir))
         recipe_configs = {run.recipe_config.name: run.recipe_config.read_text() for run in runs}
     except KeyError as error:
         sys.exit(f"error: {options.config} has no {error}")
-    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
         sys.exit(f"error: {options.config} is not the configuration of a study: {' '.join(str(error).split())}")
     kept_config, whole_config = options.output_dir / "study.json", {"study": config, "recipes": recipe_configs}
-    begun = any(options.output_dir.glob("*/manifest.json"))
-    if begun and json.loads(kept_config.read_text()) != whole_config:
-        sys.exit(f"error: {options.output_dir} holds a study of another configuration: name another --output_dir")
+    if any(options.output_dir.glob("*/manifest.json")):
+        try:
+            is_same = json.loads(kept_config.read_text()) == whole_config
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {options.output_dir} holds runs and no readable study.json ({error}): name another --output_dir")
+        if not is_same:
+            sys.exit(f"error: {options.output_dir} holds a study of another configuration: name another --output_dir")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     write_json_atomically(kept_config, whole_config)
 
