@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer
 
+from bitsample_llm import InformationMeter
 from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.credit import CREDITS, token_advantages
 from bitsample_llm.dataset_rows import Faults
@@ -23,7 +26,7 @@ from bitsample_llm.process_grpo import steps_of_completion, token_spans
 from bitsample_llm.prompt_format import fitted, labelled_rows
 from bitsample_llm.records import read_run
 from bitsample_llm.rejection import passing_problems, sampled_completions
-from bitsample_llm.rewards import RolloutVerifier
+from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
 from bitsample_llm.tasks import Problem
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -227,6 +230,32 @@ def test_an_early_stop_takes_the_stop_for_an_end_and_not_for_an_error():
     for stop, tokens, is_done in (("\n", ["4", "6Ċ"], True), ("\n", ["46", "."], True), ("\n", ["4", "6"], False)):
         criterion = StopAtFirstError(task, AnswerEnd.of(None, tokenizer, stop), {tuple(prompt): problem}, len(prompt))
         assert criterion(torch.tensor([prompt + ids_of(tokenizer, *tokens)]), None).tolist() == [is_done]
+
+
+def test_the_meter_refuses_a_stop_at_which_its_trainer_does_not_end(newline_model, tmp_path):
+    model, tokenizer = newline_model
+    problem = problem_of("46")
+    end = AnswerEnd.of(model, tokenizer, "\n")
+    verifier = RolloutVerifier(DatasetTask("sums", [problem]), [problem], tokenizer, end)
+
+    def trainer():
+        return GRPOTrainer(
+            model=model,
+            reward_funcs=[OutcomeReward(verifier)],
+            args=GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
+            train_dataset=Dataset.from_list([{"prompt": PROMPT, "problem_id": problem.problem_id}]),
+            processing_class=tokenizer,
+        )
+
+    with pytest.raises(
+        ValueError, match=r"does not end rollouts at the stop '\\n': call AnswerEnd.of\(model, tokenizer, stop\).declare"
+    ):
+        InformationMeter(trainer(), tmp_path / "run", verifier=verifier)
+    ids = model.generation_config.eos_token_id
+    end.declare(model)
+    meter = InformationMeter(trainer(), tmp_path / "run", verifier=verifier)
+    model.generation_config.eos_token_id = ids
+    assert meter.end.token_ids == end.token_ids and meter.counter.eos_token_ids.tolist() == sorted(end.token_ids)
 
 
 def saved(newline_model, folder: Path) -> Path:
