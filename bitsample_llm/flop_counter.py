@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bitsample_llm.flops import backward_flops, forward_flops, output_parameters
 from bitsample_llm.glossary import PHASES
@@ -116,7 +115,8 @@ def recomputation(model) -> tuple[int, int]:
     """
     parameters = num_blocks = 0
     for block in model.modules():
-        if not (isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing and block.training):
+        is_block = any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(block).__mro__)  # of transformers
+        if not (is_block and block.gradient_checkpointing and block.training):
             continue
         num_blocks += 1
         sizes = [_num_parameters(weight) for _, weight in _matrices(block)]  # every family registers its last product last
