@@ -93,7 +93,9 @@ def check_measured(run: Run) -> None:
         raise RecordError(f"{run.run_dir} is a run of {manifest.get('trainer')}: a plan needs one of recipes/measure.py")
     if manifest["state"] != "finished":
         reason = f" ({manifest['reason']})" if manifest.get("reason") else ", killed or still under way"
-        raise RecordError(f"{run.run_dir} holds a {manifest['state']} measurement{reason}: measure again under another name")
+        raise RecordError(
+            f"{run.run_dir} holds a {manifest['state']} measurement{reason}: go on with --resume_from_checkpoint last"
+        )
 
 
 def over_prompts(values: np.ndarray, rng: np.random.Generator) -> dict:

@@ -229,7 +229,7 @@ def test_the_plan_is_printed_and_written_with_a_text_for_every_picture(tmp_path,
 
 REFUSED = {
     "another run": ({"regime": "rl", "trainer": "GRPOTrainer"}, "finished", "is a run of GRPOTrainer: a plan needs one of"),
-    "a failed one": ({}, "failed", "holds a failed measurement (Trouble: it broke): measure again"),
+    "a failed one": ({}, "failed", "holds a failed measurement (Trouble: it broke): go on with"),
 }
 
 

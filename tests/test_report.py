@@ -1,11 +1,14 @@
 """The report's numbers, from runs whose numbers are known, and the page that shows them."""
 
+import html
+import io
 import json
 import math
 import re
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import REPOSITORY
@@ -14,10 +17,12 @@ from bitsample_llm.estimators import t_interval
 from bitsample_llm.glossary import PHASES, glossary_table
 from bitsample_llm.run_writer import RunWriter
 from eval.arms import arms_of, first_crossing, matched_gains_bits, paired_difference, paired_ratio, run_result
+from eval.figures import plain
 from eval.findings import estimate, findings, sentence_of
 from eval.process import process_findings
 from eval.report import main, read_run, write_report
 
+FIGURE_NAMES = ("essay", "learning", "rates", "phases")
 PROBLEMS = [f"problem {n}" for n in range(4)]
 MANIFEST = {
     "trainer": "SFTTrainer",
@@ -232,6 +237,98 @@ def test_the_page_is_self_contained_and_every_picture_has_a_text(tmp_path, capsy
     assert {path.name for path in (tmp_path / "report" / "figures").iterdir()} == {
         "essay.png", "learning.png", "rates.png", "phases.png"
     }  # fmt: skip
+
+
+def meter_only(folder, name, seed=42, trainer="GRPOTrainer", state="finished", **facts):
+    """A run of the meter on a plain script: no evaluations, no arm, no start, no configuration."""
+    writer = RunWriter.create(folder / name, {"trainer": trainer, "regime": "rl", "seed": seed, "device": "cpu"} | facts)
+    for step in range(1, 21):
+        line = {"step": step, "generation_step": step, "samples/total": 10 * step, "bits/offered_total": 5.0 * step}
+        line |= {f"{kind}/{phase}": 0.0 for kind in ("flops", "flops_useful") for phase in PHASES}
+        line |= {"flops/decode": 1e12 * step, "flops/total": 1e12 * step, "flops/lost": 0.0, "seconds/total": 2.0 * step}
+        writer.add_step(line | {"group/pass_rate_estimate": step / 20})
+    writer.close(state, None if state == "finished" else "OutOfMemoryError: no room")
+    return folder / name
+
+
+def test_runs_of_the_meter_alone_are_reported_with_what_they_have(tmp_path, capsys):
+    meter_only(tmp_path, "mine")
+    meter_only(tmp_path, "named", config={"model": {"model_name_or_path": "some/small-model"}})
+    main([str(tmp_path)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "GRPOTrainer" in line]
+    # steps, samples, offered bits a sample and a PFLOP, absorbed, pass rate of the first and last two steps, GFLOP, decode
+    numbers = ["GRPOTrainer", "42", "20", "200", "0.5", "5,000", "–", "0.075", "0.975", "20,000", "20,000"]
+    assert rows == [["mine", *numbers], ["small-model", *numbers]]
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["arms"] == [] and [fact["flops_decode"] for fact in results["metered"]] == [2e13, 2e13]
+    for name in ("report.html", "summary.md"):
+        assert "Runs without held-out evaluations" in (tmp_path / "report" / name).read_text()
+
+
+def test_what_cannot_be_reported_is_left_out_by_name_and_the_rest_is_reported(tmp_path, capsys):
+    make_run(tmp_path, "latent", "sft", "sft", 1, 1.0)
+    meter_only(tmp_path, "mine")
+    meter_only(tmp_path, "broken", state="failed")
+    RunWriter.create(tmp_path / "killed", MANIFEST)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "manifest.json").write_text("{")
+    main([str(tmp_path), "--output_dir", str(tmp_path / "report")])
+    told = capsys.readouterr()
+    left_out = [line.removeprefix("left out: ") for line in told.err.splitlines()]
+    for line, fragment in zip(
+        left_out,
+        ("failed run (OutOfMemoryError: no room)", "running run, killed or still", "torn/manifest.json is not JSON"),
+        strict=True,
+    ):
+        assert fragment in line
+    assert "latent  sft" in told.out and "GRPOTrainer" in told.out
+    page = html.unescape((tmp_path / "report" / "report.html").read_text())
+    summary = html.unescape((tmp_path / "report" / "summary.md").read_text())
+    assert all(line in page and line in summary for line in left_out)
+    assert json.loads((tmp_path / "report" / "results.json").read_text())["left_out"] == left_out
+
+
+def test_nothing_to_report_is_one_line_with_every_reason(tmp_path):
+    meter_only(tmp_path, "broken", state="failed")
+    RunWriter.create(tmp_path / "killed", MANIFEST)
+    with pytest.raises(
+        SystemExit, match=r"^error: nothing to report: .*broken holds a failed run .*killed holds a running run"
+    ) as exit:
+        main([str(tmp_path)])
+    assert "\n" not in str(exit.value) and not (tmp_path / "report").exists()
+
+
+HOSTILE = ("$\\frac{$", "a|b", "<script>alert(1)</script>", "_hidden", "'><img src=x>", "100 % & `more`", "\x1b[31mred\nline")
+
+
+def test_names_are_shown_as_they_stand_and_break_no_picture_table_or_page(tmp_path):
+    results = []
+    for number, name in enumerate(HOSTILE):
+        folder = tmp_path / str(number)
+        make_run(folder, "start", "arm", "rl" if number % 2 else "sft", 1, 0.5)
+        path = folder / "start-arm-1" / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"arm": name, "start": name}))
+        results.append(str(folder))
+    meter_only(tmp_path / "0", "mine", arm="$\\frac{$", start="<b>x|y</b>")
+    main([*results, "--output_dir", str(tmp_path / "report")])
+    page = (tmp_path / "report" / "report.html").read_text()
+    tags = {tag.lower() for tag in re.findall(r"<([a-zA-Z]+\d?)", page)}
+    assert not tags & {"script", "b", "i"} and page.count("<img") == len(FIGURE_NAMES)
+    assert html.escape(HOSTILE[2]) in page and "\x1b" not in page
+    assert len(list((tmp_path / "report" / "figures").iterdir())) == len(FIGURE_NAMES)
+    tables = [line for line in (tmp_path / "report" / "summary.md").read_text().splitlines() if line.startswith("|")]
+    columns = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
+    for heading in [index for index, line in enumerate(tables) if line.startswith("| start")]:
+        rows = columns[heading : next((i for i in range(heading + 1, len(tables)) if tables[i].startswith("| start")), None)]
+        assert len(set(rows)) == 1
+    assert "<script>" not in "".join(tables)
+
+
+def test_a_name_is_plain_text_in_a_figure():
+    figure = plt.figure()
+    shown = figure.text(0, 0, plain("$\\frac{$ and $5"))
+    figure.savefig(io.BytesIO(), format="svg")  # raises where it is read as a formula
+    assert shown._preprocess_math(shown.get_text()) == ("$\\frac{$ and $5", False)
 
 
 def test_an_estimate_without_an_interval_shows_none():
