@@ -31,7 +31,7 @@ STEP_KEYS = (
     "group/informative_fraction",
     "train/loss",
 )
-EVAL_KEYS = ("step", "split", "problem_id", "log2_pass_rate")
+EVAL_KEYS = ("step", "split", "problem_id", "log2_pass_rate", "num_passed", "num_rollouts", "reference_log2_probability")
 PLACE = ("study", "start", "arm", "seed")  # names a run
 
 
@@ -47,7 +47,11 @@ def first_and_last_evaluations(evals: pa.Table) -> pa.Table:
 
 def curves(evals: pa.Table) -> pa.Table:
     """Mean log2 pass rate and mean pass rate of a split at each evaluation, with the FLOPs so far."""
-    evals = evals.append_column("pass_rate", pa.array(np.exp2(evals["log2_pass_rate"].to_numpy())))
+    log2_pass_rate, num_passed, num_rollouts = (
+        evals[name].to_numpy().astype(float) for name in ("log2_pass_rate", "num_passed", "num_rollouts")
+    )
+    rates = np.where(np.isnan(num_rollouts), np.exp2(log2_pass_rate), num_passed / num_rollouts)
+    evals = evals.append_column("pass_rate", pa.array(rates, from_pandas=True))
     means = [("log2_pass_rate", "mean"), ("pass_rate", "mean"), ("total_flops", "mean"), ("update_norm", "mean")]
     return evals.group_by(["split", "step"]).aggregate(means)
 
