@@ -181,7 +181,7 @@ def headlines(arms: Sequence[Arm]) -> list[Headline]:
                 Headline(
                     f"× {number_text(samples.mean)}",
                     "samples to the same gain: rollouts per label",
-                    f"{start} start, {samples.text()}",
+                    f"{start} start, {samples.text()}; depends on the batch sizes",
                 )
             )
         absorbed = [arm.estimate(columns.ABSORBED_BITS) for arm in (rl, sft)]

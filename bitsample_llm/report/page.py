@@ -28,6 +28,8 @@ p, ul, figcaption { max-width: 50rem; }
 .numbers > div { border-top: 3px solid var(--accent); padding: .5rem 0; }
 .value { font-size: 1.7rem; font-weight: 650; font-variant-numeric: tabular-nums; }
 .detail, .note { color: var(--soft); font-size: .9rem; }
+.answer { display: grid; gap: 0 3rem; }
+@media (min-width: 66rem) { .answer { grid-template-columns: minmax(0, 44rem) minmax(0, 1fr); } }
 figure { margin: 1.5rem 0; }
 figure svg { display: block; width: 100%; max-width: 60rem; height: auto; }
 figure.main svg { max-width: 44rem; }
@@ -99,8 +101,9 @@ def html_page(study: Study, svg_by_name: dict[str, str]) -> str:
 <p class="question">{html.escape(study.question)}</p>
 <h1>{html.escape(study.answer)}</h1>
 <div class="numbers">{numbers}</div>
-{_html_of_picture(study.main, svg_by_name[study.main.name], "main")}
-<h2>How to read this</h2><p>{html.escape(study.how_to_read)}</p>{_html_list(study.sentences)}
+<div class="answer">{_html_of_picture(study.main, svg_by_name[study.main.name], "main")}
+<div><h2>How to read this</h2><p>{html.escape(study.how_to_read)}</p>
+<h2>What was found</h2>{_html_list(study.sentences)}</div></div>
 <h2>{html.escape(study.table.title)}</h2>{_html_of_table(study.table)}
 <h2>Details</h2>
 {"".join(details)}

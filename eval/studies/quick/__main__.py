@@ -61,14 +61,14 @@ def quick_study(arms: Sequence[Arm], command: str) -> Study:
     if None in (sft, rl, other_sft, other_rl):
         return study
     of_rl, of_sft = contrasts(rl, other_rl), contrasts(sft, other_sft)
-    bits = [number_text(arm.estimate(ABSORBED_BITS).mean) for arm in (rl, other_rl)]
-    rates = " and ".join(number_text(arm.runs[0].value(PASS_RATE_BEFORE)) for arm in (rl, other_rl))
+    bits = [number_text(arm.estimate(ABSORBED_BITS).mean) for arm in (other_rl, other_sft)]
     answer = (
-        f"At pass rates of {rates}, the same FLOPs of {rl.spoken} taught {bits[0]} bits where the skill was latent and {bits[1]} where "
-        f"it was not acquired; where it was latent, {price_text(latent)}."
+        f"Where the skill is latent, {price_text(latent)}. Where it is not acquired, {other_rl.spoken} gained {bits[0]} bits and "
+        f"{other_sft.spoken} {bits[1]} with the same FLOPs."
     )
+    rates = " and ".join(number_text(arm.runs[0].value(PASS_RATE_BEFORE)) for arm in (rl, other_rl))
     sentences = [
-        f"From the unacquired start, {price_text(unacquired)}.",
+        f"Mean held-out pass rates before training: {rates}. From the unacquired start {price_text(unacquired)}.",
         f"{rl.spoken} absorbed {of_rl[0].estimate.text()} bits more from the latent start than from the unacquired one "
         f"({of_rl[0].estimate.n} seeds): {of_rl[0].verdict.removeprefix('no, more from the latent start: ')}.",
         f"On problems matched by pass rate the difference is {of_rl[-1].estimate.text()} bits for {rl.spoken} and "
