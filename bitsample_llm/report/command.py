@@ -23,19 +23,22 @@ def recorded_arms(paths: Sequence[str | Path]) -> list[Arm]:
 
 
 def report(
-    study_of: Callable[[Sequence[Arm], str], Study] = comparison_study,
+    study_of: Callable[..., Study] = comparison_study,
     arguments: Sequence[str] | None = None,
     prog: str = "bitsample report",
     description: str = "Compare recorded runs on one page.",
+    read: Callable[[Sequence[str]], object] = recorded_arms,
 ) -> None:
-    """Write the page of a study and print what it found; one line and exit status 1 for what cannot be read or written."""
+    """Write the page of a study and print what it found; one line and exit status 1 for what cannot be read or written. `read`
+    makes of the paths what `study_of` takes, where that is more than arms.
+    """
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or folders of run directories")
     parser.add_argument("--output_dir", type=Path, help="where the report goes (default: report/ in the first RUN)")
     options = parser.parse_args(arguments)
     output_dir = options.output_dir or Path(options.runs[0]) / "report"
     try:
-        study = study_of(recorded_arms(options.runs), f"{prog} {' '.join(options.runs)}")
+        study = study_of(read(options.runs), f"{prog} {' '.join(options.runs)}")
         path = write_page(study, output_dir)
     except (RecordError, OSError) as error:
         sys.exit(f"error: {error}")
