@@ -1,11 +1,14 @@
-"""Pieces of a page: tables for a terminal, Markdown and HTML, figures that travel inside the file, and the page itself."""
+"""Pieces of the plan's page: HTML tables, figures that travel inside the file, and the page itself."""
 
 import base64
 import html
 import io
-from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+
+from bitsample_llm.report.page import aligned_table
+
+__all__ = ["aligned_table", "html_figure", "html_page", "html_table"]
 
 
 def data_uri(figure: Figure) -> str:
@@ -13,19 +16,6 @@ def data_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    """Rows as a Markdown table, the first being the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def aligned_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text for a terminal, the first being the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def html_table(rows: list[list[str]]) -> str:

@@ -3,7 +3,7 @@
 Question, statistics and thresholds are in README.md, starts and arms in study.yaml.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,12 +13,12 @@ from bitsample_llm.report import columns
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.columns import CURVE_SCORE, PASS_RATE_BEFORE, RATE_BEFORE_SATURATION, Column
 from bitsample_llm.report.command import report
-from bitsample_llm.report.comparison import column_table, detail_tables, pictures_of, provenance, results_of, terminal_table
+from bitsample_llm.report.comparison import column_table, detail_tables, pictures_of, provenance, results_of
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.pairs import paired_difference, paired_ratio
 from bitsample_llm.report.pictures import starts_of
 from bitsample_llm.report.runs import Arm, MeasuredRun
-from bitsample_llm.report.study import Headline, Picture, Study
+from bitsample_llm.report.study import Headline, Picture, Study, Table
 from bitsample_llm.report.style import COLOURS, GREY, error_bar, plain, plt, tip
 
 OUTCOME, SUM = "outcome", "process_sum"
@@ -39,14 +39,12 @@ HOW_TO_READ = (
 # ---- columns of this study -------------------------------------------------------------------------------------------
 
 
-def _offered(key: str) -> Callable[[MeasuredRun], float | None]:
-    def value(run: MeasuredRun) -> float | None:
-        until = columns.flops_before_saturation(run)
-        lines = [line for line in run.run.steps if line["flops/total"] <= until] or run.run.steps[:1]
-        values = [line[key] for line in lines if line.get(key) is not None]
-        return float(np.mean(values)) if values else None
-
-    return value
+def offered_by_first_error(run: MeasuredRun) -> float | None:
+    """Mean over the steps until half of the available held-out bits were absorbed; None where no step was judged."""
+    until = columns.flops_before_saturation(run)
+    lines = [line for line in run.run.steps if line["flops/total"] <= until] or run.run.steps[:1]
+    values = [value for line in lines if (value := line.get("bits/first_error_per_sample")) is not None]
+    return float(np.mean(values)) if values else None
 
 
 ROLLOUTS = (
@@ -67,19 +65,12 @@ def rollout_means(run: MeasuredRun) -> dict[str, float]:
     return {heading: float(of_rollouts.mean()) for heading, of_rollouts in zip(ROLLOUTS, values, strict=True)}
 
 
-OFFERED_BY_OUTCOME = Column(
-    "outcome_bits_per_sample",
-    "bits",
-    "offered by the outcome",
-    "H(p) of a rollout, until half of the available held-out bits were absorbed",
-    _offered("bits/offered_per_sample"),
-)
 OFFERED_BY_FIRST_ERROR = Column(
     "first_error_bits_per_sample",
     "bits",
     "offered by the first error",
     "entropy of the position of a rollout's first wrong step, of the same rollouts",
-    _offered("bits/first_error_per_sample"),
+    offered_by_first_error,
 )
 HACKING = tuple(
     Column(heading, "1", heading, "mean over rollouts", lambda run, heading=heading: rollout_means(run).get(heading))
@@ -151,6 +142,15 @@ def claims_of(ways: dict[tuple[str, bool], Arm]) -> list[Claim]:
     return found + [curve_claim(f"{asked} an early stop help {r}?", arm, ways[r, False]) for r, arm in stopped]
 
 
+def credit_table(by_start: dict[str, dict]) -> Table:
+    """Curve scores of whole rollouts by reward and start, narrow enough for a terminal."""
+    rows = [["curve score (bits)", *by_start]]
+    for reward in (r for r in REWARDS if any((r, False) in ways for ways in by_start.values())):
+        arms = [ways.get((reward, False)) for ways in by_start.values()]
+        rows.append([reward, *[arm.estimate(CURVE_SCORE).text() if arm else "–" for arm in arms]])
+    return Table("Curve scores", rows)
+
+
 def credit_figure(by_start: dict[str, dict]) -> Figure:
     """Curve score by way of credit, a panel a start: every seed a point, mean and interval beside it."""
     figure, axes = plt.subplots(len(by_start), 1, figsize=(6.4, 2.3 * len(by_start) + 0.8), squeeze=False, sharex=True)
@@ -206,17 +206,16 @@ def process_study(arms: Sequence[Arm], command: str) -> Study:
         process, outcome = min(pairs, key=lambda pair: pair[1].estimate(PASS_RATE_BEFORE).mean)
         ratio, p = paired_ratio(process, outcome, RATE_BEFORE_SATURATION), number_text(outcome.estimate(PASS_RATE_BEFORE).mean)
         offered = number_text(offered_ratio(process))
-        answer += f"; at the lowest pass rate, {p}, the first error offered {offered} times the bits of the outcome"
-        answer += f" and was absorbed {ratio.text()} times as fast" if ratio.n else ", and not every arm absorbed any"
         headlines = [
-            Headline(f"× {offered}", "bits offered per rollout, first error over outcome", f"{process.start} start, p = {p}"),
-            *([Headline(f"× {number_text(ratio.mean)}", "absorbed bits per FLOP, the same arms", ratio.text())] * bool(ratio.n)),
+            Headline(f"× {offered}", "bits offered per rollout, first error over outcome", f"{process.start} start, p = {p}")
         ]
-    shapes = (OFFERED_BY_OUTCOME, OFFERED_BY_FIRST_ERROR, columns.ABSORBED_BITS, columns.PASS_RATE_AFTER, CURVE_SCORE)
-    absorbed = Picture(
-        "offered_absorbed",
+        answer += f"; at the lowest pass rate, {p}, the first error offered {offered} times the bits of the outcome"
+        if ratio.n == len(outcome.runs):
+            headlines.append(Headline(f"× {number_text(ratio.mean)}", "absorbed bits per FLOP, the same arms", ratio.text()))
+            answer += f" and was absorbed {ratio.text()} times as fast"
+    shapes = (columns.OFFERED_PER_SAMPLE, OFFERED_BY_FIRST_ERROR, columns.ABSORBED_BITS, columns.PASS_RATE_AFTER, CURVE_SCORE)
+    title, caption = (
         "Is a denser reward absorbed in the proportion in which it is offered?",
-        lambda: ratio_figure(pairs),
         "Across, how many times more bits the position of the first error offers than the outcome; up, how many times faster bits "
         "were absorbed before saturation. Seeds in which an arm absorbed nothing have no ratio.",
     )
@@ -238,8 +237,9 @@ def process_study(arms: Sequence[Arm], command: str) -> Study:
         sentences=[claim.sentence() for claim in told[:4]],
         claims=claims,
         tables=[column_table("Lengths, steps and hacking", shown, HACKING), *detail_tables(shown)],
-        pictures=[absorbed] * bool(pairs) + [p for p in pictures_of(whole) if p.name != "essay"],
-        terminal=terminal_table(whole),
+        pictures=[Picture("offered_absorbed", title, lambda: ratio_figure(pairs), caption)] * bool(pairs)
+        + [p for p in pictures_of(whole) if p.name != "essay"],
+        terminal=credit_table(by_start),
         results=results_of(shown),
     )
 
