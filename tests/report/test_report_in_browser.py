@@ -1,4 +1,4 @@
-"""The report as a reader's browser shows it: headless Chromium at the width of a desktop and of a phone.
+"""The report as a reader's browser shows it, all details open: headless Chromium at the width of a desktop and of a phone.
 
 `REPORT_HTML=path/report.html` adds a report to those made here. Without Chromium the tests are skipped, and fail under
 `REQUIRE_CHROMIUM=1`, which CI sets.
@@ -10,13 +10,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from made_runs import make_run, two_starts
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-from test_ladder import LATENT, cell_arms
-from test_report import credit_study, study
 
-from eval.ladder import Ladder, cells_of
-from eval.ladder_report import write_report as write_ladder_report
-from eval.report import write_report
+from bitsample_llm.report.comparison import comparison_study
+from bitsample_llm.report.page import write_page
+from bitsample_llm.report.runs import arms_of
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +23,6 @@ SCREENS = {
     "desktop": {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False},
     "phone": {"width": 390, "height": 844, "deviceScaleFactor": 3, "mobile": True},
 }
-STUDIES = {"arms": study, "credit": lambda folder: credit_study(folder, 0.5)}
 EXTRA = os.environ.get("REPORT_HTML")
 MIN_FONT_PX = 14
 
@@ -32,18 +30,21 @@ MIN_FONT_PX = 14
 FIND_FAULTS = """
 const [screenWidth, minFont] = arguments, faults = [], root = document.documentElement, width = root.clientWidth;
 const all = (selector) => [...document.querySelectorAll(selector)];
-const name = (element) => `<${element.localName}> "${(element.alt || element.textContent).trim().slice(0, 40)}"`;
+const name = (element) => `<${element.localName}> "${(textOf(element) || element.textContent).trim().slice(0, 40)}"`;
+const textOf = (element) => (element.getAttribute(element.localName === "img" ? "alt" : "aria-label") || "").trim();
+const pictures = "img, svg[role=img]";
+for (const folded of all("details")) folded.open = true;
 // A desktop's vertical scroll bar takes a few pixels of the layout viewport.
 if (width > screenWidth || width < screenWidth - 20) faults.push(`layout viewport is ${width} px wide on a screen of ${screenWidth}`);
 if (root.scrollWidth > width) faults.push(`document scrolls sideways: ${root.scrollWidth} px in ${width}`);
 if (!all("h1").length) faults.push("no h1");
 for (const heading of all("h1, h2, h3, h4, h5, h6")) if (!heading.innerText.trim()) faults.push(`empty heading: ${name(heading)}`);
-if (!all("img").length) faults.push("no img");
+if (!all(pictures).length) faults.push("no picture");
 for (const img of all("img")) {
   if (!img.complete || !img.naturalWidth) faults.push(`missing image: ${name(img)}`);
-  if (!(img.getAttribute("alt") || "").trim()) faults.push(`no text alternative: ${img.src.slice(0, 40)}`);
 }
-for (const element of all("img, figcaption")) {
+for (const picture of all(pictures)) if (!textOf(picture)) faults.push(`no text alternative: ${name(picture)}`);
+for (const element of all(`${pictures}, figcaption`)) {
   const box = element.getBoundingClientRect();
   if (!box.width || !box.height) faults.push(`invisible: ${name(element)}`);
   let [left, right] = [0, width];
@@ -56,7 +57,7 @@ for (const element of all("img, figcaption")) {
     faults.push(`clipped: ${name(element)} spans ${box.left} to ${box.right} in ${left} to ${right}`);
   }
 }
-for (const element of all("body *")) {
+for (const element of all("body *:not(svg, svg *)")) {
   const hides = ["hidden", "clip"].includes(getComputedStyle(element).overflowX);
   if (hides && element.scrollWidth > element.clientWidth + 1) faults.push(`hides its overflow: ${name(element)}`);
 }
@@ -64,7 +65,7 @@ const small = new Map();
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) {
   const element = texts.currentNode.parentElement, size = parseFloat(getComputedStyle(element).fontSize);
-  const shown = texts.currentNode.data.trim() && element.checkVisibility();
+  const shown = texts.currentNode.data.trim() && element.checkVisibility() && element.localName !== "title";
   if (shown && size < minFont) small.set(element.localName, `tiny text: ${size} px in ${name(element)}`);
 }
 return [...faults, ...small.values()];
@@ -77,6 +78,8 @@ PAGE = """<!doctype html>
 <div class="wide"><table><tr><td><div style="width: 2000px">cell</div></td></tr></table></div>
 <figure><img alt="A red bar." src="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='3000' height='9'/%3E">
 <figcaption>Caption.</figcaption></figure>
+<details><summary>More</summary><div class="wide"><table class="folded"><tr><td>cell</td></tr></table></div>
+<svg role="img" aria-label="A blue line." viewBox="0 0 9 9" width="90" height="90"><path d="M0 0L9 9" stroke="blue"/></svg></details>
 </body></html>
 """
 
@@ -122,26 +125,28 @@ def faults_of(browser: Chrome, page: Path, screen: str) -> list[str]:
     return faults
 
 
-def ladder(folder) -> Ladder:
-    """Two latent rungs and an unacquired one."""
-    unacquired = {"marked": (-3.9, 0.0)}
-    starts = {"latent 3 digits E": LATENT, "unacquired age 0.1": unacquired}
-    arms = [arm for start, splits in starts.items() for arm in cell_arms(folder, start, 12, splits=splits)]
-    arms += cell_arms(folder, "latent 3 digits G", 60, log2_start=-6.0)
-    return Ladder(cells=cells_of(arms, {}))
+def many_arms(folder):
+    """Arms with long names, as wide a table as there is."""
+    names = ("sft", "grpo", "process_tokens_stop", "verdict_likelihood", "grpo_random_reward")
+    regimes = ("sft", "rl", "rl", "rl", "rl")
+    splits = {split: (-6.0, 0.5) for split in ("seen", "shifted", "marked", "other_operation", "other_format")}
+    starts = ("latent 3 digits E", "latent plain 2 digits F", "unacquired age 0.1")
+    places = [
+        (start, name, regime, seed) for start in starts for name, regime in zip(names, regimes, strict=True) for seed in (1, 2)
+    ]
+    return arms_of([make_run(folder, *place, 0.3 + 0.01 * place[-1], splits=splits) for place in places])
 
 
-@pytest.fixture(scope="module", params=[*STUDIES, "ladder", *(["REPORT_HTML"] if EXTRA else [])])
+STUDIES = {"two starts": two_starts, "many arms": many_arms}
+
+
+@pytest.fixture(scope="module", params=[*STUDIES, *(["REPORT_HTML"] if EXTRA else [])])
 def report(request, tmp_path_factory) -> Path:
     """A report.html: of records made here, or the one that the environment names."""
     if request.param == "REPORT_HTML":
         return Path(EXTRA)
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "ladder":
-        write_ladder_report(ladder(folder / "runs"), folder / "report")
-    else:
-        write_report(STUDIES[request.param](folder / "runs"), folder / "report")
-    return folder / "report" / "report.html"
+    folder = tmp_path_factory.mktemp("report")
+    return write_page(comparison_study(STUDIES[request.param](folder / "runs"), "test"), folder / "report")
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -178,7 +183,10 @@ def test_a_page_without_faults_has_none(browser, tmp_path, screen):
         ("<h1>Title</h1>", "<p>Title</p>", "no h1"),
         ("<h1>Title</h1>", "<h1>Title</h1><h2> </h2>", "empty heading"),
         ("</style>", ".body { font-size: 13px; }</style>", "tiny text: 13 px in <p>"),
-        ("<img", "<br", "no img"),
+        (' aria-label="A blue line."', "", "no text alternative: <svg>"),
+        ('width="90"', 'width="3000"', "clipped: <svg>"),
+        ('class="folded"', 'class="folded" style="position: absolute; width: 2000px"', "document scrolls sideways"),
+        ("<summary>", '<summary style="font-size: 9px">', "tiny text: 9 px in <summary>"),
     ],
 )
 @pytest.mark.parametrize("screen", SCREENS)
@@ -193,3 +201,10 @@ def test_a_page_that_a_phone_shows_at_a_desktops_width_is_found(browser, tmp_pat
     page = tmp_path / "page.html"
     page.write_text(PAGE.replace('name="viewport"', 'name="other"'))
     assert "layout viewport is 980 px wide on a screen of 390" in faults_of(browser, page, "phone")
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_page_without_a_picture_is_found(browser, tmp_path, screen):
+    page = tmp_path / "page.html"
+    page.write_text(PAGE.replace("<img", "<br").replace('role="img"', ""))
+    assert "no picture" in faults_of(browser, page, screen)

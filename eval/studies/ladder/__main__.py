@@ -115,6 +115,7 @@ def ladder_study(ladder: Ladder, command: str) -> Study:
     decided = [claim for claim in claims if not claim.verdict.startswith("undecided")]
     counts = {word: sum(claim.verdict.startswith(word) for claim in decided) for word in ("supported", "contradicted")}
     firsts = list({claim.number: claim for claim in reversed(decided)}.values())[::-1]
+    rungs = starts_table(ladder.part("cells") or arms, ladder)
     main, *others = pictures_of(ladder)
     return Study(
         title="The ladder of pass rates",
@@ -123,7 +124,7 @@ def ladder_study(ladder: Ladder, command: str) -> Study:
         f"tests of the essay's other claims {counts['supported']} support and {counts['contradicted']} contradict it; "
         f"{len(claims) - len(decided)} are undecided.",
         main=main,
-        table=starts_table(ladder.part("cells") or arms, ladder),
+        table=rungs,
         how_to_read=HOW_TO_READ,
         provenance=provenance(arms, command),
         headlines=[
@@ -134,6 +135,7 @@ def ladder_study(ladder: Ladder, command: str) -> Study:
         claims=claims,
         tables=tables_of(ladder),
         pictures=others,
+        terminal=Table(rungs.title, [[*row[:2], *row[3:6]] for row in rungs.rows]),
         results={
             "parts": {part: results_of(of_part)["arms"] for part, of_part in ladder.parts.items()},
             "noise": [at.measured for at in ladder.noise],

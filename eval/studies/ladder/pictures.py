@@ -48,7 +48,7 @@ def noise_figure(noise: Sequence[NoiseAt]) -> Figure:
     p = np.geomspace(min(at.pass_rate for at in noise), 0.97, 50)
     axis.plot(p, 1 / p, color=GREY, linestyle="--", label="1/p, one prompt")
     axis.set(xscale="log", yscale="log", xlabel="mean pass rate, exact", ylabel="noise scale (labels or rollouts)")
-    _legend(axis, [at.reason for at in noise], list(ESTIMATORS.values()))
+    _legend(axis, [at.reason for at in noise if any(map(at.scale, ESTIMATORS))], list(ESTIMATORS.values()))
     return figure
 
 
