@@ -149,7 +149,8 @@ def _binned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def essay_figure(arms: Sequence[Arm]) -> Figure:
     """Offered bits per sample against pass rate on log axes, and the consistent pair beside them."""
     look, starts = looks(arms), starts_of(arms)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8))
+    legend_rows = max(len(arms) // 2 + 1, 2 * sum(arm.regime == "rl" for arm in arms))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.0 + 0.2 * legend_rows))
     p = np.geomspace(1e-4, 1 - 1e-6, 500)
     axes[0].plot(p, surprisal_bits(p), color=GREY, label="label: −log2 p")
     axes[0].plot(p, binary_entropy_bits(p), color=GREY, linestyle=":", label="verdict: H(p)")

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from browsing import SCREENS, faults_of
 from made_runs import make_run
 
 from bitsample_llm.records import RecordError
+from bitsample_llm.report.page import write_page
 from bitsample_llm.report.runs import Arm, arms_of
 from eval.studies.ladder import claims
 from eval.studies.ladder.__main__ import ladder_study, prices_table
@@ -121,13 +123,25 @@ def test_a_price_stands_beside_the_setting_it_was_paid_at(tmp_path):
     assert "no exchange rate" in table.note
 
 
-def test_the_page_is_made_of_the_parts_that_were_run_and_says_nothing_of_the_others(tmp_path):
-    cell_runs(tmp_path / "cells", "latent E", 12, facts=TRAINING)
-    cell_runs(tmp_path / "cells", "unacquired 3 digits", 12, "unacquired", {"marked": (-3.9, 0.0)}, facts=TRAINING)
-    (tmp_path / "noise" / "x").mkdir(parents=True)
+def write_parts(folder) -> list[str]:
+    """Cells from a latent and an unacquired rung, and noise at the latent one."""
+    cell_runs(folder / "cells", "latent E", 12, facts=TRAINING)
+    cell_runs(folder / "cells", "unacquired 3 digits", 12, "unacquired", {"marked": (-3.9, 0.0)}, facts=TRAINING)
+    (folder / "noise" / "x").mkdir(parents=True)
     for name, content in (("noise", noise_at("latent E", 0.06, {"sft_0": 5.0}).measured), ("manifest", {})):
-        (tmp_path / "noise" / "x" / f"{name}.json").write_text(json.dumps(content))
-    ladder = read_ladder([str(tmp_path / "cells"), str(tmp_path / "noise")])
+        (folder / "noise" / "x" / f"{name}.json").write_text(json.dumps(content))
+    return [str(folder / "cells"), str(folder / "noise")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("screen", SCREENS)
+def test_its_page_is_whole_and_legible(browser, tmp_path, screen):
+    page = write_page(ladder_study(read_ladder(write_parts(tmp_path)), "test"), tmp_path / "report")
+    assert faults_of(browser, page, screen) == []
+
+
+def test_the_page_is_made_of_the_parts_that_were_run_and_says_nothing_of_the_others(tmp_path):
+    ladder = read_ladder(write_parts(tmp_path))
     study = ladder_study(ladder, "test")
     rungs = {row[0]: row[1:] for row in study.table.rows}
     assert rungs["latent E"][:4] == ["latent", "3 digits", "0.0625", "0.993"]

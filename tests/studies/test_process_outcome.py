@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from browsing import SCREENS, faults_of
 from conftest import REPOSITORY
 from made_runs import make_run, two_starts
 
 from bitsample_llm.records import RecordError
+from bitsample_llm.report.page import write_page
 from bitsample_llm.report.runs import Arm, arms_of
 from eval.studies.process_outcome.__main__ import HACKING, process_study
 
@@ -67,6 +69,13 @@ def test_the_scores_of_all_starts_fit_a_terminal(tmp_path):
     assert study.terminal.rows[0] == ["curve score (bits)", "low"]
     assert [row[0] for row in study.terminal.rows[1:]] == ["outcome", "process_sum", "first_error"]
     json.dumps(study.results, allow_nan=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("screen", SCREENS)
+def test_its_page_is_whole_and_legible(browser, tmp_path, screen):
+    page = write_page(process_study(credit_arms(tmp_path / "runs", 0.5), "test"), tmp_path / "report")
+    assert faults_of(browser, page, screen) == []
 
 
 def test_nothing_but_this_test_names_the_study():
