@@ -1,8 +1,8 @@
-# make study   the main job: install, run the quick study, end with a table and the path of the report
+# make study   the main job: install, run the quick study, end with a table and the path of its page
 # make test    install, run the tests
 # make ablate  process reward against outcome reward: 240 runs, half an hour on two cores; goes on where it stopped
-# make ladder  what a held-out bit costs in labels, rollouts and FLOPs, by exact pass rate; goes on where it stopped
-#              (LADDER=full: transfer, pass@k, memorisation and rollout length as well)
+# make ladder  learning, noise and prices over exact pass rates, latent and unacquired; goes on where it stopped
+#              (LADDER=full: whole budgets, memorisation and rollout length as well)
 # make tune, make tune-ladder   the searches behind their learning rates and batch sizes
 PYTHON ?= python3
 PIP_FLAGS ?=
@@ -10,9 +10,9 @@ STUDY ?= runs/study
 BIN = .venv/bin
 
 LADDER ?= headline
-LADDER_PARTS_headline = cells push noise
+LADDER_PARTS_headline = cells noise
 LADDER_PARTS_full = $(LADDER_PARTS_headline) long memorise length
-RUN_STUDY = $(BIN)/python recipes/study.py --config recipes/configs
+RUN_STUDY = $(BIN)/python recipes/study.py --config eval/studies
 
 .PHONY: install study ablate ladder test test-slow lint tune tune-ladder
 
@@ -27,12 +27,10 @@ install: .venv/.installed
 	@touch $@
 
 study: install
-	@$(RUN_STUDY)/study.yaml --output_dir $(STUDY)
-	@$(RUN_STUDY)/ladder_small.yaml --output_dir $(STUDY)/ladder/cells
-	@$(BIN)/python -m eval.ladder_report $(STUDY)/ladder
+	@$(RUN_STUDY)/quick/study.yaml --output_dir $(STUDY)
 
 ablate: install
-	@$(RUN_STUDY)/ablate.yaml --output_dir runs/ablate
+	@$(RUN_STUDY)/process_outcome/study.yaml --output_dir runs/ablate
 
 runs/pretrain_ages/model: | install
 	@$(BIN)/accelerate launch --config_file recipes/accelerate/one_cpu.yaml recipes/pretrain.py \
@@ -40,8 +38,8 @@ runs/pretrain_ages/model: | install
 
 ladder: install runs/pretrain_ages/model
 	@set -e; for part in $(LADDER_PARTS_$(LADDER)); do \
-		echo "ladder: $$part"; $(RUN_STUDY)/ladder_$$part.yaml --output_dir runs/ladder/$$part; done
-	@$(BIN)/python -m eval.ladder_report runs/ladder
+		echo "ladder: $$part"; $(RUN_STUDY)/ladder/$$part.yaml --output_dir runs/ladder/$$part; done
+	@$(BIN)/python -m eval.studies.ladder $(addprefix runs/ladder/,$(LADDER_PARTS_$(LADDER))) --output_dir runs/ladder/report
 
 test: install
 	@$(BIN)/python -m pytest -n auto -m 'not slow'
@@ -53,9 +51,9 @@ lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 tune: install
-	@$(RUN_STUDY)/tune.yaml --output_dir runs/tune
+	@$(RUN_STUDY)/quick/tune.yaml --output_dir runs/tune
 
 tune-ladder: install runs/pretrain_ages/model
-	@$(RUN_STUDY)/ladder_tune_latent.yaml --output_dir runs/ladder_tune_latent
-	@$(RUN_STUDY)/ladder_tune_unacquired.yaml --output_dir runs/ladder_tune_unacquired
-	@$(BIN)/python -m eval.tuned runs/ladder_tune_latent runs/ladder_tune_unacquired --output_file recipes/configs/ladder_tuned.yaml
+	@$(RUN_STUDY)/ladder/tune_latent.yaml --output_dir runs/ladder_tune_latent
+	@$(RUN_STUDY)/ladder/tune_unacquired.yaml --output_dir runs/ladder_tune_unacquired
+	@$(BIN)/python -m eval.tuned runs/ladder_tune_latent runs/ladder_tune_unacquired --output_file eval/studies/ladder/tuned.yaml

@@ -57,6 +57,10 @@ class StudyArguments(DataArguments):
     start: str | None = field(
         default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."}
     )
+    tags: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Facts that a report may select by, as key=value words: --tags reason=latent ladder=age."},
+    )
     task: str = field(default="addition", metadata={"help": "addition, subtraction or multiplication (by a digit)."})
     answer_format: str = field(
         default="reversed",
@@ -366,6 +370,21 @@ def pretraining_flops(folder: Path) -> float | None:
     return sum(flops.get(phase, 0.0) for phase in ("train_forward", "train_backward"))
 
 
+def tags_of(words: Sequence[str]) -> dict[str, str]:
+    """Facts by name, of words `key=value`.
+
+    >>> tags_of(["reason=latent", "grid.options=a=1"])
+    {'reason': 'latent', 'grid.options': 'a=1'}
+
+    Raises:
+        ValueError: for a word without a key or without `=`.
+    """
+    for word in words:
+        if word.find("=") < 1:
+            raise ValueError(f"--tags takes key=value words, got {word!r}: write --tags reason=latent")
+    return dict(word.split("=", 1) for word in words)
+
+
 def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems: StudyProblems, **choices) -> dict:
     """What a run directory says of a run before it starts."""
     folder = Path(model_args.model_name_or_path)
@@ -374,6 +393,7 @@ def run_manifest(study: StudyArguments, args, model_args: ModelConfig, problems:
     return {
         "arm": study.arm,
         "start": study.start or folder.name,
+        "tags": tags_of(study.tags),
         "command": " ".join(sys.argv),
         **git_state(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bitsample_llm.records import RecordError, Run, read_run
-from eval.report import find_runs
+from bitsample_llm.report.runs import run_dirs_in
 
 MAX_BYTES = 4_000_000
 ROLLOUTS_A_RUN = 64
@@ -98,7 +98,7 @@ def archive(studies: Sequence[Path], output_dir: Path) -> list[Path]:
     """Write the files of all finished runs of the studies."""
     rng, parts, manifests = np.random.default_rng(0), {}, []
     for study in studies:
-        for run_dir in find_runs([str(study)]):
+        for run_dir in run_dirs_in([study]):
             run = read_run(run_dir)
             if run.manifest["state"] != "finished":
                 continue

@@ -113,6 +113,7 @@ def main() -> None:
         model, tokenizer = studies.load_model_and_tokenizer(model_args)
         start = study.start or Path(model_args.model_name_or_path).name
         origin = asdict(study) | asdict(choices) | studies.git_state() | {"start": start, "command": " ".join(sys.argv)}
+        origin |= {"tags": studies.tags_of(study.tags)}
         measured = origin | measure(model.eval(), tokenizer, problems, choices)
         output_dir = Path(choices.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Run a study: every arm from every start with every seed, as one run of a recipe each, then the report.
+"""Run a study: every arm from every start with every seed, as one run of a recipe each, then its page.
 
-    python recipes/study.py --config recipes/configs/study.yaml --output_dir runs/study
+    python recipes/study.py --config eval/studies/quick/study.yaml --output_dir runs/study
 
 Each run is a process of its own, single-threaded, as many at a time as there are cores (on GPUs: one), forked from a server
 that has imported the libraries once: importing takes longer than a short run. Finished runs are kept and interrupted ones
@@ -29,6 +29,8 @@ from bitsample_llm.records import read_manifest
 from bitsample_llm.run_writer import write_json_atomically
 
 RECIPES = Path(__file__).resolve().parent
+REPOSITORY = RECIPES.parent
+QUICK_STUDY = REPOSITORY / "eval" / "studies" / "quick" / "study.yaml"
 # what every run needs, imported before the fork; no thread is started and no device touched by an import
 PRELOADED = ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsample_llm.study"]
 
@@ -87,14 +89,18 @@ def check_config(config: dict) -> None:
 
 
 def options_of(settings: dict) -> list[str]:
-    """Settings as command-line options."""
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    """Settings as command-line options; a list is one option with several words."""
+    words = []
+    for name, value in settings.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
 
 
 def expanded_arms(arms: dict) -> dict[str, dict]:
     """Arms by name; an arm with a `grid` (option -> values) becomes one arm for each point of it.
 
-    Options that go together are one entry, separated by spaces, with a list of their values in each point.
+    Options that go together are one entry, separated by spaces, with a list of their values in each point. Its tags say of what
+    arm a point is one and what it sets, in JSON.
     """
     expanded = {}
     for name, settings in arms.items():
@@ -107,6 +113,8 @@ def expanded_arms(arms: dict) -> dict[str, dict]:
                 chosen |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
             label = "".join(f",{option}={value}" for option, value in chosen.items())
             expanded[name + label] = rest | chosen
+            if grid:
+                expanded[name + label]["tags"] = rest.get("tags", {}) | {"grid_arm": name, "grid_point": json.dumps(chosen)}
     return expanded
 
 
@@ -115,7 +123,8 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
 
     An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start, and
     the study's `tuned` the settings that a search found (start -> arm -> options). An arm that is not tuned itself but in
-    another's place names it in `tuned_as`. `only` in an arm names the starts it is run from.
+    another's place names it in `tuned_as`. `only` in an arm names the starts it is run from. `tags` of the study, the start and the
+    arm go to the run's manifest together.
     """
     for seed in config["seeds"]:
         for start, start_settings in config["starts"].items():
@@ -126,8 +135,13 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
                 of_start = arm_settings.get("by_start", {}).get(start, {})
                 settings = {**config["shared"], **start_settings, **arm_settings, **found, **of_start}
                 recipe = settings.pop("recipe")
-                for key in ("by_start", "tuned_as", "only"):
+                for key in ("by_start", "tuned_as", "only", "tags"):
                     settings.pop(key, None)
+                tags = {}
+                for tagged in (config["shared"], start_settings, arm_settings):
+                    tags |= tagged.get("tags", {})
+                if tags:
+                    settings["tags"] = [f"{key}={value}" for key, value in tags.items()]
                 run_dir = output_dir / f"{start}-{arm}-seed{seed}"
                 settings |= {"arm": arm, "start": start, "seed": seed, "output_dir": run_dir}
                 recipe_config = RECIPES / "configs" / f"{recipe}.yaml"
@@ -166,9 +180,21 @@ def execute(run: PlannedRun, context) -> int:
     return process.exitcode
 
 
+def page_command(config: Path, output_dir: Path) -> list[str]:
+    """The command that makes the page of a study's runs: its folder's own `__main__.py` where it has one, else the page of any runs."""
+    folder, runs = config.resolve().parent, str(output_dir.resolve())
+    if not (folder / "__main__.py").is_file():
+        program = ["-m", "eval.report"]
+    elif folder.is_relative_to(REPOSITORY):
+        program = ["-m", ".".join(folder.relative_to(REPOSITORY).parts)]
+    else:
+        program = [str(folder)]
+    return [sys.executable, *program, runs, "--output_dir", str(Path(runs) / "report")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=RECIPES / "configs" / "study.yaml", help="starts, arms and seeds")
+    parser.add_argument("--config", type=Path, default=QUICK_STUDY, help="starts, arms and seeds")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the runs and the report")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: the number of cores)")
     options = parser.parse_args()
@@ -226,9 +252,7 @@ def main() -> None:
         sys.exit(f"error: {run.run_dir.name} failed ({status}): {last} (all of it: {log}); the same command goes on from here")
     if not config.get("report", True):
         return
-    study_dir = options.output_dir.resolve()
-    report = [sys.executable, "-m", "eval.report", str(study_dir), "--output_dir", str(study_dir / "report")]
-    sys.exit(subprocess.run(report, cwd=RECIPES.parent).returncode)
+    sys.exit(subprocess.run(page_command(options.config, options.output_dir), cwd=REPOSITORY).returncode)
 
 
 if __name__ == "__main__":

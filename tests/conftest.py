@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browsing import opened_browser
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,6 +24,13 @@ def base_model():
     """The embedded model and its tokenizer, in float32 with eager attention."""
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
     return model, AutoTokenizer.from_pretrained(BASE)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium that reaches no host and logs its console and its requests."""
+    with opened_browser() as opened:
+        yield opened
 
 
 @pytest.fixture

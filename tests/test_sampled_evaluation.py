@@ -8,6 +8,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import BASE
+from eval.arms import arms_of, run_result
+from eval.sampled import interval_over_problems, sampled_rows, sampled_sentences
 from scipy import stats
 from test_dataset import jsonl
 from test_flops import torch_counter
@@ -22,9 +24,7 @@ from bitsample_llm.evaluator import EvaluationRollouts, mean_log2_pass_rate, sco
 from bitsample_llm.likelihood import exact_pass_rates
 from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.tasks import Problem, load_task
-from eval.arms import arms_of, run_result
 from eval.report import main
-from eval.sampled import interval_over_problems, sampled_rows, sampled_sentences
 
 BARE = load_task("addition", "reversed", difficulty=2, mark="C").problems("heldout", 32, seed=0)
 # the reference has a sign, which the model never writes: its own form passes as well

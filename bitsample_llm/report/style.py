@@ -1,0 +1,71 @@
+"""One look for all pictures: colours told apart by the colour-blind, a marker and a dash for each, error bars, hover texts."""
+
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from bitsample_llm.report.estimates import Estimate
+from bitsample_llm.report.page import TIP
+from bitsample_llm.report.runs import Arm, MeasuredRun
+
+# Okabe and Ito's palette; markers and dashes say the same once more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
+GREY = "#444444"
+
+plt.rcParams.update(
+    {
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "bitsample_llm",
+    }
+)
+
+
+def plain(name: str) -> str:
+    """A name as a figure shows it letter by letter: a $ begins no formula, and a leading _ does not hide it from legends."""
+    return (" " * name.startswith("_") + name).replace("$", r"\$")
+
+
+def looks(arms: Sequence[Arm]) -> dict[str, dict]:
+    """One look for each name of an arm, the same in every figure."""
+    names = list(dict.fromkeys(arm.name for arm in arms))
+    return {
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i % len(DASHES)]}
+        for i, name in enumerate(names)
+    }
+
+
+def tip(run: MeasuredRun, text: str) -> str:
+    """What a reader sees on hover over a point of a run."""
+    training = run.run.manifest.get("config", {}).get("training", {})
+    setting = ", ".join(
+        f"{word} {training[key]:g}"
+        for word, key in (("learning rate", "learning_rate"), ("batch", "per_device_train_batch_size"))
+        if training.get(key) is not None
+    )
+    return f"{TIP}{run.arm} from {run.start}, seed {run.seed}{', ' * bool(setting)}{setting}: {text}"
+
+
+def error_bar(axis, at: float, estimate: Estimate, horizontal: bool = False, **look) -> None:
+    """A mean with its interval; without an interval the mean alone, without a mean nothing."""
+    if estimate.mean is None:
+        return
+    x, y = (estimate.mean, at) if horizontal else (at, estimate.mean)
+    error = None
+    if estimate.interval:
+        error = [[estimate.mean - estimate.interval[0]], [estimate.interval[1] - estimate.mean]]
+    reach = {"xerr" if horizontal else "yerr": error}
+    axis.errorbar([x], [y], **reach, **{"capsize": 4, "linestyle": "none", **look})

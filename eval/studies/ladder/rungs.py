@@ -1,0 +1,106 @@
+"""What was recorded of the ladder: the runs of each part, and how noisy gradients are at each rung."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bitsample_llm.records import RecordError, Run, read_run
+from bitsample_llm.report.columns import FLOPS_TO_TARGET
+from bitsample_llm.report.estimates import Estimate
+from bitsample_llm.report.pictures import starts_of
+from bitsample_llm.report.runs import Arm, arms_of, measured_run, run_dirs_in
+
+REASONS = ("latent", "unacquired", "deep")  # why a pass rate is below 1; the tag of a start says which
+
+
+@dataclass(frozen=True)
+class NoiseAt:
+    """Gradient noise at one rung, which `recipes/gradient_noise.py` measured without training."""
+
+    measured: dict = field(repr=False)
+
+    @property
+    def start(self) -> str:
+        """Name of the start."""
+        return self.measured["start"]
+
+    @property
+    def reason(self) -> str | None:
+        """Why its pass rate is below 1."""
+        return self.measured["tags"].get("reason")
+
+    @property
+    def pass_rate(self) -> float:
+        """Mean over its prompts, exact."""
+        return self.measured["mean_pass_rate"]
+
+    @property
+    def coherence(self) -> float:
+        """Cosine of the exact gradients of mean log p on training and on held-out problems."""
+        return self.measured["coherence"]["log_p"]
+
+    def scale(self, estimator: str) -> Estimate | None:
+        """Noise scale in samples, n prompts; None where its signal is no more than noise or it was not measured."""
+        found = self.measured["arms"].get(estimator)
+        if found is None or found["noise_scale_in_samples"] is None:
+            return None
+        return Estimate(found["noise_scale_in_samples"], tuple(found["interval_in_samples"]), self.measured["num_prompts"])
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Arms by part of the study (cells, long, memorise, length), and noise by ascending pass rate; what was not run is empty."""
+
+    parts: dict[str, list[Arm]]
+    noise: Sequence[NoiseAt] = ()
+
+    def part(self, name: str) -> list[Arm]:
+        """Arms of a part; none where it was not run."""
+        return self.parts.get(name, [])
+
+    def noise_of(self, reason: str) -> list[NoiseAt]:
+        """Where noise was measured for that reason of the pass rate."""
+        return [at for at in self.noise if at.reason == reason]
+
+
+def read_ladder(paths: Sequence[str]) -> Ladder:
+    """The finished runs at the paths: an unfinished ladder is read as far as it got.
+
+    Raises:
+        RecordError: for a path without runs, or a run that says of no part that it belongs to it.
+    """
+    by_part, noise = defaultdict(list), []
+    for run_dir in run_dirs_in(paths):
+        if (run_dir / "noise.json").is_file():
+            noise.append(NoiseAt(json.loads((run_dir / "noise.json").read_text())))
+        elif (run := read_run(run_dir)).manifest["state"] == "finished":
+            if "part" not in run.manifest.get("tags", {}):
+                raise RecordError(f"{run_dir} has no tag `part`: it is no run of the ladder; compare it with python -m eval.report")
+            by_part[run.manifest["tags"]["part"]].append(measured_run(run))
+    if not by_part:
+        raise RecordError(f"no finished run of the ladder in {', '.join(map(str, paths))}: make ladder runs it")
+    parts = {part: arms_of(runs) for part, runs in by_part.items()}
+    return Ladder(parts, sorted(noise, key=lambda at: at.pass_rate))
+
+
+def by_start(arms: Sequence[Arm]) -> dict[str, dict[str, Arm]]:
+    """Start -> name -> arm."""
+    return {start: {arm.name: arm for arm in arms if arm.start == start} for start in starts_of(arms)}
+
+
+def both_gained(arms: dict[str, Arm]) -> tuple[Arm, Arm] | None:
+    """GRPO and SFT of a start if every seed of both gained the target."""
+    pair = arms.get("grpo"), arms.get("sft")
+    return pair if all(arm and len(arm.measured(FLOPS_TO_TARGET)) == len(arm.runs) for arm in pair) else None
+
+
+def pass_rates(run: Run, split: str) -> np.ndarray:
+    """(2, problems) exact pass rates at the first and the last evaluation of a split."""
+    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split]
+    first, last = min(row["step"] for row in rows), max(row["step"] for row in rows)
+    at = {(row["step"], row["problem_id"]): row["log2_pass_rate"] for row in rows}
+    problems = sorted({row["problem_id"] for row in rows})
+    return np.exp2([[at[step, problem] for problem in problems] for step in (first, last)])

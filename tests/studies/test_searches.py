@@ -1,0 +1,120 @@
+"""What a study's YAML makes of runs: starts and settings from files beside it, tags, the points of a search, the page; the archive."""
+
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import REPOSITORY
+from made_runs import make_run
+
+from bitsample_llm.records import RecordError
+from bitsample_llm.report.runs import arms_of
+from eval import archive
+from eval.tuned import best_points, settings_of
+from recipes.study import expanded_arms, page_command, planned_runs, study_config
+
+SEEDS = (1, 2, 3)
+
+
+def words_after(command: list[str], option: str) -> list[str]:
+    """The words of an option up to the next one."""
+    rest = command[command.index(option) + 1 :]
+    return rest[: next(index for index, word in enumerate([*rest, "--"]) if word.startswith("--"))]
+
+
+def test_a_study_takes_starts_tags_and_tuned_settings_from_files_beside_it(tmp_path):
+    starts = {"one": {"model_name_or_path": "m", "tags": {"reason": "latent"}}, "two": {"model_name_or_path": "n", "mark": "E"}}
+    (tmp_path / "starts.yaml").write_text(yaml.safe_dump(starts))
+    (tmp_path / "found.yaml").write_text("one: {grpo: {learning_rate: 0.5}}\n")
+    random = {"recipe": "grpo", "tuned_as": "grpo", "only": ["one"], "tags": {"control": "random reward"}}
+    config = {
+        "seeds": [1],
+        "shared": {"learning_rate": 0.1, "tags": {"part": "cells"}},
+        "starts": ["starts.yaml"],
+        "tuned": "found.yaml",
+        "arms": {"grpo": {"recipe": "grpo"}, "random": random},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    runs = {run.run_dir.name: run.command for run in planned_runs(study_config(tmp_path / "study.yaml"), tmp_path)}
+    assert set(runs) == {"one-grpo-seed1", "one-random-seed1", "two-grpo-seed1"}
+    rates = {name: words_after(command, "--learning_rate") for name, command in runs.items()}
+    assert rates == {"one-grpo-seed1": ["0.5"], "one-random-seed1": ["0.5"], "two-grpo-seed1": ["0.1"]}
+    tags = {name: words_after(command, "--tags") for name, command in runs.items()}
+    assert tags == {
+        "one-grpo-seed1": ["part=cells", "reason=latent"],
+        "one-random-seed1": ["part=cells", "reason=latent", "control=random reward"],
+        "two-grpo-seed1": ["part=cells"],
+    }
+
+
+def test_options_that_go_together_are_one_axis_of_a_grid():
+    arms = expanded_arms({"grpo": {"recipe": "grpo", "grid": {"batch size": [[8, 4], [16, 8]], "rate": [1, 2]}}})
+    assert len(arms) == 4
+    settings = [(arm["batch"], arm["size"], arm["rate"]) for arm in arms.values()]
+    assert settings == [(8, 4, 1), (8, 4, 2), (16, 8, 1), (16, 8, 2)]
+    last = list(arms.values())[-1]["tags"]
+    assert last["grid_arm"] == "grpo" and json.loads(last["grid_point"]) == {"batch": 16, "size": 8, "rate": 2}
+
+
+@pytest.mark.parametrize("config", sorted((REPOSITORY / "eval" / "studies").glob("*/*.yaml")), ids=lambda path: path.name)
+def test_every_start_of_a_committed_study_says_the_reason_of_its_pass_rate(config):
+    planned = study_config(config)
+    if "arms" not in planned:
+        pytest.skip("a list of starts or settings")
+    for run in planned_runs(planned, REPOSITORY / "runs"):
+        tags = dict(word.split("=", 1) for word in words_after(run.command, "--tags"))
+        assert tags.get("reason") in ("latent", "unacquired", "deep") or tags["part"] == "memorise"
+        assert run.recipe_config.is_file()
+
+
+def test_the_page_is_the_studys_own_where_its_folder_has_one(tmp_path):
+    quick = page_command(REPOSITORY / "eval" / "studies" / "quick" / "study.yaml", tmp_path / "out")
+    assert quick == [
+        sys.executable,
+        "-m",
+        "eval.studies.quick",
+        str(tmp_path / "out"),
+        "--output_dir",
+        str(tmp_path / "out/report"),
+    ]
+    assert page_command(tmp_path / "study.yaml", tmp_path)[1:3] == ["-m", "eval.report"]
+    (tmp_path / "__main__.py").write_text("")
+    assert page_command(tmp_path / "study.yaml", tmp_path)[1] == str(tmp_path)
+
+
+def point(folder, start, rate, seed, gain):
+    """A run at one point of a search over the learning rate of SFT."""
+    tags = {"grid_arm": "sft", "grid_point": json.dumps({"learning_rate": rate})}
+    return make_run(folder, start, f"point {rate}", "sft", seed, gain, tags=tags)
+
+
+def test_settings_are_chosen_by_flops_to_the_target_or_else_by_bits(tmp_path):
+    runs = []
+    for seed in SEEDS:
+        for rate, gain in ((0.1, 0.3), (0.3, 0.5), (1.0, 2.0 if seed == 1 else 0.0)):  # the last fails in two of three seeds
+            runs.append(point(tmp_path, "one", rate, seed, gain))
+        for rate, gain in ((1e-5, 0.05), (3e-5, 0.2)):
+            runs.append(point(tmp_path, "two", rate, seed, gain))
+    best = best_points(arms_of(runs))
+    assert settings_of(best) == {"one": {"sft": {"learning_rate": 0.3}}, "two": {"sft": {"learning_rate": 3e-5}}}
+    with pytest.raises(RecordError, match="no tag `grid_arm`"):
+        best_points(arms_of([make_run(tmp_path, "three", "sft", "sft", 1, 0.5)]))
+
+
+def test_archive_keeps_every_run_in_small_files_and_no_path_of_a_machine(tmp_path, monkeypatch):
+    facts = {"command": "/somewhere/else/recipes/sft.py --output_dir /somewhere/runs/x"}
+    for seed in SEEDS:
+        for arm, regime in (("sft", "sft"), ("grpo", "rl"), ("rloo", "rl")):
+            splits = {"marked": (-0.01, 0.0)}
+            make_run(tmp_path / "cells", "latent E", arm, regime, seed, 0.5, splits=splits, facts=facts)
+    monkeypatch.setattr(archive, "MAX_BYTES", 4_000)
+    written = archive.archive([tmp_path / "cells"], tmp_path / "record")
+    assert all(path.stat().st_size < 4_000 for path in written)
+    evaluations = pa.concat_tables(pq.read_table(path) for path in written if path.name.startswith("evaluations"))
+    assert evaluations.num_rows == 9 * 3 * 2 * 4  # runs, splits, first and last, problems
+    manifests = json.loads((tmp_path / "record" / "runs.json").read_text())
+    assert len(manifests["runs"]) == 9
+    assert "/somewhere" not in (tmp_path / "record" / "runs.json").read_text()
