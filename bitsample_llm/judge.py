@@ -157,6 +157,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     out, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no verdict
     require_package(kind)
+    if kind == "symbolic":  # its first verdict builds a parser, which takes seconds on a busy machine
+        symbolic_verdict({"completion": "\\frac{1}{2}", "answer": "0.5"})
     print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
         question = json.loads(line)

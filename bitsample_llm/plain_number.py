@@ -129,7 +129,7 @@ def plain_number(text: str) -> PlainNumber:
             raise NoVerdict("not_one_number")  # its beginning may be cut off
         place = lines[line]
     else:
-        place = re.sub(r"^ *([-+]) +", r"\1", place.replace("\n", " "))
+        place = re.sub(r"^ *([-+]) +", r"\1", place.replace("\n", "  "))  # one space could join thousands
     for pattern, replacement in REWRITES:
         place = pattern.sub(replacement, place)
     tokens = list(TOKEN.finditer(place))

@@ -8,6 +8,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from fractions import Fraction
 
 from tqdm import tqdm
@@ -97,9 +98,9 @@ def written(value: Fraction, rng: random.Random) -> str:
     return sign + rng.choice(ways)
 
 
-def rationals_in(text: str) -> set[Fraction]:
-    """All numbers that the groups of digits of a text could be read as, by whatever stands between them: a reader that knows
-    nothing but digits.
+def readings(text: str) -> Iterator[Fraction]:
+    """All sizes that the groups of digits of a text could be read as, whatever stands between them: by a reader that knows
+    nothing but digits. The likely ones come first.
     """
     text = "".join(
         f" {unicodedata.normalize('NFKC', character)} " if character in "\u00bd\u00bc\u00be" else character for character in text
@@ -109,16 +110,22 @@ def rationals_in(text: str) -> set[Fraction]:
         str(unicodedata.digit(character)) if unicodedata.digit(character, None) is not None else character for character in text
     )
     groups = [int(group[:4000]) for group in re.findall(r"\d+", text)]
-    points = [Fraction(point) for point in re.findall(r"\d*\.\d+", text)]
-    bases = [Fraction(group) for group in groups] + points
-    found = set(bases)
+    bases = [*map(Fraction, groups), *map(Fraction, re.findall(r"\d*\.\d+", text))]
+    yield from bases
     for base, other in itertools.product(bases[-12:], groups[-12:]):
-        found |= {base / other} if other else set()
-        found |= {base * Fraction(10) ** power for power in (other, -other)} if other < 1000 else set()
-    found |= {Fraction(10) ** power for group in groups[-12:] if group < 1000 for power in (group, -group)}
-    found |= {whole + Fraction(top, bottom) for whole, top, bottom in itertools.product(groups[-8:], repeat=3) if bottom}
-    scales = (1, 100, 12, 10**3, 10**6, 10**9, 10**12)
-    return {sign * value * scale for value in found for sign in (1, -1) for scale in scales} | {value / 100 for value in found}
+        if other:
+            yield base / other
+        if other < 1000:
+            yield from (part * Fraction(10) ** power for part in (base, Fraction(1)) for power in (other, -other))
+    for whole, top, bottom in itertools.product(groups[-8:], repeat=3):
+        if bottom:
+            yield whole + Fraction(top, bottom)
+
+
+def could_be_read(text: str, value: Fraction) -> bool:
+    """Whether a text can say a number, be it in dozens, millions or per cent."""
+    sizes = {abs(value) / scale for scale in (1, 100, 12, 10**3, 10**6, 10**9, 10**12)} | {abs(value) * 100}
+    return any(reading in sizes for reading in readings(text))
 
 
 def splice(rng: random.Random, base: str) -> str:
@@ -219,7 +226,7 @@ def fuzz_data(verifier: str, num: int, seed: int, progress: bool = False) -> tup
         verdict, seconds = judged(DatasetTask("new", [problem]), problem, completion, ended, where)
         if count % 8 == 0 and veteran.verify(problem, completion, ended) != verdict:
             raise Violation(f"depends on what was asked before: {where}")
-        is_read_so = verifier != "numeric" or not verdict.passed or wanted is not None or right in rationals_in(completion)
+        is_read_so = verifier != "numeric" or not verdict.passed or wanted is not None or could_be_read(completion, right)
         checks = {
             "false pass": verdict.passed and (not ended or wanted is False),
             "false fail": wanted and ended and not verdict.passed,

@@ -218,26 +218,25 @@ def fuzz(num: int, seed: int, verify: Verify = ArithmeticTask.verify, progress: 
 def main() -> None:
     """Command line of the fuzz."""
     parser = argparse.ArgumentParser(description="Fuzz the verifiers; exit 1 on a violation.")
-    parser.add_argument("--num", type=int, default=100_000, help="completions to try per verifier in this process")
+    parser.add_argument("--num", type=int, default=100_000, help="completions in all, shared by the verifiers in this process")
     parser.add_argument("--seed", type=int, default=0, help="seed of the completions")
     parser.add_argument("--seconds", type=float, default=60, help="time per verifier whose judge is a process")
     parser.add_argument("--verifiers", nargs="+", choices=["arithmetic", *VERIFIERS], default=["arithmetic", "exact", "numeric"])
     args = parser.parse_args()
+    num = args.num // len(args.verifiers)
     for verifier in args.verifiers:
         try:
             if verifier == "arithmetic":
-                reasons, slowest = fuzz(args.num, args.seed, progress=True)
+                reasons, slowest = fuzz(num, args.seed, progress=True)
             elif verifier in ("exact", "numeric"):
-                reasons, slowest = fuzz_data(verifier, args.num, args.seed, progress=True)
+                reasons, slowest = fuzz_data(verifier, num, args.seed, progress=True)
             else:
                 reasons, slowest = fuzz_judge(verifier, args.seconds, args.seed, progress=True)
         except Violation as violation:
             sys.exit(f"violation: {violation}")
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        num = sum(reasons.values())
-        print(
-            f"{verifier}: {num} completions, seed {args.seed}, no violation: {counts}; slowest {slowest * 1000:.2f} ms", flush=True
-        )
+        told = f"{verifier}: {sum(reasons.values())} completions, seed {args.seed}, no violation: {counts}"
+        print(f"{told}; slowest {slowest * 1000:.2f} ms", flush=True)
 
 
 if __name__ == "__main__":

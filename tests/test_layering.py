@@ -25,7 +25,7 @@ RANKS = {
     "spellings": 3,
     "answer_end": 3,
     "likelihood": 3,
-    "flop_counter": 3,
+    "flop_counter": 4,
     "InformationMeter": 4,
     "meter": 4,
     "observers": 4,

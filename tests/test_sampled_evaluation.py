@@ -17,6 +17,7 @@ from test_meter import metered, rl_trainer, sft_trainer
 from test_real_models import ran
 from test_report import make_run
 
+from bitsample_llm.answer_end import AnswerEnd
 from bitsample_llm.budget import LOST_BITS, TargetGain
 from bitsample_llm.dataset_task import DatasetTask
 from bitsample_llm.estimators import wilson_interval
@@ -48,7 +49,9 @@ def evals(folder) -> list[dict]:
 
 def test_the_share_of_rollouts_that_pass_is_the_probability_of_what_passes(base_model):
     known_P = exact_pass_rates(*base_model, BARE)  # other forms of a number have next to no probability here
-    rows = scored_rows(trainer_of(base_model), SIGNED, EvaluationRollouts(TASK, per_problem=64, max_tokens=6))
+    rows = scored_rows(
+        trainer_of(base_model), SIGNED, AnswerEnd.of(*base_model), EvaluationRollouts(TASK, per_problem=64, max_tokens=6)
+    )
     passed_P = np.array([row["num_passed"] for row in rows])
     assert {row["num_rollouts"] for row in rows} == {64} and {row["log2_pass_rate"] for row in rows} == {None}
     chi_square = ((passed_P - 64 * known_P) ** 2 / (64 * known_P * (1 - known_P))).sum()
@@ -65,7 +68,7 @@ def test_the_share_of_rollouts_that_pass_is_the_probability_of_what_passes(base_
 
 
 def test_one_answer_that_passes_has_its_exact_rate_and_no_rollouts(base_model):
-    rows = scored_rows(trainer_of(base_model), BARE)
+    rows = scored_rows(trainer_of(base_model), BARE, AnswerEnd.of(*base_model))
     assert [2 ** row["log2_pass_rate"] for row in rows] == pytest.approx(list(exact_pass_rates(*base_model, BARE)))
     assert all(row["reference_log2_probability"] == pytest.approx(row["log2_pass_rate"]) for row in rows)
     assert not any("num_rollouts" in row for row in rows)

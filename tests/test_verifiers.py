@@ -1,13 +1,17 @@
 """Verdicts on answers from data: right ones pass, wrong ones do not, and nothing a model writes hangs or runs."""
 
+import re
 import sys
 import time
+from fractions import Fraction
 
 import pytest
+from fuzz_data_verifiers import Violation, fuzz_data
 
 from bitsample_llm.dataset_task import DatasetTask
 from bitsample_llm.judge import Judge, NoVerdict, gym_dataset
 from bitsample_llm.tasks import Problem
+from bitsample_llm.verifiers import VERIFIERS
 
 
 def task_of(verifier: str, answer: str) -> tuple[DatasetTask, Problem]:
@@ -88,3 +92,32 @@ def test_a_task_whose_scoring_evaluates_text_is_refused():
             gym_dataset(task, 0, 4)
     with pytest.raises(ValueError, match="no task 'knitting'; it has ab, "):
         gym_dataset("knitting", 0, 4)
+
+
+@pytest.mark.parametrize("verifier", ["exact", "numeric"])
+def test_fuzz_finds_nothing_in_a_thousand_completions(verifier):
+    reasons, _ = fuzz_data(verifier, 1000, seed=1)
+    assert sum(reasons.values()) == 1000 and {"correct", "wrong_answer", "not_ended"} < set(reasons)
+
+
+def last_digits(completion: str, answer: str, details: dict) -> bool:
+    """A lenient verifier, as many are: the last number that a short expression finds."""
+    found = re.findall(r"-?\d+(?:\.\d+)?(?:/\d+)?", completion.replace(",", ""))
+    return bool(found) and not found[-1].endswith("/0") and Fraction(found[-1][-300:]) == Fraction(answer)
+
+
+BROKEN = {
+    "takes the last digits": (last_digits, "false pass|false fail|number that is not there"),
+    "passes all": (lambda completion, answer, details: True, "false pass|number that is not there"),
+    "fails all": (lambda completion, answer, details: False, "false fail"),
+    "raises": (lambda completion, answer, details: Fraction(completion) == Fraction(answer), "ValueError"),
+    "remembers": (lambda completion, answer, details, seen=[]: seen.append(answer) or len(seen) % 2 == 0, "false|what was asked before|not there"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_fuzz_catches_a_broken_numeric_verifier(fault, monkeypatch):
+    broken, message = BROKEN[fault]
+    monkeypatch.setitem(VERIFIERS, "numeric", broken)
+    with pytest.raises(Violation, match=message):
+        fuzz_data("numeric", 1000, seed=0)
