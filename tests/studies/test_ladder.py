@@ -90,16 +90,24 @@ def test_claims_of_noise_compare_late_with_early():
     assert (little.verdict, much.verdict) == ("supported", "supported")
 
 
-@pytest.mark.parametrize(("final", "verdict"), [(-1.0, "contradicted"), (-9.5, "supported")])
+@pytest.mark.parametrize(
+    ("final", "verdict"),
+    [
+        (-1.0, "contradicted"),
+        (-9.5, "supported"),
+        (-10.5, "undecided: an arm that learns nothing scores the same, and this one is not known to have gained a bit"),
+    ],
+)
 def test_claim_9_counts_problems_too_rare_for_their_rollouts_that_were_acquired(tmp_path, final, verdict):
     runs = []
     for seed in SEEDS:
-        for arm, regime, gain in (("sft", "sft", 1.0), ("grpo", "rl", (final + 10) / 4), ("random", "rl", 0.0)):
-            tags = {"reason": "unacquired"}
-            runs.append(make_run(tmp_path, "unacquired", arm, regime, seed, gain, log2_start=-10.0, tags=tags))
-    found = claims.claim_9(Ladder({"long": arms_of(runs)}))
-    assert [claim.verdict for claim in found] == [verdict, "supported"]
-    assert "4 such problems per seed" in found[0].statistic
+        for arm, regime, gain in (("sft", "sft", 1.0), ("grpo", "rl", (final + 10) / 4), ("coin", "rl", 0.0)):
+            options = {"tags": {"reason": "unacquired"}, "choices": {"reward": "random"} if arm == "coin" else {}}
+            runs.append(make_run(tmp_path, "unacquired", arm, regime, seed, gain, log2_start=-10.0, **options))
+    coin, grpo = claims.claim_9(Ladder({"long": arms_of(runs)}))
+    assert grpo.verdict == verdict
+    assert coin.verdict.startswith("control")
+    assert "4 such problems per seed" in grpo.statistic
 
 
 def test_claim_12_compares_bits_elsewhere_per_bit_gained(tmp_path):

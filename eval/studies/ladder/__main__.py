@@ -112,7 +112,8 @@ def pictures_of(ladder: Ladder) -> list[Picture]:
 def ladder_study(ladder: Ladder, command: str) -> Study:
     """The claims that the recorded parts can test, and what they show."""
     claims, arms = claims_of(ladder), [arm for of_part in ladder.parts.values() for arm in of_part]
-    decided = [claim for claim in claims if not claim.verdict.startswith("undecided")]
+    tests = [claim for claim in claims if not claim.verdict.startswith("control")]
+    decided = [claim for claim in tests if not claim.verdict.startswith("undecided")]
     counts = {word: sum(claim.verdict.startswith(word) for claim in decided) for word in ("supported", "contradicted")}
     firsts = list({claim.number: claim for claim in reversed(decided)}.values())[::-1]
     rungs = starts_table(ladder.part("cells") or arms, ladder)
@@ -120,9 +121,9 @@ def ladder_study(ladder: Ladder, command: str) -> Study:
     return Study(
         title="The ladder of pass rates",
         question="What does the exact pass rate change in what SFT and RL learn, where a skill is latent and where it is not there?",
-        answer=f"How many rollouts buy what a label buys is open: prices here are those of each arm's own setting. Of the {len(claims)} "
+        answer=f"How many rollouts buy what a label buys is open: prices here are those of each arm's own setting. Of the {len(tests)} "
         f"tests of the essay's other claims {counts['supported']} support and {counts['contradicted']} contradict it; "
-        f"{len(claims) - len(decided)} are undecided.",
+        f"{len(tests) - len(decided)} are undecided.",
         main=main,
         table=rungs,
         how_to_read=HOW_TO_READ,

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -137,25 +138,30 @@ def acquired_share(run: MeasuredRun) -> tuple[float | None, int]:
 
 
 def claim_9(ladder: Ladder) -> list[Claim]:
-    """A row an unacquired start and arm of RL, the random reward beside it."""
+    """A row an unacquired start and arm of RL, a random reward as its control. An arm that gained nothing does not test it."""
     found = []
     for arm in ladder.part("long"):
         if arm.regime != "rl" or arm.tags.get("reason") != "unacquired":
             continue
         shares, numbers = zip(*map(acquired_share, arm.runs), strict=True)
-        found.append(
-            judged(
-                "RLVR only elicits: of unacquired problems too rare for their rollouts, at most 5 % are acquired.",
-                f"share of training problems with p < 1/({ROLLOUTS_MARGIN} x their rollouts) that reach p > {ACQUIRED_PASS_RATE}, "
-                f"{arm.name}, {arm.start}: {np.mean(numbers):.0f} such problems per seed",
-                over_seeds(shares),
-                (ACQUIRED_SHARE, ACQUIRED_SHARE),
-                LESS_IS_SUPPORT,
-                len(arm.runs),
-                f"{sum(share is not None for share in shares)} of {len(arm.runs)} seeds have such problems",
-                9,
-            )
+        claim = judged(
+            "RLVR only elicits: of unacquired problems too rare for their rollouts, at most 5 % are acquired.",
+            f"share of training problems with p < 1/({ROLLOUTS_MARGIN} x their rollouts) that reach p > {ACQUIRED_PASS_RATE}, "
+            f"{arm.name}, {arm.start}: {np.mean(numbers):.0f} such problems per seed",
+            over_seeds(shares),
+            (ACQUIRED_SHARE, ACQUIRED_SHARE),
+            LESS_IS_SUPPORT,
+            len(arm.runs),
+            f"{sum(share is not None for share in shares)} of {len(arm.runs)} seeds have such problems",
+            9,
         )
+        gained = arm.estimate(ABSORBED_BITS).interval
+        if claim.verdict == LESS_IS_SUPPORT.below and arm.is_control:
+            claim = replace(claim, verdict="control: a random reward, for comparison")
+        elif claim.verdict == LESS_IS_SUPPORT.below and not (gained and gained[0] > 0):
+            why = "an arm that learns nothing scores the same, and this one is not known to have gained a bit"
+            claim = replace(claim, verdict=f"undecided: {why}")
+        found.append(claim)
     return found
 
 
