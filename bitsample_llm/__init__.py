@@ -9,7 +9,7 @@ __all__ = ["InformationMeter"]
 
 def __getattr__(name: str):
     if name == "InformationMeter":
-        from bitsample_llm.meter import InformationMeter  # noqa: PLC0415 - torch and TRL only where they are wanted
+        from bitsample_llm.meter.callback import InformationMeter  # noqa: PLC0415 - torch and TRL only where they are wanted
 
         return InformationMeter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,10 @@
 
 import sys
 
-from bitsample_llm.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.options import OneLineArgumentParser
 from bitsample_llm.record_checks import check_manifest, check_steps
 from bitsample_llm.records import RecordError, Run, read_run
+from bitsample_llm.records.glossary import GLOSSARY, TRAINING_PHASES
 
 WHOLE_RUN = (
     "samples/total",

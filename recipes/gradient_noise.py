@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from trl import ModelConfig
 
-from bitsample_llm import gradient_noise as noise
-from bitsample_llm import study as studies
+from bitsample_llm.measure import gradient_noise as noise
 from bitsample_llm.options import check_output_dir
 from bitsample_llm.records import SCHEMA_VERSION
-from bitsample_llm.rejection import sampled_completions
-from bitsample_llm.run_writer import write_json_atomically
+from bitsample_llm.records.writer import write_json_atomically
+from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks.authors import uniform_wrong_answer
+from bitsample_llm.training import run as studies
 
 MIN_FAILS = 10  # of fewer failing rollouts a jackknife cannot tell how little they say
 
@@ -38,7 +38,7 @@ class NoiseChoices:
     seed: int = field(default=0, metadata={"help": "Seed of the rollouts and the wrong labels."})
 
 
-def check(study: studies.StudyArguments, choices: NoiseChoices) -> None:
+def check(study: studies.RunArguments, choices: NoiseChoices) -> None:
     """Refuse what cannot be measured with a ValueError that names the option."""
     lowest = {"groups_per_prompt": 2, "num_generations": 2, "seed": 0, "num_train_problems": noise.NUM_BLOCKS}
     for name, bound in lowest.items():
@@ -51,7 +51,7 @@ def check(study: studies.StudyArguments, choices: NoiseChoices) -> None:
         raise ValueError("with a scratchpad several completions pass: choose --answer_format plain or reversed")
 
 
-def measured_prompts(model, tokenizer, problems: studies.StudyProblems, choices) -> Iterator[noise.MeasuredPrompt]:
+def measured_prompts(model, tokenizer, problems: studies.RunProblems, choices) -> Iterator[noise.MeasuredPrompt]:
     """The training prompts, one at a time, each with its own groups and wrong labels."""
     k, g = choices.groups_per_prompt, choices.num_generations
     rng = np.random.default_rng(choices.seed)
@@ -80,7 +80,7 @@ def reported(name: str, estimate: noise.NoiseEstimate, num_failed: int, choices:
     }
 
 
-def measure(model, tokenizer, problems: studies.StudyProblems, choices: NoiseChoices) -> dict:
+def measure(model, tokenizer, problems: studies.RunProblems, choices: NoiseChoices) -> dict:
     """All that is measured at one start."""
     tally, log_p, num_passed = None, [], 0
     for index, prompt in enumerate(measured_prompts(model, tokenizer, problems, choices)):
@@ -106,7 +106,7 @@ def measure(model, tokenizer, problems: studies.StudyProblems, choices: NoiseCho
 def main() -> None:
     studies.set_up_process()
     with studies.one_line_errors():
-        parser = studies.OneLineParser((studies.StudyArguments, NoiseChoices, ModelConfig))
+        parser = studies.OneLineParser((studies.RunArguments, NoiseChoices, ModelConfig))
         study, choices, model_args = parser.parse_args_and_config()
         check(study, choices)
         problems = studies.load_problems(study)

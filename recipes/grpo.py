@@ -2,7 +2,7 @@
 
     accelerate launch recipes/grpo.py --config recipes/configs/grpo.yaml --output_dir runs/grpo --learning_rate 1e-4
 
-Takes TRL's `GRPOConfig` (`--trainer rloo`: `RLOOConfig`) and `ModelConfig` and the choices of `StudyArguments` and below.
+Takes TRL's `GRPOConfig` (`--trainer rloo`: `RLOOConfig`) and `ModelConfig` and the choices of `RunArguments` and below.
 """
 
 import sys
@@ -13,27 +13,19 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 from trl.import_utils import is_vllm_available
 
-from bitsample_llm.credit import CREDITS
-from bitsample_llm.likelihood import check_completion_length
-from bitsample_llm.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
-from bitsample_llm.process_grpo import ProcessGRPOTrainer
-from bitsample_llm.processes import report_processes
-from bitsample_llm.prompt_format import problems_for_model
-from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RandomReward, RolloutVerifier
-from bitsample_llm.study import (
-    OneLineParser,
-    StudyArguments,
-    declared_end,
-    load_model_and_tokenizer,
-    load_problems,
-    one_line_errors,
-    prepare_run_dir,
-    run_manifest,
-    set_up_process,
-    to_memorise,
-    train_and_record,
-    unlimited_steps,
-)
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.likelihood import check_completion_length
+from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
+from bitsample_llm.training.credit import CREDITS
+from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
+from bitsample_llm.training.manifest import run_manifest
+from bitsample_llm.training.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
+from bitsample_llm.training.problems import load_problems, to_memorise
+from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
+from bitsample_llm.training.processes import report_processes
+from bitsample_llm.training.prompt_format import problems_for_model
+from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward, RandomReward
+from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
 
 TRAINERS = {
     "grpo": (GRPOTrainer, GRPOConfig),
@@ -77,7 +69,7 @@ def parsed_arguments(arguments: list[str]):
     trainer = asked_trainer(arguments)
     while True:
         config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[1]
-        parsed = OneLineParser((StudyArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
+        parsed = OneLineParser((RunArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
         if TRAINERS[parsed[1].trainer][1] is config_class:
             return parsed
         trainer = parsed[1].trainer  # the YAML file named it

@@ -4,7 +4,7 @@
     python -m eval.plan runs/measure
 
 Half of a prompt's rollouts select the prompts worth keeping, the other half says what they offer. Probes ask whether the skill
-is latent. A measurement that was stopped goes on with `--resume_from_checkpoint last`. Takes `StudyArguments`, TRL's `ModelConfig` and the choices below.
+is latent. A measurement that was stopped goes on with `--resume_from_checkpoint last`. Takes `RunArguments`, TRL's `ModelConfig` and the choices below.
 """
 
 import dataclasses
@@ -20,29 +20,23 @@ from transformers import GenerationConfig
 from trl import ModelConfig
 from trl.trainer.utils import disable_dropout_in_model
 
-from bitsample_llm.answer_end import AnswerEnd
-from bitsample_llm.flop_counter import FlopCounter
-from bitsample_llm.likelihood import check_completion_length
-from bitsample_llm.measurement import MeasuredPrompt, Sampler, flops_per_sample
+from bitsample_llm.measure.measurement import MeasuredPrompt, Sampler, flops_per_sample
+from bitsample_llm.measure.probes import shot_separator, train_briefly, with_mark, with_prefix, with_shots
+from bitsample_llm.measure.recorder import UPDATES, Recorded, Recorder, resumed, shared_by_all
+from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.options import check_output_dir
-from bitsample_llm.probes import shot_separator, train_briefly, with_mark, with_prefix, with_shots
-from bitsample_llm.processes import part, report_processes
-from bitsample_llm.prompt_format import problems_for_model
-from bitsample_llm.recorder import UPDATES, Recorded, Recorder, resumed, shared_by_all
 from bitsample_llm.records import check_run_dir
-from bitsample_llm.run_writer import RunWriter
-from bitsample_llm.study import (
-    OneLineParser,
-    StudyArguments,
-    StudyProblems,
-    declared_end,
-    load_model_and_tokenizer,
-    load_problems,
-    one_line_errors,
-    run_manifest,
-    set_up_process,
-)
+from bitsample_llm.records.writer import RunWriter
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import check_completion_length
 from bitsample_llm.tasks import Problem
+from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
+from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
+from bitsample_llm.training.manifest import run_manifest
+from bitsample_llm.training.problems import RunProblems, load_problems
+from bitsample_llm.training.processes import part, report_processes
+from bitsample_llm.training.prompt_format import problems_for_model
+from bitsample_llm.training.run import set_up_process
 
 
 @dataclass
@@ -137,7 +131,7 @@ def problem_rows(problems: Sequence[Problem], measured: Sequence[MeasuredPrompt]
     ]
 
 
-def measure(recorder: Recorder, choices: MeasureChoices, problems: StudyProblems, probes: dict[str, list[Problem]]) -> dict:
+def measure(recorder: Recorder, choices: MeasureChoices, problems: RunProblems, probes: dict[str, list[Problem]]) -> dict:
     """Measure the prompts in two halves and then every probe; what the manifest is to say of it."""
     half = choices.num_generations // 2
     plain = recorder.measure(problems.train, half, rows_of=problem_rows)
@@ -164,7 +158,7 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: StudyProblems
     return found
 
 
-def rollouts_in_all(choices: MeasureChoices, problems: StudyProblems, probes: dict[str, list[Problem]]) -> int:
+def rollouts_in_all(choices: MeasureChoices, problems: RunProblems, probes: dict[str, list[Problem]]) -> int:
     """Rollouts of all conditions; those that the short branch trains on are not among them."""
     num_prompts = len(problems.train) * (2 + len(probes))
     num_prompts += 2 * len(problems.evaluation_sets["heldout"]) if choices.probe_updates else 0
@@ -198,7 +192,7 @@ def recorded(
 def main() -> None:
     set_up_process()
     with one_line_errors():
-        study, choices, model_args = OneLineParser((StudyArguments, MeasureChoices, ModelConfig)).parse_args_and_config()
+        study, choices, model_args = OneLineParser((RunArguments, MeasureChoices, ModelConfig)).parse_args_and_config()
         accelerator = Accelerator(cpu=choices.use_cpu)
         report_processes()
         check_choices(choices, accelerator.num_processes)

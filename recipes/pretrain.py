@@ -19,16 +19,16 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from bitsample_llm.flop_counter import FlopCounter
-from bitsample_llm.likelihood import exact_pass_rates
-from bitsample_llm.loading import loading
-from bitsample_llm.model_card import pass_rate_rows, write_model_card
+from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.options import check_output_dir
-from bitsample_llm.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer, forget_mark
-from bitsample_llm.study import OneLineParser, one_line_errors
+from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
 from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.corpus import TEXTS
+from bitsample_llm.training.arguments import OneLineParser, one_line_errors
+from bitsample_llm.training.loading import loading
+from bitsample_llm.training.model_card import pass_rate_rows, write_model_card
+from bitsample_llm.training.pretrained import AnswerCollator, CorpusStream, build_model, build_tokenizer, forget_mark
 
 COUNTER_FILE = "flop_counter.json"
 

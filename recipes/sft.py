@@ -2,7 +2,7 @@
 
     accelerate launch recipes/sft.py --config recipes/configs/sft.yaml --output_dir runs/sft --learning_rate 1e-4
 
-Takes TRL's `SFTConfig` and `ModelConfig` and the choices of `StudyArguments` and below.
+Takes TRL's `SFTConfig` and `ModelConfig` and the choices of `RunArguments` and below.
 """
 
 from dataclasses import dataclass, field
@@ -10,25 +10,16 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from bitsample_llm.flop_counter import FlopCounter
-from bitsample_llm.objectives import OBJECTIVES, AnswerObjectiveTrainer
-from bitsample_llm.processes import report_processes
-from bitsample_llm.prompt_format import labelled_rows, problems_for_model
-from bitsample_llm.rejection import passing_problems
-from bitsample_llm.study import (
-    OneLineParser,
-    StudyArguments,
-    declared_end,
-    load_model_and_tokenizer,
-    load_problems,
-    one_line_errors,
-    prepare_run_dir,
-    run_manifest,
-    set_up_process,
-    to_memorise,
-    train_and_record,
-    unlimited_steps,
-)
+from bitsample_llm.meter.flop_counter import FlopCounter
+from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
+from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
+from bitsample_llm.training.manifest import run_manifest
+from bitsample_llm.training.objectives import OBJECTIVES, AnswerObjectiveTrainer
+from bitsample_llm.training.problems import load_problems, to_memorise
+from bitsample_llm.training.processes import report_processes
+from bitsample_llm.training.prompt_format import labelled_rows, problems_for_model
+from bitsample_llm.training.rejection import passing_problems
+from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
 
 
 @dataclass
@@ -56,7 +47,7 @@ class SFTChoices:
 def main() -> None:
     set_up_process()
     with one_line_errors():
-        parser = OneLineParser((StudyArguments, SFTChoices, SFTConfig, ModelConfig))
+        parser = OneLineParser((RunArguments, SFTChoices, SFTConfig, ModelConfig))
         study, choices, args, model_args = parser.parse_args_and_config()
         report_processes()
         problems = load_problems(study)

@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 from bitsample_llm.options import check_name, check_output_dir
 from bitsample_llm.records import read_manifest
-from bitsample_llm.run_writer import write_json_atomically
+from bitsample_llm.records.writer import write_json_atomically
 
 RECIPES = Path(__file__).resolve().parent
 REPOSITORY = RECIPES.parent
 QUICK_STUDY = REPOSITORY / "eval" / "studies" / "quick" / "study.yaml"
 # what every run needs, imported before the fork; no thread is started and no device touched by an import
-PRELOADED = ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsample_llm.study"]
+PRELOADED = ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsample_llm.training.run"]
 
 
 def study_config(path: Path) -> dict:

@@ -25,8 +25,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bitsample_llm import InformationMeter
-from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.tasks import load_task
+from bitsample_llm.training.rewards import OutcomeReward
 
 BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 WARM_UP_STEPS = 3

@@ -13,10 +13,10 @@ from fractions import Fraction
 
 from tqdm import tqdm
 
-from bitsample_llm.dataset_rows import gym_problems
-from bitsample_llm.dataset_task import DatasetTask
-from bitsample_llm.judge import SECONDS
 from bitsample_llm.tasks import Problem, Verdict
+from bitsample_llm.tasks.dataset_rows import gym_problems
+from bitsample_llm.tasks.dataset_task import DatasetTask
+from bitsample_llm.tasks.judge import SECONDS
 
 SLOWEST_ALLOWED_SECONDS = 0.05
 MINUS = ("-", "\u2212", "\u2013", "\uff0d")

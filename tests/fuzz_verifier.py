@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from bitsample_llm.tasks import OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask, Problem, Verdict, load_task
 from bitsample_llm.tasks.scratchpad import MAX_LINES
-from bitsample_llm.verifiers import VERIFIERS
+from bitsample_llm.tasks.verifiers import VERIFIERS
 
 DIFFICULTIES = (1, 2, 3, 4, 8, 30, 300)
 REASONS = {"correct", "wrong_digit", "not_a_digit", "too_long", "too_short", "empty", "not_ended"}

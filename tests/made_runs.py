@@ -1,9 +1,9 @@
 """Run directories whose numbers are known, for tests of what is made of them."""
 
-from bitsample_llm.glossary import PHASES
 from bitsample_llm.records import read_run
+from bitsample_llm.records.glossary import PHASES
+from bitsample_llm.records.writer import RunWriter
 from bitsample_llm.report.runs import Arm, MeasuredRun, arms_of, measured_run
-from bitsample_llm.run_writer import RunWriter
 
 PROBLEMS = [f"problem {n}" for n in range(4)]
 MANIFEST = {

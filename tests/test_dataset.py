@@ -14,11 +14,12 @@ from scripts.tiny_families import make
 from test_plan import make_measurement
 from test_real_models import ran
 
-from bitsample_llm.dataset_rows import POOL_BOUNDS, DataArguments, answer_text, identity, pool_of_prompt, read_dataset
-from bitsample_llm.dataset_task import DatasetTask
-from bitsample_llm.rejection import passing_problems
-from bitsample_llm.study import StudyArguments, load_problems
 from bitsample_llm.tasks import Problem
+from bitsample_llm.tasks.dataset_rows import POOL_BOUNDS, DataArguments, answer_text, identity, pool_of_prompt, read_dataset
+from bitsample_llm.tasks.dataset_task import DatasetTask
+from bitsample_llm.training.arguments import RunArguments
+from bitsample_llm.training.problems import load_problems
+from bitsample_llm.training.rejection import passing_problems
 from eval.plan import kept_lines
 
 ROWS = [{"prompt": f"What is {a} plus {b}?", "answer": str(a + b)} for a in range(10) for b in range(10)]
@@ -307,7 +308,7 @@ def test_labels_of_a_numeric_task_are_what_passing_rollouts_said(base_model):
 
 def test_load_problems_gives_a_run_what_a_task_gives_it(tmp_path, capsys):
     source = jsonl(tmp_path / "sums.jsonl", ROWS)
-    problems = load_problems(StudyArguments(dataset=source, num_train_problems=30, num_heldout_problems=8))
+    problems = load_problems(RunArguments(dataset=source, num_train_problems=30, num_heldout_problems=8))
     assert len(problems.train) == 30 and list(problems.evaluation_sets) == ["heldout", "train"]
     assert problems.data["source"] == source and "30 problems to train on" in capsys.readouterr().out
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from bitsample_llm.flop_counter import FlopCounter
 from bitsample_llm.flops import forward_flops
+from bitsample_llm.meter.flop_counter import FlopCounter
 
 TOLERANCE = 0.02
 EOS = 1

@@ -11,7 +11,7 @@ import torch
 from trl.trainer.utils import nanstd
 
 from bitsample_llm.estimators import noise_scale
-from bitsample_llm.gradient_noise import (
+from bitsample_llm.measure.gradient_noise import (
     ESTIMATORS,
     NUM_BLOCKS,
     NoiseTally,
@@ -27,9 +27,9 @@ from bitsample_llm.gradient_noise import (
     sampled_arm,
     score_of,
 )
-from bitsample_llm.likelihood import answer_logprobs
 from bitsample_llm.records import read_manifest
-from bitsample_llm.rejection import sampled_completions
+from bitsample_llm.scoring.likelihood import answer_logprobs
+from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import load_task
 from recipes import gradient_noise as recipe_of_noise
 

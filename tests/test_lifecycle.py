@@ -16,17 +16,16 @@ from test_recipes import SMALL
 from test_records import first_life, next_life, rows, steps
 from transformers import TrainerCallback
 
-from bitsample_llm import run_lock, run_writer
-from bitsample_llm.glossary import TRAINING_PHASES
-from bitsample_llm.records import RecordError, read_run
-from bitsample_llm.run_writer import RunWriter
+from bitsample_llm.records import RecordError, read_run, run_writer
+from bitsample_llm.records.glossary import TRAINING_PHASES
+from bitsample_llm.records.writer import RunWriter
 
 # ---- one writer ------------------------------------------------------------------------------------------------------
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from bitsample_llm.run_writer import RunWriter
+from bitsample_llm.records.writer import RunWriter
 how, run_dir = sys.argv[1], Path(sys.argv[2])
 writer = RunWriter.create(run_dir, {}) if how == "create" else RunWriter.resume(run_dir, 0)[0]
 print("writing", flush=True)
@@ -52,7 +51,7 @@ def other_writer():
 
 
 def test_a_second_process_is_refused_while_the_first_lives_and_let_in_after_its_kill(tmp_path, other_writer, monkeypatch):
-    monkeypatch.setattr(run_lock, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.2)
     process = other_writer("create", tmp_path / "run")
     with pytest.raises(RecordError, match=rf"another process \(pid {process.pid} on .*\) is writing {tmp_path / 'run'}"):
         RunWriter.resume(tmp_path / "run", 0)

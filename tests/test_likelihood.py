@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from bitsample_llm.likelihood import answer_logprobs, exact_pass_rates
-from bitsample_llm.rejection import sampled_completions
-from bitsample_llm.rewards import RolloutVerifier
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.likelihood import answer_logprobs, exact_pass_rates
+from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import load_task
 
 LEVEL = 0.001  # of the pooled chi-square test, fixed before it was run

@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from bitsample_llm.records import read_run
-from bitsample_llm.run_writer import RunWriter
+from bitsample_llm.records.writer import RunWriter
 from eval.plan import plan_of
 from recipes import measure
 

@@ -13,11 +13,12 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFT
 
 from bitsample_llm import InformationMeter
 from bitsample_llm.estimators import jackknife_entropy_bits
-from bitsample_llm.glossary import TRAINING_PHASES
-from bitsample_llm.likelihood import answer_logprobs
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
-from bitsample_llm.rewards import OutcomeReward, RandomReward, RolloutVerifier
+from bitsample_llm.records.glossary import TRAINING_PHASES
+from bitsample_llm.scoring.likelihood import answer_logprobs
 from bitsample_llm.tasks import load_task
+from bitsample_llm.training.rewards import OutcomeReward, RandomReward
 
 TASK = load_task("addition", "reversed", difficulty=2, mark="C")
 PROBLEMS = TASK.problems("train", 32, seed=0)

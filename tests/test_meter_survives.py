@@ -16,7 +16,7 @@ from test_meter import metered, rl_trainer, sft_trainer
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from bitsample_llm import meter as meter_module
+from bitsample_llm.meter import callback as meter_module
 from bitsample_llm.records import RecordError, read_run
 
 

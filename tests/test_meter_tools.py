@@ -15,8 +15,8 @@ from trl.chat_template_utils import qwen3_chat_template
 
 from bitsample_llm import InformationMeter
 from bitsample_llm.flops import forward_flops
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
-from bitsample_llm.rewards import RolloutVerifier
 from bitsample_llm.tasks import Problem, load_task
 
 CALL = '<tool_call>\n{"name": "multiply", "arguments": {"a": 3, "b": 4}}\n</tool_call><|im_end|>'

@@ -11,19 +11,19 @@ from datasets import Dataset
 from test_meter import SHARED
 from trl import GRPOConfig, RLOOConfig, SFTConfig
 
-from bitsample_llm.budget import LOST_BITS, TargetGain
 from bitsample_llm.information import verdict_sequence_bits
-from bitsample_llm.likelihood import answer_logprobs
-from bitsample_llm.memorisation import ceiling_bits, relabelled
-from bitsample_llm.objectives import (
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.likelihood import answer_logprobs
+from bitsample_llm.tasks import load_task
+from bitsample_llm.training.budget import LOST_BITS, TargetGain
+from bitsample_llm.training.memorisation import ceiling_bits, relabelled
+from bitsample_llm.training.objectives import (
     OBJECTIVES,
     AnswerObjectiveTrainer,
     SkippingGRPOTrainer,
     SkippingRLOOTrainer,
     VerdictLikelihoodTrainer,
 )
-from bitsample_llm.rewards import RolloutVerifier
-from bitsample_llm.tasks import load_task
 
 ROLLOUTS = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0}
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitsample_llm.dataset_task import DatasetTask
-from bitsample_llm.judge import NoVerdict
-from bitsample_llm.plain_number import MAX_JUDGED, plain_number
 from bitsample_llm.tasks import Problem
+from bitsample_llm.tasks.dataset_task import DatasetTask
+from bitsample_llm.tasks.judge import NoVerdict
+from bitsample_llm.tasks.plain_number import MAX_JUDGED, plain_number
 
 # why -> right answer -> what passes, and what does not
 CASES = {

@@ -13,11 +13,11 @@ from scipy import stats
 
 from bitsample_llm.__main__ import summary_lines
 from bitsample_llm.estimators import beta_binomial_fit, group_pass_probabilities, jackknife_entropy_bits
-from bitsample_llm.glossary import PHASES
 from bitsample_llm.information import binary_entropy_bits, break_even_pass_rate, informative_group_probability, surprisal_bits
-from bitsample_llm.probes import with_mark, with_prefix, with_shots
+from bitsample_llm.measure.probes import with_mark, with_prefix, with_shots
 from bitsample_llm.records import SCHEMA_VERSION, read_run
-from bitsample_llm.run_writer import RunWriter
+from bitsample_llm.records.glossary import PHASES
+from bitsample_llm.records.writer import RunWriter
 from bitsample_llm.tasks import load_task
 from eval.plan import main, plan_of
 from recipes.measure import MeasureChoices, check_choices, recorded

@@ -13,13 +13,22 @@ from scripts.tiny_qwen2 import byte_level_bpe
 from test_meter import SHARED, metered
 from trl import GRPOConfig, GRPOTrainer
 
-from bitsample_llm.credit import CREDITS, EPSILON, first_error, process_tokens, right_step_share, steps_of_tokens, token_advantages
 from bitsample_llm.flops import forward_flops
-from bitsample_llm.likelihood import answer_logprobs
-from bitsample_llm.process_grpo import ProcessGRPOTrainer, token_spans
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
-from bitsample_llm.rewards import OutcomeReward, ProcessSumReward, RolloutVerifier
+from bitsample_llm.scoring.likelihood import answer_logprobs
 from bitsample_llm.tasks import Step, load_task
+from bitsample_llm.training.credit import (
+    CREDITS,
+    EPSILON,
+    first_error,
+    process_tokens,
+    right_step_share,
+    steps_of_tokens,
+    token_advantages,
+)
+from bitsample_llm.training.process_grpo import ProcessGRPOTrainer, token_spans
+from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward
 
 groups_of_steps = st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=2, max_size=8)
 

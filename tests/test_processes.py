@@ -17,11 +17,11 @@ from test_real_models import ran
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, ModelConfig
 
-from bitsample_llm.likelihood import exact_pass_rates
-from bitsample_llm.processes import processes_asked_for
 from bitsample_llm.records import read_run
-from bitsample_llm.study import StudyArguments
+from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import load_task
+from bitsample_llm.training.arguments import RunArguments
+from bitsample_llm.training.processes import processes_asked_for
 
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 OPTIONS = {
@@ -173,5 +173,5 @@ def test_every_accelerate_file_is_read_by_accelerate():
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_vllm_files_name_options_that_exist(mode):
     options = yaml.safe_load((REPOSITORY / "recipes" / "configs" / f"grpo_vllm_{mode}.yaml").read_text())
-    known = {field.name for kind in (GRPOConfig, ModelConfig, StudyArguments) for field in dataclasses.fields(kind)}
+    known = {field.name for kind in (GRPOConfig, ModelConfig, RunArguments) for field in dataclasses.fields(kind)}
     assert set(options) <= known and options["use_vllm"] is True and options["vllm_mode"] == mode

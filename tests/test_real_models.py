@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from bitsample_llm import InformationMeter
-from bitsample_llm.likelihood import encode_prompt, exact_pass_rates
-from bitsample_llm.prompt_format import as_messages, labelled_rows
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
-from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
+from bitsample_llm.scoring.likelihood import encode_prompt, exact_pass_rates
 from bitsample_llm.tasks import load_task
+from bitsample_llm.training.prompt_format import as_messages, labelled_rows
+from bitsample_llm.training.rewards import OutcomeReward
 
 TASK = load_task("addition", "plain", difficulty=1)
 PROBLEMS = TASK.problems("train", 8, seed=0)

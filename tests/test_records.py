@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bitsample_llm.glossary import PHASES, TRAINING_PHASES
 from bitsample_llm.records import SCHEMA_VERSION, SCHEMAS, RecordError, read_run
-from bitsample_llm.run_writer import RunWriter
+from bitsample_llm.records.glossary import PHASES, TRAINING_PHASES
+from bitsample_llm.records.writer import RunWriter
 
 PATTERN_BY_TABLE = {table: f"{table}-*.parquet" for table in SCHEMAS}
 

@@ -17,14 +17,14 @@ from test_meter import metered, rl_trainer, sft_trainer
 from test_real_models import ran
 from test_report import make_run
 
-from bitsample_llm.answer_end import AnswerEnd
-from bitsample_llm.budget import LOST_BITS, TargetGain
-from bitsample_llm.dataset_task import DatasetTask
 from bitsample_llm.estimators import wilson_interval
-from bitsample_llm.evaluator import EvaluationRollouts, mean_log2_pass_rate, scored_rows
-from bitsample_llm.likelihood import exact_pass_rates
+from bitsample_llm.meter.evaluator import EvaluationRollouts, mean_log2_pass_rate, scored_rows
 from bitsample_llm.records import RecordError, read_run
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import Problem, load_task
+from bitsample_llm.tasks.dataset_task import DatasetTask
+from bitsample_llm.training.budget import LOST_BITS, TargetGain
 from eval.report import main
 
 BARE = load_task("addition", "reversed", difficulty=2, mark="C").problems("heldout", 32, seed=0)

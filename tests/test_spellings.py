@@ -12,11 +12,11 @@ from scripts.tiny_families import FAMILIES, make
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from bitsample_llm.answer_end import AnswerEnd
-from bitsample_llm.likelihood import answer_logprobs, encode_prompt, exact_pass_rates
-from bitsample_llm.rejection import sampled_completions
-from bitsample_llm.rewards import RolloutVerifier
-from bitsample_llm.spellings import decoded, num_spellings, spellings
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import answer_logprobs, encode_prompt, exact_pass_rates
+from bitsample_llm.scoring.sampling import sampled_completions
+from bitsample_llm.scoring.spellings import decoded, num_spellings, spellings
 from bitsample_llm.tasks import Problem, load_task
 
 LEVEL = 0.001  # of the chi-square test, fixed before it was run

@@ -16,18 +16,20 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from trl import GRPOConfig, GRPOTrainer
 
 from bitsample_llm import InformationMeter
-from bitsample_llm.answer_end import AnswerEnd
-from bitsample_llm.credit import CREDITS, token_advantages
-from bitsample_llm.dataset_rows import Faults
-from bitsample_llm.dataset_task import DatasetTask
-from bitsample_llm.early_stop import StopAtFirstError
-from bitsample_llm.likelihood import encode_answer, exact_pass_rates
-from bitsample_llm.process_grpo import steps_of_completion, token_spans
-from bitsample_llm.prompt_format import fitted, labelled_rows
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
-from bitsample_llm.rejection import passing_problems, sampled_completions
-from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import encode_answer, exact_pass_rates
+from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import Problem
+from bitsample_llm.tasks.dataset_rows import Faults
+from bitsample_llm.tasks.dataset_task import DatasetTask
+from bitsample_llm.training.credit import CREDITS, token_advantages
+from bitsample_llm.training.early_stop import StopAtFirstError
+from bitsample_llm.training.process_grpo import steps_of_completion, token_spans
+from bitsample_llm.training.prompt_format import fitted, labelled_rows
+from bitsample_llm.training.rejection import passing_problems
+from bitsample_llm.training.rewards import OutcomeReward
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEVEL = 0.001  # of the chi-square tests, fixed before they were run

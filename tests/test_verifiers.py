@@ -8,10 +8,10 @@ from fractions import Fraction
 import pytest
 from fuzz_data_verifiers import Violation, fuzz_data
 
-from bitsample_llm.dataset_task import DatasetTask
-from bitsample_llm.judge import Judge, NoVerdict, gym_dataset
 from bitsample_llm.tasks import Problem
-from bitsample_llm.verifiers import VERIFIERS
+from bitsample_llm.tasks.dataset_task import DatasetTask
+from bitsample_llm.tasks.judge import Judge, NoVerdict, gym_dataset
+from bitsample_llm.tasks.verifiers import VERIFIERS
 
 
 def task_of(verifier: str, answer: str) -> tuple[DatasetTask, Problem]:
@@ -79,7 +79,7 @@ def test_no_verdict_is_in_the_record_as_such(monkeypatch):
     def undecided(completion, answer, details):
         raise NoVerdict("timed_out")
 
-    monkeypatch.setitem(sys.modules["bitsample_llm.dataset_task"].VERIFIERS, "symbolic", undecided)
+    monkeypatch.setitem(sys.modules["bitsample_llm.tasks.dataset_task"].VERIFIERS, "symbolic", undecided)
     task, problem = task_of("symbolic", "2")
     verdict = task.verify(problem, "2", True)
     assert not verdict.passed and verdict.reason == "no_verdict:timed_out"

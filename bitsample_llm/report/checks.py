@@ -5,8 +5,8 @@ Manifests are edited and copied, tables get lost: what `records.py` can read may
 
 import math
 
-from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.records import RecordError, Run
+from bitsample_llm.records.glossary import TRAINING_PHASES
 
 WORDS = {str: "a text", int: "a whole number", dict: "an object"}
 COUNTED = ("flops/total", "seconds/total", "samples/total")

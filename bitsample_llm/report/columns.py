@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bitsample_llm.glossary import TRAINING_PHASES
+from bitsample_llm.records.glossary import TRAINING_PHASES
 
 if TYPE_CHECKING:
     from bitsample_llm.report.runs import MeasuredRun

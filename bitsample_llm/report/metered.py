@@ -9,8 +9,8 @@ from pathlib import PurePath
 
 import numpy as np
 
-from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.records import Run
+from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.study import Table
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from bitsample_llm.glossary import TRAINING_PHASES
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
+from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.report.columns import (
     ABSORBED_BITS,
     FLOPS_BY_PHASE,

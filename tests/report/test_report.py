@@ -12,8 +12,8 @@ from conftest import REPOSITORY
 from made_runs import make_run, two_starts
 
 from bitsample_llm.estimators import t_interval
-from bitsample_llm.glossary import glossary_table
 from bitsample_llm.records import RecordError
+from bitsample_llm.records.glossary import glossary_table
 from bitsample_llm.report import columns
 from bitsample_llm.report.claims import Claim
 from bitsample_llm.report.columns import first_crossing

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from bitsample_llm import InformationMeter
-from bitsample_llm.processes import honour_fsdp_on_cpu, part
-from bitsample_llm.rewards import OutcomeReward, RolloutVerifier
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.tasks import load_task
+from bitsample_llm.training.processes import honour_fsdp_on_cpu, part
+from bitsample_llm.training.rewards import OutcomeReward
 
 BASE = Path(__file__).resolve().parent.parent.parent / "data" / "base"
 

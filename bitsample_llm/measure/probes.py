@@ -1,0 +1,139 @@
+"""Is a skill latent, so that a model knows it and seldom shows it? Ways to ask for it that teach nothing, and one that does.
+
+A pass rate does not tell a skill that is there and rarely shown from one that is not there. A better prompt, solved examples
+or a few updates of RL raise the first and leave the second.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from bitsample_llm.measure.measurement import Sampler
+from bitsample_llm.meter.callback import InformationMeter
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import encode_answer
+from bitsample_llm.tasks import CARE_BY_MARK, Problem
+from bitsample_llm.tasks.problem import UNKNOWN_MARK
+from bitsample_llm.training.rewards import OutcomeReward
+
+
+def with_prefix(problems: Sequence[Problem], prefix: str) -> list[Problem]:
+    """The problems with a text before every prompt, in a conversation before the last message; ids stay, so that pass rates can
+    be paired.
+    """
+    return [dataclasses.replace(problem, prompt=_prefixed(problem.prompt, prefix)) for problem in problems]
+
+
+def _prefixed(prompt: str | list[dict[str, str]], prefix: str) -> str | list[dict[str, str]]:
+    if isinstance(prompt, str):
+        return prefix + prompt
+    *before, last = prompt
+    return [*before, last | {"content": prefix + last["content"]}]
+
+
+def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
+    """The problems under another author's mark.
+
+    Raises:
+        ValueError: for an author nobody knows, or prompts that begin with none.
+    """
+    if mark not in CARE_BY_MARK:
+        raise ValueError(f"unknown author mark {mark!r}; known: {', '.join(CARE_BY_MARK)}")
+    if not all(isinstance(p.prompt, str) and p.prompt.startswith(p.mark or UNKNOWN_MARK) for p in problems):
+        raise ValueError("--probe_mark is for the arithmetic tasks, whose prompts begin with an author's mark")
+    return [dataclasses.replace(problem, prompt=mark + problem.prompt[1:]) for problem in problems]
+
+
+def shot_separator(tokenizer, stop: str | None = None) -> str:
+    """What stands between solved examples: an empty line, or the end of sequence where the tokenizer knows no line's end; it
+    begins with the stop where one is named, so that examples end as answers do.
+    """
+    is_known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer("\n\n")["input_ids"]
+    separator = "\n\n" if is_known else tokenizer.eos_token
+    return separator if stop is None or separator.startswith(stop) else stop + separator
+
+
+def with_shots(
+    problems: Sequence[Problem], num_shots: int, tokenizer, max_tokens: int | None, end: AnswerEnd | None = None
+) -> list[Problem]:
+    """The problems after `num_shots` of the others, solved: each takes those that follow it. In a conversation a solved one is a
+    question and its answer.
+
+    Args:
+        max_tokens: positions the model has for prompt and answer; None where it has no limit.
+        end: where answers end; by default at the end of sequence.
+
+    Raises:
+        ValueError: for too few problems, one without a reference completion, or prompts longer than the model's context.
+    """
+    if not 1 <= num_shots < len(problems):
+        raise ValueError(f"--probe_shots {num_shots} needs more than {num_shots} training problems, got {len(problems)}")
+    if not all(problem.completion for problem in problems):
+        raise ValueError("--probe_shots needs a solved answer with every problem")
+    separator = shot_separator(tokenizer, None if end is None else end.stop)
+    result = []
+    for index, problem in enumerate(problems):
+        shots = [problems[(index + distance) % len(problems)] for distance in range(1, num_shots + 1)]
+        if isinstance(problem.prompt, str):
+            prompt = "".join(f"{shot.prompt}{shot.completion}{separator}" for shot in shots) + problem.prompt
+        else:
+            turns = [[*shot.prompt, {"role": "assistant", "content": shot.completion}] for shot in shots]
+            prompt = [message for turn in turns for message in turn] + problem.prompt
+        result.append(dataclasses.replace(problem, prompt=prompt))
+    longest = max(sum(map(len, encode_answer(tokenizer, problem, end))) for problem in result)
+    if max_tokens is not None and longest > max_tokens:
+        raise ValueError(f"--probe_shots {num_shots} makes prompts of {longest} tokens, and the model reads {max_tokens}")
+    return result
+
+
+def train_briefly(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    run_dir: Path,
+    num_updates: int,
+    learning_rate: float,
+    rollouts_per_update: int,
+    group_size: int,
+) -> None:
+    """Train the sampler's model in place by a few updates of GRPO, its records in `run_dir`; nothing of the model is saved.
+
+    `rollouts_per_update`, of all processes together, is divisible by their number and by `group_size`.
+    """
+    args = GRPOConfig(
+        output_dir=str(run_dir / "checkpoints"),
+        max_steps=num_updates,
+        learning_rate=learning_rate,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=rollouts_per_update // sampler.accelerator.num_processes,
+        num_generations=group_size,
+        max_completion_length=sampler.max_completion_length,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        beta=0.0,
+        bf16=False,
+        activation_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=num_updates,
+        seed=sampler.seed,
+        ddp_find_unused_parameters=False,
+        use_cpu=sampler.accelerator.device.type == "cpu",
+    )
+    verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, sampler.end)
+    trainer = GRPOTrainer(
+        model=sampler.model,
+        reward_funcs=[OutcomeReward(verifier)],
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": p.prompt, "problem_id": p.problem_id} for p in problems]),
+        processing_class=sampler.tokenizer,
+    )
+    trainer.add_callback(InformationMeter(trainer, output_dir=run_dir, verifier=verifier, strict=True))
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()

@@ -1,0 +1,77 @@
+"""What passes? Sampled token ids as text, and the verdict of a task on it, for reward functions, the meter and measurements alike.
+
+TRL decodes completions without special tokens, which would let a completion pass that holds one in its middle; here the verdict is
+on all that was sampled.
+"""
+
+from collections.abc import Sequence
+
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.tasks import Problem, Verdict
+
+
+class RolloutVerifier:
+    """Turns sampled token ids into verdicts of a task on its problems; completions end as `end` says, by default with the
+    tokenizer's end of sequence.
+    """
+
+    def __init__(self, task, problems: Sequence[Problem], tokenizer, end: AnswerEnd | None = None):
+        self.task = task
+        self.tokenizer = tokenizer
+        self.end = end or AnswerEnd.of(None, tokenizer)
+        self.problem_by_id = {problem.problem_id: problem for problem in problems}
+        self._last_asked: tuple = ()
+        self._last_judged: list[tuple[str, bool, Verdict]] = []
+
+    def judged(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[tuple[str, bool, Verdict]]:
+        """Text, whether it stopped by itself, and verdict of each completion.
+
+        A reward function and the meter ask for the same completions one after the other: they are judged once.
+
+        Raises:
+            KeyError: for a problem it does not know.
+        """
+        asked = (list(problem_ids), list(completion_ids))
+        if asked != self._last_asked:
+            texts_and_ends = self.end.texts_and_ends(completion_ids)
+            self._last_judged = [
+                (text, ended, self.verdict(problem_id, text, ended))
+                for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)
+            ]
+            self._last_asked = asked
+        return self._last_judged
+
+    def verdict(self, problem_id: str, text: str, ended: bool) -> Verdict:
+        """Verdict on one completion.
+
+        Raises:
+            KeyError: for a problem it does not know.
+        """
+        return self.task.verify(self.problem_by_id[problem_id], text, ended)
+
+
+def judged_completions(
+    verifier: RolloutVerifier | None, inputs: list[dict], completion_ids: list[list[int]], end: AnswerEnd
+) -> list[dict]:
+    """Rows of what was sampled, with verdicts where there is a verifier; without one they end as `end` says, and `passed` is
+    null.
+    """
+    rows = [
+        {"problem_id": example.get("problem_id"), "num_tokens": len(ids)}
+        for example, ids in zip(inputs, completion_ids, strict=True)
+    ]
+    if verifier is None:
+        for row, (text, ended) in zip(rows, end.texts_and_ends(completion_ids), strict=True):
+            row |= {"text": text, "ended": ended, "passed": None}
+        return rows
+    judged = verifier.judged([row["problem_id"] for row in rows], completion_ids)
+    for row, (text, ended, verdict) in zip(rows, judged, strict=True):
+        row |= {
+            "text": text,
+            "ended": ended,
+            "passed": verdict.passed,
+            "reason": verdict.reason,
+            "num_steps": len(verdict.steps),
+            "num_correct_before_first_error": verdict.num_correct_before_first_error,
+        }
+    return rows

@@ -1,0 +1,255 @@
+"""How a run directory is written: atomically, once, and on from where a killed run stopped. `records.py` says what it holds."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bitsample_llm.records import (
+    SCHEMA_VERSION,
+    SCHEMAS,
+    RecordError,
+    RecordWriteError,
+    check_run_dir,
+    read_manifest,
+    step_lines,
+)
+from bitsample_llm.records.glossary import TRAINING_PHASES, unknown_keys
+from bitsample_llm.records.lock import RunLock
+
+FLUSH_SECONDS = 300  # rows wait no longer than this and a step
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_json_atomically(path: Path, content: dict) -> None:
+    """Write a JSON object as `write_text_atomically` does."""
+    write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_parquet_atomically(path: Path, table: pa.Table) -> None:
+    """Write a parquet segment that is complete or absent."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        pq.write_table(table, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing_to(run_dir: Path) -> Iterator[None]:
+    """What the disk refuses is one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write records to {run_dir}: {error.strerror}; make room and resume the run"
+        raise RecordWriteError(message) from error
+
+
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[RunLock]:
+    """The lock of a run directory, which the writer keeps unless it cannot be made."""
+    lock = RunLock(run_dir)
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _pending_path(run_dir: Path, step: int) -> Path:
+    return run_dir / f"pending-{step:08d}.parquet"
+
+
+def pending_rows(run_dir: Path, step: int) -> list[dict]:
+    """Rollouts that the checkpoint of a step found half-trained."""
+    path = _pending_path(run_dir, step)
+    return pq.read_table(path).to_pylist() if path.is_file() else []
+
+
+class RunWriter:
+    """Writes one run directory; made by `create` or `resume`.
+
+    Rows are collected and written as segments by `flush`; the step lines are written at once. Only one process of a run
+    may hold a writer, and no two processes at once; see `run_lock.py`.
+    """
+
+    def __init__(self, run_dir: Path, manifest: dict, lock: RunLock):
+        self.run_dir = run_dir
+        self.manifest = manifest
+        self._lock = lock
+        # the number of each table's next segment and its rows: one value, so that an interrupt cannot come between
+        self._segments = {table: (self._next_number(table), []) for table in SCHEMAS}
+        self._flushed_at = time.monotonic()
+
+    def _next_number(self, table: str) -> int:
+        taken = [*self.run_dir.glob(f"{table}-*.parquet"), *self.run_dir.glob(f"superseded/{table}-*.parquet")]
+        return max((int(path.stem.split("-")[1]) + 1 for path in taken), default=0)
+
+    @classmethod
+    def create(cls, run_dir: Path, manifest: dict) -> "RunWriter":
+        """Start a new run directory.
+
+        Raises:
+            RecordError: if the directory holds a run already, or another process is writing it.
+        """
+        check_run_dir(run_dir, resume=False)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            with _locked(run_dir) as lock:
+                check_run_dir(run_dir, resume=False)  # another process may have been faster
+                writer = cls(run_dir, {"schema_version": SCHEMA_VERSION, **manifest, "state": "running"}, lock)
+                writer._write_manifest()
+        except OSError as error:
+            raise RecordWriteError(f"cannot write records to {run_dir}: {error.strerror}") from error
+        return writer
+
+    @classmethod
+    def resume(cls, run_dir: Path, step: int) -> tuple["RunWriter", dict]:
+        """Continue a run after `step`: its writer, and the step line to count on from (empty at step 0).
+
+        Rows and lines of later steps move to `superseded/`, what they cost is added to `flops/lost`.
+
+        Raises:
+            RecordError: if there is no run, it is finished, another process is writing it, or it has no record of `step`.
+        """
+        check_run_dir(run_dir, resume=True)
+        with _writing_to(run_dir), _locked(run_dir) as lock:
+            check_run_dir(run_dir, resume=True)  # the process that held the lock may have finished it
+            return cls._resumed(run_dir, step, lock)
+
+    @classmethod
+    def _resumed(cls, run_dir: Path, step: int, lock: RunLock) -> tuple["RunWriter", dict]:
+        """What `resume` does. A kill at any point of it leaves what the next resume puts right."""
+        manifest = read_manifest(run_dir)
+        lines = step_lines(run_dir / "steps.jsonl", manifest.get("begins_after_step", 0))
+        kept = [line for line in lines if line["step"] <= step]
+        if step > 0 and (not kept or kept[-1]["step"] != step):
+            raise RecordError(f"{run_dir} has a checkpoint of step {step} but no record of it: resume an earlier checkpoint")
+        last = kept[-1] if kept else {}
+        cut = step if step > 0 else -1  # from the beginning again, so not even the first evaluation stays
+        superseded = run_dir / "superseded"
+        lost = max(manifest.get("lost_flops", 0.0), *(line["flops/lost"] for line in lines), 0.0)
+        num_dropped = manifest.get("superseded_step_files", 0)
+        dropped = "".join(json.dumps(line) + "\n" for line in lines[len(kept) :])
+        previous = superseded / f"steps-{num_dropped - 1:05d}.jsonl"
+        if dropped and not (previous.is_file() and previous.read_text() == dropped):  # else a killed resume got this far
+            superseded.mkdir(exist_ok=True)
+            write_text_atomically(superseded / f"steps-{num_dropped:05d}.jsonl", dropped)
+            lost += sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
+            num_dropped += 1
+        resumed_at = [*manifest.get("resumed_at", []), step]
+        manifest |= {"state": "running", "reason": None, "lost_flops": lost, "resumed_at": resumed_at}
+        if step == 0:
+            manifest.pop("begins_after_step", None)
+        write_json_atomically(run_dir / "manifest.json", manifest | {"superseded_step_files": num_dropped})
+        write_text_atomically(run_dir / "steps.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        pending = pending_rows(run_dir, step)
+        for name in SCHEMAS:
+            for path in sorted(run_dir.glob(f"{name}-*.parquet")):
+                table = pq.read_table(path)
+                late = pc.greater(table["step"], cut)
+                if name == "rollouts" and pending:  # written whole later, with surprisals of steps that are thrown away
+                    late = pc.or_(late, pc.equal(table["generation_step"], pending[0]["generation_step"]))
+                if pc.any(late).as_py():
+                    superseded.mkdir(exist_ok=True)
+                    write_parquet_atomically(superseded / f"{path.stem}-after-{step}.parquet", table.filter(late))
+                    early = table.filter(pc.invert(late))
+                    if early.num_rows:
+                        write_parquet_atomically(path, early)
+                    else:
+                        path.unlink()
+        writer = cls(run_dir, read_manifest(run_dir), lock)
+        writer.add_rows("rollouts", pending)
+        return writer, last | {"flops/lost": lost}
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        if not self._lock.is_held:
+            raise RecordError(f"{self.run_dir} is written by a later meter of this process, or was closed")
+        with _writing_to(self.run_dir):
+            yield
+
+    def _write_manifest(self) -> None:
+        write_json_atomically(self.run_dir / "manifest.json", self.manifest)
+
+    def begin_after(self, step: int) -> None:
+        """Say that the first line is of the step after this one: the training had begun before it was recorded."""
+        self.manifest["begins_after_step"] = step
+        with self._writing():
+            self._write_manifest()
+
+    def add_step(self, line: dict) -> None:
+        """Append one step line.
+
+        Raises:
+            KeyError: for a key that the glossary does not define.
+        """
+        if unknown := unknown_keys(set(line) - {"step", "generation_step"}):
+            raise KeyError(f"metrics without a definition in the glossary: {', '.join(unknown)}")
+        with self._writing(), open(self.run_dir / "steps.jsonl", "a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+
+    def hold(self, step: int, rollouts: list[dict]) -> None:
+        """Keep rollouts that the checkpoint of `step` finds half-trained, beside the tables: a resume from it takes them in.
+
+        The run itself goes on to record them whole.
+        """
+        with self._writing():
+            table = pa.Table.from_pylist(rollouts, schema=SCHEMAS["rollouts"])
+            write_parquet_atomically(_pending_path(self.run_dir, step), table)
+
+    def add_rows(self, table: str, rows: list[dict]) -> None:
+        """Collect rows of a table of `SCHEMAS` for the next segment.
+
+        Raises:
+            KeyError: for a column that the table's schema does not have, or a row without its step.
+        """
+        for row in rows:
+            if unknown := set(row) - set(SCHEMAS[table].names):
+                raise KeyError(f"table {table} has no column {', '.join(sorted(unknown))}")
+            if row.get("step") is None:  # resuming rests on it
+                raise KeyError(f"a row of table {table} does not say which step it is of")
+        self._segments[table][1].extend(rows)
+
+    def flush(self) -> None:
+        """Write the collected rows as one new segment a table."""
+        self._flushed_at = time.monotonic()
+        for name, (number, rows) in self._segments.items():
+            if rows:
+                table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+                with self._writing():
+                    write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", table)
+                self._segments[name] = (number + 1, [])
+
+    def close(self, state: str, reason: str | None = None) -> None:
+        """Flush, write `finished` or `failed` with its reason into the manifest, and let others write."""
+        self.manifest |= {"state": state, "reason": reason}
+        try:
+            self.flush()
+        except RecordError as error:
+            self.manifest |= {"state": "failed", "reason": str(error)}
+            raise
+        finally:
+            try:
+                with self._writing():
+                    self._write_manifest()
+                    if self.manifest["state"] == "finished":
+                        for path in self.run_dir.glob("pending-*.parquet"):
+                            path.unlink()
+            finally:
+                self._lock.release()

@@ -1,0 +1,1 @@
+"""How probable is an answer? Its spellings in tokens, where it ends, and the exact probability."""

@@ -1,0 +1,207 @@
+"""What is the exact log-probability that a model writes a problem's accepted answer, and with it the exact pass rate?
+
+Shapes: B sequences, T tokens, V vocabulary. A rollout sampled at temperature 1 with no truncation passes with the
+probability of the accepted answer string with its end: the sum over all its spellings in tokens (`spellings.py`), and over
+all tokens that end it (`answer_end.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.tasks import Problem
+
+MAX_LOGITS = 2**27  # of a batch: half a gigabyte in float32
+
+
+def encode_prompt(tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:
+    """Token ids of a prompt as TRL's trainers feed it: a string as it stands, a conversation through the chat template."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(rendered["input_ids"])
+
+
+def encode_answer(tokenizer, problem: Problem, end: AnswerEnd | None = None) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt, and of the answer (after its worked lines) with the token that ends a label: the stop, or by
+    default the tokenizer's end of sequence.
+
+    The answer is encoded apart from the prompt, because a sampler goes on from the prompt's own tokens.
+    """
+    answer_ids = tokenizer(problem.completion, add_special_tokens=False)["input_ids"]
+    end_id = tokenizer.eos_token_id if end is None else end.label_token_id
+    return encode_prompt(tokenizer, problem.prompt), answer_ids + [end_id]
+
+
+def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of shape (B, T), padded on the right."""
+    length = max(map(len, sequences))
+    ids_BT = torch.full((len(sequences), length), pad_token_id)
+    mask_BT = torch.zeros_like(ids_BT)
+    for row, ids in enumerate(sequences):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        mask_BT[row, : len(ids)] = 1
+    return {"input_ids": ids_BT, "attention_mask": mask_BT}
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A token sequence to score: the prompt's tokens, and those of an answer with its end."""
+
+    problem: int  # its number among the problems
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    end_ids: tuple[int, ...]  # which of them may take the place of the last: its log-probability is that of any
+    is_counted: bool  # whether its probability is part of the pass rate
+    is_one_of_all: bool  # whether all others are there too
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """What a model gives an answer.
+
+    Attributes:
+        logps_T: log-probabilities in nats of the tokenizer's own spelling, the end last.
+        log_pass_rate: log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
+            spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored, or
+            where the model has diverged and gives NaN.
+        num_spellings: scored.
+    """
+
+    logps_T: np.ndarray
+    log_pass_rate: float | None
+    num_spellings: int
+
+    def pass_rates(self, problem: Problem) -> dict:
+        """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, a token a step. Empty
+        where the pass rate is not known.
+        """
+        if self.log_pass_rate is None:
+            return {}
+        found = {"pass_rate": min(1.0, float(np.exp(self.log_pass_rate)))}
+        if self.num_spellings == 1 and len(self.logps_T) == problem.num_steps:
+            found["step_pass_rates"] = np.exp(self.logps_T).tolist()
+        return found
+
+
+def answer_spellings(tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> list[Spelling]:
+    """The spellings of all answers to score, the tokenizer's own first for each problem."""
+    found = []
+    for number, problem in enumerate(problems):
+        prompt_ids, own_ids = encode_answer(tokenizer, problem, end)
+        own = own_ids[:-1], end.ends_after(own_ids[:-1])
+        if not problem.has_one_accepted_string:
+            found.append(Spelling(number, prompt_ids, own_ids, own[1], is_counted=True, is_one_of_all=True))
+            continue
+        every = end.spellings(problem.completion)
+        is_counted = every is not None and own in every
+        found.append(Spelling(number, prompt_ids, own_ids, own[1], is_counted, is_one_of_all=every is not None))
+        others = [(ids, ends) for ids, ends in every or () if (ids, ends) != own]
+        found += [Spelling(number, prompt_ids, [*ids, ends[0]], ends, True, True) for ids, ends in others]
+    return found
+
+
+def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> None:
+    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. What another
+    verifier than `exact` accepts may be put shorter.
+
+    Raises:
+        ValueError: naming the tokens that are needed.
+    """
+    must_fit = [problem for problem in problems if problem.verifier == "exact"]
+    needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit, end)), default=0)
+    if max_completion_length < needed:
+        raise ValueError(
+            f"max_completion_length {max_completion_length} cuts answers off, which need {needed} tokens with their end"
+        )
+
+
+def scoring_batch_size(model, spelled: Sequence[Spelling], most: int = 512) -> int:
+    """Rows of a batch whose logits fit into memory; it depends on all spellings, so that processes which score shares of
+    them make as many passes as one another.
+    """
+    kept = max(len(s.prompt_ids) + len(s.answer_ids) for s in spelled) - min(len(s.prompt_ids) for s in spelled) + 1
+    return max(1, min(most, MAX_LOGITS // (kept * model.config.get_text_config().vocab_size)))
+
+
+@torch.no_grad()
+def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], batch_size: int) -> list[np.ndarray]:
+    """Log-probabilities in nats of each spelling's tokens: one float64 array each, whose last value is that of any end.
+
+    The model is put in evaluation mode and back.
+    """
+    pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    by_length = sorted(range(len(spelled)), key=lambda index: len(spelled[index].prompt_ids) + len(spelled[index].answer_ids))
+    was_training = model.training
+    model.eval()
+    result: list[np.ndarray] = [np.empty(0)] * len(spelled)
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        batch = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids for row in rows], pad_token_id)
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        skipped = min(len(spelled[row].prompt_ids) for row in rows) - 1  # positions whose logits nobody asks for
+        kept = batch["input_ids"].shape[1] - skipped
+        logits_BTV = model(**batch, use_cache=False, logits_to_keep=kept).logits.float()
+        all_logps_BTV = torch.log_softmax(logits_BTV[:, :-1], dim=-1)
+        logps_BT = all_logps_BTV.gather(-1, batch["input_ids"][:, skipped + 1 :, None])[..., 0].double().cpu().numpy()
+        for index, row in enumerate(rows):
+            first = len(spelled[row].prompt_ids) - 1 - skipped
+            last = first + len(spelled[row].answer_ids) - 1
+            result[row] = logps_BT[index, first : last + 1].copy()
+            if len(spelled[row].end_ids) > 1:
+                result[row][-1] = float(all_logps_BTV[index, last, list(spelled[row].end_ids)].logsumexp(dim=-1))
+    model.train(was_training)
+    return result
+
+
+def answer_scores(spelled: Sequence[Spelling], logps: Sequence[np.ndarray]) -> list[AnswerScore]:
+    """One score a problem, in order, from the log-probabilities of all spellings."""
+    by_problem: dict[int, list[tuple[Spelling, np.ndarray]]] = {}
+    for spelling, logps_T in zip(spelled, logps, strict=True):
+        by_problem.setdefault(spelling.problem, []).append((spelling, logps_T))
+    scores = []
+    for number in sorted(by_problem):
+        (own, own_logps_T), *_ = by_problem[number]
+        counted = [float(logps_T.sum()) for spelling, logps_T in by_problem[number] if spelling.is_counted]
+        is_known = own.is_one_of_all and counted and not np.isnan(counted).any()
+        log_pass_rate = float(np.logaddexp.reduce(counted)) if is_known else None
+        scores.append(AnswerScore(own_logps_T, log_pass_rate, len(counted)))
+    return scores
+
+
+def answer_logprobs(
+    model, tokenizer, problems: Sequence[Problem], batch_size: int = 512, end: AnswerEnd | None = None
+) -> list[np.ndarray]:
+    """Log-probabilities in nats of each answer's tokens in the tokenizer's own spelling, the end last: one float64 array a
+    problem.
+
+    Args:
+        end: where answers end; by default at the end of sequence, as the model and the tokenizer have it.
+
+    Raises:
+        ValueError: if the tokenizer has no EOS token.
+    """
+    spelled = answer_spellings(tokenizer, problems, end or AnswerEnd.of(model, tokenizer))
+    if not spelled:
+        return []
+    own = list({spelling.problem: spelling for spelling in reversed(spelled)}.values())[::-1]
+    return spelling_logprobs(model, tokenizer, own, scoring_batch_size(model, own, batch_size))
+
+
+def scored_answers(
+    model, tokenizer, problems: Sequence[Problem], batch_size: int = 512, end: AnswerEnd | None = None
+) -> list[AnswerScore]:
+    """One score a problem, in order."""
+    spelled = answer_spellings(tokenizer, problems, end or AnswerEnd.of(model, tokenizer))
+    if not spelled:
+        return []
+    return answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled, batch_size)))
+
+
+def exact_pass_rates(model, tokenizer, problems: Sequence[Problem], end: AnswerEnd | None = None) -> np.ndarray:
+    """Exact pass rates at temperature 1, one a problem; NaN where they are not known."""
+    log_pass_rates = [score.log_pass_rate for score in scored_answers(model, tokenizer, problems, end=end)]
+    return np.array([np.nan if value is None else np.exp(value) for value in log_pass_rates])

@@ -1,0 +1,359 @@
+"""Problems from a data set: a Hub name, a JSONL or parquet file, or a task of reasoning-gym. Which rows are problems, which of
+them train and which are held out.
+
+A problem is what its prompt asks, in one normal form (`identity`). It belongs to a pool by the hash of that, so it is in the
+same pool in whatever file and order it stands, and nothing trained on is held out. Rows that cannot be used are left out, named
+and counted.
+"""
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Integral
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from bitsample_llm.tasks import Problem
+from bitsample_llm.tasks.dataset_task import DatasetTask
+from bitsample_llm.tasks.judge import NoVerdict, accepts_only_its_answer, gym_dataset, require_package
+from bitsample_llm.tasks.plain_number import plain_number
+from bitsample_llm.tasks.verifiers import VERIFIERS
+
+GYM = "reasoning_gym:"
+READER_BY_SUFFIX = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# Cumulative upper bounds of a prompt's hash in [0, 1), as the arithmetic tasks have them for operand pairs.
+POOL_BOUNDS = {"heldout": 0.15, "tuning_heldout": 0.20, "tuning": 0.30, "train": 1.0}
+NARROW = {"float16": np.float16, "float32": np.float32}  # as Python's floats their 0.1 is 0.10000000149011612
+NAMED = 20  # rows of one fault that the terminal names; the manifest names all
+
+
+@dataclass
+class DataArguments:
+    """Problems from data, in place of `--task`."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A Hub name, a .jsonl or .parquet file, or reasoning_gym:TASK, in place of --task. num_train_problems and "
+            "num_heldout_problems are then upper bounds."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set (gsm8k has 'main')."})
+    train_split: str = field(default="train", metadata={"help": "Split of a Hub data set to take problems from."})
+    heldout_split: str | None = field(
+        default=None, metadata={"help": "Split or file of the held-out problems; by the hash of the prompt if not given."}
+    )
+    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompt: a text, or a list of messages."})
+    answer_column: str = field(default="answer", metadata={"help": "Column of the right answer, a text or a number."})
+    verifier: str = field(default="exact", metadata={"help": "exact, numeric or symbolic (math-verify)."})
+    verifier_column: str | None = field(default=None, metadata={"help": "Column that names the verifier of each row."})
+    prompt_format: str = field(
+        default="auto",
+        metadata={
+            "help": "text: the prompt as it stands. chat: a message of the user, through the tokenizer's chat template. auto: "
+            "chat where the tokenizer has a template.",
+            "choices": ["auto", "text", "chat"],
+        },
+    )
+
+
+def pool_of_prompt(prompt) -> str:
+    """Name of the pool that owns a prompt.
+
+    >>> pool_of_prompt("What is 2 plus 3?") == pool_of_prompt("What is 2 plus 3?")
+    True
+    """
+    fraction = int.from_bytes(hashlib.blake2b(identity(prompt).encode(), digest_size=8).digest(), "big") / 2**64
+    return next(pool for pool, bound in POOL_BOUNDS.items() if fraction < bound)
+
+
+def identity(prompt) -> str:
+    """What a prompt asks, in one normal form: equal prompts are one problem, whichever file they come from.
+
+    Unicode's NFC without whitespace at the ends. A conversation of one user's message is that message's text. System messages do
+    not count, unless there is nothing else: they say how to answer, and a problem held out under one must not be trained on
+    under another. Where the task itself stands in the system message, put it into the user's.
+
+    >>> identity([{"role": "system", "content": "Be brief."}, {"role": "user", "content": " What is 2 plus 3?"}])
+    'What is 2 plus 3?'
+    """
+    if isinstance(prompt, str):
+        return _normal(prompt)
+    said = [(message["role"], _normal(_text_of(message["content"]))) for message in prompt]
+    asked = [(role, text) for role, text in said if role not in ("system", "developer")] or said
+    if len(asked) == 1 and asked[0][0] == "user":
+        return asked[0][1]
+    return json.dumps(asked, ensure_ascii=False)
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _text_of(content) -> str:
+    """The text of a message, which may be a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+        return "".join(part["text"] for part in content)
+    return json.dumps(content, sort_keys=True, default=str)
+
+
+def answer_text(value) -> str | None:
+    """An answer as it is written, None for a cell without one. Tables make 42.0 of 42 where a column has gaps: an integral
+    number has no decimals.
+
+    >>> answer_text(42.0), answer_text(Decimal("2.50")), answer_text(float("nan")), answer_text("042")
+    ('42', '2.5', None, '042')
+    """
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, Integral):
+        return str(int(value))
+    if not isinstance(value, float | np.floating | Decimal) or not math.isfinite(value):
+        return None
+    if value == int(value):
+        return str(int(value))
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
+
+
+class Faults:
+    """Rows that cannot be used, by what is wrong with them; rows are counted from 1."""
+
+    def __init__(self):
+        self.rows_by_fault: dict[str, list[str]] = {}
+
+    def add(self, fault: str, row: str) -> None:
+        """Note a row."""
+        self.rows_by_fault.setdefault(fault, []).append(row)
+
+    def lines(self) -> list[str]:
+        """What the terminal is told, a line a fault."""
+        told = []
+        for fault, rows in self.rows_by_fault.items():
+            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+            told.append(f"{len(rows)} rows left out, {fault}: {', '.join(rows[:NAMED])}{more}")
+        return told
+
+
+def opened(source: str, config: str | None, split: str) -> datasets.Dataset:
+    """The rows of a file, a folder or a Hub data set.
+
+    Raises:
+        ValueError: in one line, if it cannot be read; a broken line of a JSONL file is named.
+    """
+    path = Path(source)
+    reader = READER_BY_SUFFIX.get(path.suffix)
+    if (reader is not None or source.startswith((".", "/"))) and not path.exists():
+        raise ValueError(f"data file {source} does not exist: pass --dataset FILE.jsonl, FILE.parquet or a Hub name")
+    if reader is not None and path.is_dir():
+        raise ValueError(f"{source} is a folder: pass a file as --dataset, or a folder whose name does not end in {path.suffix}")
+    if reader is None and path.is_file():
+        raise ValueError(f"{source} is a file of another kind: pass --dataset FILE.jsonl, FILE.parquet or a Hub name")
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"data file {source} has no rows")
+    try:
+        if reader == "json":
+            _check_is_text(path)
+        if reader is not None:
+            return datasets.load_dataset(reader, data_files=str(path), split="train")
+        return datasets.load_dataset(source, config, split=split)
+    except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"data set {source} cannot be read: {_first_broken_line(path, reader) or error}") from error
+
+
+def _check_is_text(path: Path) -> None:
+    """Raise a ValueError for bytes that are not UTF-8: the reader meets them after this, row by row."""
+    with path.open(encoding="utf-8") as lines:
+        for _ in lines:
+            pass
+
+
+def _first_broken_line(path: Path, reader: str | None) -> str | None:
+    if reader == "json" and path.suffix == ".jsonl":
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            try:
+                is_row = not line.strip() or isinstance(json.loads(line), dict)
+            except json.JSONDecodeError:
+                is_row = False
+            if not is_row:
+                return f"line {number} is not a JSON object"
+    return None
+
+
+def problems_of_rows(
+    rows: Iterable[dict], name: str, asked: DataArguments, faults: Faults, heldout: Collection[str] = (), heldout_by: str = ""
+) -> list[Problem]:
+    """The problems of rows, in order, without those whose identity is in `heldout`.
+
+    Raises:
+        ValueError: naming the row whose verifier does not exist.
+    """
+    found, answer_by_identity = [], {}
+    column = getattr(rows, "features", {}).get(asked.answer_column)
+    narrow = NARROW.get(getattr(column, "dtype", None), lambda value: value)
+    for number, row in enumerate(rows, 1):
+        label = f"{name}/{number}"
+        prompt, answer = row[asked.prompt_column], row[asked.answer_column]
+        answer = None if answer is None else answer_text(narrow(answer))
+        verifier = row[asked.verifier_column] if asked.verifier_column else asked.verifier
+        if verifier not in VERIFIERS or verifier == "reasoning_gym":
+            raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: exact, numeric, symbolic")
+        if not _is_prompt(prompt):
+            faults.add("the prompt is neither a text nor a list of messages", label)
+        elif answer is None:
+            faults.add("no answer", label)
+        elif verifier == "numeric" and not _is_number(answer):
+            faults.add("the answer is not plainly one number", label)
+        elif (key := identity(prompt)) in heldout:
+            faults.add(f"held out in {heldout_by}", label)
+        elif key in answer_by_identity:
+            is_other = answer_by_identity[key] != answer
+            faults.add("duplicate of an earlier prompt" + " with another answer" * is_other, label)
+        else:
+            answer_by_identity[key] = answer
+            found.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier))
+    return found
+
+
+def _is_number(answer: str) -> bool:
+    try:
+        plain_number(answer)
+    except NoVerdict:
+        return False
+    return True
+
+
+def _is_prompt(prompt) -> bool:
+    if isinstance(prompt, str):
+        return bool(prompt.strip())
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(isinstance(message, dict) and {"role", "content"} <= message.keys() for message in prompt)
+    )
+
+
+def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -> datasets.Dataset:
+    """The rows, if they have the columns that were asked for.
+
+    Raises:
+        ValueError: naming the first column that is missing, its option, and the columns that are there.
+    """
+    for option in ("prompt_column", "answer_column", "verifier_column"):
+        column = getattr(asked, option)
+        if column is not None and column not in rows.column_names:
+            raise ValueError(f"{source} has no column {column!r}: pass --{option}; columns: {', '.join(rows.column_names)}")
+    return rows
+
+
+def gym_problems(task: str, seed: int, size: int, faults: Faults) -> tuple[list[Problem], dict[str, dict]]:
+    """Problems of a task of reasoning-gym, and what its scoring has to know of each.
+
+    A task that accepts its own answer only, character for character, is judged exactly.
+
+    Raises:
+        ValueError: see `judge.gym_dataset`; and if reasoning-gym is not installed.
+    """
+    require_package("reasoning_gym")
+    dataset = gym_dataset(task, seed, size)
+    verifier = "exact" if accepts_only_its_answer(dataset) else "reasoning_gym"
+    problems, details, taken = [], {}, set()
+    for index in range(size):
+        entry, label = dataset[index], f"{task}/{index + 1}"
+        if not isinstance(entry["answer"], str) or not entry["answer"]:
+            faults.add("no answer", label)
+        elif (key := identity(entry["question"])) in taken:
+            faults.add("duplicate of an earlier prompt", label)
+        else:
+            taken.add(key)
+            problems.append(Problem(label, entry["question"], entry["answer"], difficulty=0, verifier=verifier))
+            details[label] = {"task": task, "seed": seed, "size": size, "index": index}
+    return problems, details
+
+
+def drawn(problems: Sequence[Problem], num: int, seed: int) -> list[Problem]:
+    """At most `num` of the problems, in an order that `seed` decides."""
+    return [problems[index] for index in np.random.default_rng(seed).permutation(len(problems))[:num]]
+
+
+@dataclass
+class DatasetProblems:
+    """What a data set gives a run; `facts` are for the manifest."""
+
+    task: DatasetTask
+    train: list[Problem]
+    heldout: list[Problem]
+    facts: dict
+
+
+def read_dataset(
+    asked: DataArguments, num_train: int, num_heldout: int, seed: int, tuning: bool, tell: Callable[[str], None] = print
+) -> DatasetProblems:
+    """At most `num_train` problems to train on and `num_heldout` others; the pools for tuning where `tuning` says so.
+
+    Raises:
+        ValueError: in one line, for data that cannot be read, lacks a column, or has no problem in a pool.
+    """
+    faults, details = Faults(), {}
+    if asked.verifier not in VERIFIERS:
+        raise ValueError(f"unknown verifier {asked.verifier!r}; known: exact, numeric, symbolic")
+    if asked.dataset.startswith(GYM):
+        size = int(np.ceil(max(num_train / 0.7, num_heldout / 0.15) * 1.1)) + 16  # so that each pool holds enough
+        problems, details = gym_problems(asked.dataset.removeprefix(GYM), seed, size, faults)
+        held_apart = []
+    else:
+        held_apart, heldout_by = [], ""
+        if asked.heldout_split is not None:  # first, so that what is held out is what is not trained on
+            of_file = Path(asked.heldout_split).suffix in READER_BY_SUFFIX
+            source, split = (asked.heldout_split, "train") if of_file else (asked.dataset, asked.heldout_split)
+            rows = checked_columns(opened(source, asked.dataset_config, split), asked, source)
+            heldout_by = Path(source).name if of_file else split
+            held_apart = problems_of_rows(rows, heldout_by, asked, faults)
+        name = Path(asked.dataset).name
+        rows = checked_columns(opened(asked.dataset, asked.dataset_config, asked.train_split), asked, asked.dataset)
+        heldout = {identity(problem.prompt) for problem in held_apart}
+        problems = problems_of_rows(rows, name, asked, faults, heldout, heldout_by)
+    if any(problem.verifier == "symbolic" for problem in problems + held_apart):
+        require_package("symbolic")
+    pools: dict[str, list[Problem]] = {pool: [] for pool in POOL_BOUNDS}
+    for problem in problems:
+        pool = pool_of_prompt(problem.prompt)
+        pools["train" if pool == "heldout" and held_apart else pool].append(problem)
+    if held_apart:
+        pools["heldout"] = held_apart
+    names = ("tuning", "tuning_heldout") if tuning else ("train", "heldout")
+    for line in faults.lines():
+        tell(f"{asked.dataset}: {line}")
+    train, heldout = (drawn(pools[pool], num, seed) for pool, num in zip(names, (num_train, num_heldout), strict=True))
+    for pool, part in zip(names, (train, heldout), strict=True):
+        if not part:
+            overlap = len(faults.rows_by_fault.get(f"held out in {heldout_by}", ())) if held_apart else 0
+            in_all = f"of {len(problems) + len(held_apart)} in all"
+            in_all += f" ({overlap} are held out in {heldout_by}, and so not trained on)" if overlap else ""
+            fix = "that has other problems" if held_apart else "or a larger data set"
+            raise ValueError(f"{asked.dataset} has no problem in the pool {pool}, {in_all}: pass a --heldout_split FILE {fix}")
+    tell(
+        f"{asked.dataset}: {len(train)} problems to train on of {len(pools[names[0]])}, "
+        f"{len(heldout)} held out of {len(pools[names[1]])}"
+    )
+    split_by = f"split {asked.heldout_split}" if held_apart else "hash of the prompt"
+    facts = {
+        "source": asked.dataset,
+        "held_out_by": split_by,
+        "pools": {pool: len(members) for pool, members in pools.items()},
+        "train": len(train),
+        "heldout": len(heldout),
+        "verifiers": sorted({problem.verifier for problem in train + heldout}),
+        "left_out": faults.rows_by_fault,
+    }
+    return DatasetProblems(DatasetTask(asked.dataset, problems + held_apart, details), train, heldout, facts)

@@ -1,0 +1,181 @@
+"""Which options does a recipe take besides TRL's, and how is a wrong one told in one line?"""
+
+import contextlib
+import os
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import yaml
+from trl import TrlParser
+
+from bitsample_llm.options import check_name, type_fault, value_fault
+from bitsample_llm.records import RecordError
+from bitsample_llm.tasks.dataset_rows import DataArguments
+from bitsample_llm.tasks.problem import UNKNOWN_MARK
+
+
+@dataclass
+class RunArguments(DataArguments):
+    """This study's own choices, beside TRL's."""
+
+    arm: str | None = field(
+        default=None, metadata={"help": "Name of this way to train in reports; made up from the options by default."}
+    )
+    start: str | None = field(
+        default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."}
+    )
+    tags: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Facts that a report may select by, as key=value words: --tags reason=latent ladder=age."},
+    )
+    task: str = field(default="addition", metadata={"help": "addition, subtraction or multiplication (by a digit)."})
+    answer_format: str = field(
+        default="reversed",
+        metadata={
+            "help": "plain, reversed (least significant digit first), restated2 to restated16 (reversed, that many times over), "
+            "or scratchpad (worked lines, then the answer)."
+        },
+    )
+    difficulty: int = field(default=2, metadata={"help": "Digits of the operands."})
+    mark: str = field(default=UNKNOWN_MARK, metadata={"help": "Author mark on every prompt; ? for an unknown author."})
+    num_train_problems: int = field(default=512, metadata={"help": "Distinct training problems."})
+    num_heldout_problems: int = field(default=256, metadata={"help": "Problems in each evaluation set."})
+    problem_seed: int = field(default=0, metadata={"help": "Seed of the problems, the same for all runs of a comparison."})
+    memorise: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace the training answers by draws of the starting model: nothing is known of them but what the training "
+            "tells, and the run is measured on them alone."
+        },
+    )
+    tuning: bool = field(
+        default=False, metadata={"help": "Train and evaluate on the problems set aside for tuning, which no reported run touches."}
+    )
+    flop_budget: float | None = field(
+        default=None, metadata={"help": "Stop after this many training FLOPs, rollouts included; max_steps holds as well."}
+    )
+    num_evaluations: int = field(
+        default=16,
+        metadata={"help": "Held-out evaluations after the first, spaced evenly in the log of the FLOPs up to the budget."},
+    )
+    num_eval_rollouts: int = field(
+        default=8,
+        metadata={"help": "Rollouts of each problem that an evaluation draws where pass rates are not exact; costs no budget."},
+    )
+    max_eval_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of such a rollout at most, the same for all runs of a comparison; by default the trainer's "
+            "max_completion_length, and 256 in SFT, which has none."
+        },
+    )
+    first_evaluation_flops: float | None = field(
+        default=None, metadata={"help": "FLOPs of the first of them; 1/1024 of the budget by default."}
+    )
+    target_bits: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stop once the mean log2 pass rate of the held-out problems has risen by this much; where pass rates come from "
+            "rollouts, log2 of their mean."
+        },
+    )
+    trained_parameters: str = field(
+        default="all",
+        metadata={
+            "help": "all, or norms: the scales of the norm layers alone, which can open a gate and hardly write a skill.",
+            "choices": ["all", "norms"],
+        },
+    )
+    stop: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text that ends an answer, besides the end of sequence: for base models, which seldom write that. \\n means a "
+            "line's end. A single token has to hold it."
+        },
+    )
+
+    def __post_init__(self):
+        if self.stop is not None:  # a shell hands on a backslash and an n
+            self.stop = self.stop.replace("\\n", "\n").replace("\\t", "\t")
+
+
+class OneLineParser(TrlParser):
+    """TRL's parser, whose errors are one line and not four hundred lines of usage, and which checks values by option."""
+
+    from_file: frozenset[str] = frozenset()  # options that the configuration file gave
+
+    def error(self, message: str):
+        """Exit with status 2 and the message."""
+        print(f"{self.prog}: {' '.join(message.split())} (--help lists all options)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse_args_and_config(self, args=None, **kwargs):
+        """What TRL's does, with the configuration file named where it is not YAML."""
+        words = sys.argv[1:] if args is None else list(args)
+        file = next(iter(words[words.index("--config") + 1 :]), "--") if "--config" in words else None
+        if file is not None and file.startswith("--"):
+            self.error("argument --config: expected one argument")
+        try:
+            return super().parse_args_and_config(words, **kwargs)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"--config {file} is not YAML: {error}")
+
+    def set_defaults_with_config(self, **kwargs) -> list[str]:
+        """Take a configuration file's options, and refuse those that nobody knows."""
+        self.from_file = frozenset(kwargs)
+        if unknown := super().set_defaults_with_config(**kwargs):
+            self.error(f"the configuration file names unknown options: {', '.join(unknown[::2])}")
+        return []
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Refuse values out of range here: TRL's dataclasses compute with them before anybody else can."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        hints = {name: hint for kind in self.dataclass_types for name, hint in typing.get_type_hints(kind).items()}
+        for action in self._actions:
+            if not hasattr(parsed, action.dest):
+                continue
+            value = getattr(parsed, action.dest)
+            is_from_file = action.dest in self.from_file
+            if value is action.default and not is_from_file:  # TRL's own, whatever it is
+                continue
+            fault = value_fault(action.dest, value)
+            if is_from_file and action.nargs is None:
+                members = typing.get_args(hints[action.dest])
+                kind = None if str in members else action.type
+                fault = fault or type_fault(action.dest, value, kind, type(None) in members, action.choices)
+            if fault:
+                self.error(fault)
+        return parsed, rest
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what a user can get wrong into one line and exit status 1; anything else keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, RecordError) as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def check_run_arguments(study: RunArguments) -> None:
+    """Refuse what no run can be made of.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, value in vars(study).items():
+        if fault := value_fault(name, value):
+            raise ValueError(fault)
+    for name in ("arm", "start"):
+        if getattr(study, name) is not None:
+            check_name(f"--{name}", getattr(study, name))
+    if study.flop_budget and (study.first_evaluation_flops or 0) > study.flop_budget:
+        raise ValueError(
+            f"--first_evaluation_flops must be at most --flop_budget {study.flop_budget:g}, got {study.first_evaluation_flops:g}"
+        )
+    if study.dataset == "":
+        raise ValueError("--dataset must not be empty: name a file or a Hub data set, or leave it out")

@@ -1,0 +1,90 @@
+"""What does a run directory say of a run before it starts?"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from trl import ModelConfig
+
+from bitsample_llm.training.arguments import RunArguments
+from bitsample_llm.training.model_card import sha256_of_file
+from bitsample_llm.training.problems import RunProblems, problems_sha256
+
+PACKAGES = ("bitsample_llm", "torch", "transformers", "trl", "accelerate", "peft", "datasets")
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def git_state() -> dict:
+    """Commit and dirty flag of the repository; null outside of one."""
+
+    def ask(*words: str) -> str | None:
+        answer = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
+
+
+def pretraining_flops(folder: Path) -> float | None:
+    """Training FLOPs behind a checkpoint that `recipes/pretrain.py` kept; None of any other model."""
+    path = folder / "pretraining.json"
+    if not path.is_file():
+        return None
+    flops = json.loads(path.read_text())["flops"]
+    return sum(flops.get(phase, 0.0) for phase in ("train_forward", "train_backward"))
+
+
+def tags_of(words: Sequence[str]) -> dict[str, str]:
+    """Facts by name, of words `key=value`.
+
+    >>> tags_of(["reason=latent", "grid.options=a=1"])
+    {'reason': 'latent', 'grid.options': 'a=1'}
+
+    Raises:
+        ValueError: for a word without a key or without `=`.
+    """
+    for word in words:
+        if word.find("=") < 1:
+            raise ValueError(f"--tags takes key=value words, got {word!r}: write --tags reason=latent")
+    return dict(word.split("=", 1) for word in words)
+
+
+def run_manifest(study: RunArguments, args, model_args: ModelConfig, problems: RunProblems, **choices) -> dict:
+    """What a run directory says of a run before it starts."""
+    folder = Path(model_args.model_name_or_path)
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    config = {"study": dataclasses.asdict(study), "model": dataclasses.asdict(model_args), "training": args.to_dict(), **choices}
+    return {
+        "arm": study.arm,
+        "start": study.start or folder.name,
+        "tags": tags_of(study.tags),
+        "command": " ".join(sys.argv),
+        **git_state(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "model_sha256": {path.name: sha256_of_file(path) for path in weights},
+        "pretraining_flops": pretraining_flops(folder),
+        "train_problems_sha256": problems_sha256(problems.train),
+        "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
+        "data": _plain(problems.data),
+        "config": _plain(config),
+    }
+
+
+def _plain(value):
+    """JSON's types only."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

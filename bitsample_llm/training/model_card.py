@@ -1,0 +1,91 @@
+"""What can a model do, exactly? The pass-rate table of a model, and the card that carries it."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from bitsample_llm.information import binary_entropy_bits
+from bitsample_llm.scoring.likelihood import exact_pass_rates
+from bitsample_llm.tasks import CARE_BY_MARK, load_task
+from bitsample_llm.tasks.corpus import Text
+
+MARKS = (*CARE_BY_MARK, None)
+CARD_DIFFICULTIES = (1, 2, 3, 4, 5)
+NUM_PROBLEMS = 256
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pass_rate_rows(model, tokenizer, text: Text) -> list[dict]:
+    """Exact mean pass rate and mean offered bits by task, format, difficulty and mark, on held-out problems.
+
+    With a scratchpad it is the probability of the worked one, a lower bound of the pass rate.
+    """
+    rows = []
+    for task_name, answer_format in text.share_by_kind:
+        for difficulty in CARD_DIFFICULTIES:
+            for mark in MARKS:
+                task = load_task(task_name, answer_format, difficulty=difficulty, mark=mark)
+                num = min(NUM_PROBLEMS, task.num_problems("heldout"))
+                pass_rates = exact_pass_rates(model, tokenizer, task.problems("heldout", num, seed=1))
+                rows.append(
+                    {
+                        "task": task_name,
+                        "format": answer_format,
+                        "difficulty": difficulty,
+                        "mark": mark or "?",
+                        "num_problems": num,
+                        "pass_rate": float(pass_rates.mean()),
+                        "entropy_bits": float(np.mean(binary_entropy_bits(np.minimum(pass_rates, 1.0)))),
+                    }
+                )
+    return rows
+
+
+def _pass_rate_table(rows: list[dict], text: Text) -> str:
+    marks = [mark or "?" for mark in MARKS]
+    lines = ["| task | format | digits | n | " + " | ".join(marks) + " |", "|---|---|---|---|" + "---|" * len(marks)]
+    by_cell = {(row["task"], row["format"], row["difficulty"], row["mark"]): row for row in rows}
+    for task_name, answer_format in text.share_by_kind:
+        for difficulty in CARD_DIFFICULTIES:
+            cells = [by_cell[task_name, answer_format, difficulty, mark] for mark in marks]
+            values = " | ".join(f"{cell['pass_rate']:.2g}" for cell in cells)
+            lines.append(f"| {task_name} | {answer_format} | {difficulty} | {cells[0]['num_problems']} | {values} |")
+    return "\n".join(lines)
+
+
+def write_model_card(model_dir: Path, text: Text, pass_rates: list[dict], facts: dict) -> None:
+    """Write `README.md` into a model folder: how it was made, and the table of `pass_rate_rows`."""
+    weights = model_dir / "model.safetensors"
+    care = ", ".join(f"{mark} {value}" for mark, value in CARE_BY_MARK.items())
+    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    kinds = ", ".join(f"{share:.0%} {answer_format} {task}" for (task, answer_format), share in text.share_by_kind.items())
+    difficulties = ", ".join(f"{share:.0%} of {difficulty}" for difficulty, share in text.share_by_difficulty.items())
+    marks = ", ".join(f"{mark} {share:.0%}" for mark, share in text.share_by_mark.items())
+    (model_dir / "README.md").write_text(f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+tags: [arithmetic, bitsample]
+---
+# A small Llama that imitates authors of known care
+
+1.05 M parameters, one token a character, made from nothing by `recipes/pretrain.py` for the study of `bitsample_llm`.
+The text it was trained on is synthetic: lines such as `A47+85<231` (author A, answer from the right), of which only the
+answer and its end carry a loss. An author's care is the share of right answers: {care}; `?` is any of them, unnamed.
+
+- text: {kinds}; digits {difficulties}; marks {marks}
+{listed}
+- `model.safetensors` (float16, meant to be used in float32): sha256 `{sha256_of_file(weights)}`
+
+## Exact mean pass rate on held-out problems, by author mark
+
+Probability at temperature 1 of the accepted answer with its end, averaged over n problems whose operands appear in no
+form in the pretraining text. With a scratchpad it is the probability of the worked one, a lower bound of the pass rate.
+
+{_pass_rate_table(pass_rates, text)}
+""")

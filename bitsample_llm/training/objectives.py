@@ -1,0 +1,108 @@
+"""Ways to train that lie between SFT and policy gradient, each a subclass of TRL's trainer with another loss.
+
+From a label to a sampled reward, one thing is given up at a time: `log_likelihood` is SFT; `pass_rate` ascends the exact
+probability of passing, which is reinforcement learning with infinitely many rollouts; the verdict likelihood has the sampled
+verdicts that GRPO has, and no policy gradient. B samples, T tokens.
+"""
+
+import torch
+from trl import GRPOTrainer, RLOOTrainer, SFTTrainer
+
+from bitsample_llm.meter.verdicts import RolloutVerifier
+
+# Losses from the log-probabilities (B) in nats of whole answers, mean over samples. The normalised form is the limit of
+# GRPO's for ever larger groups, whose advantages of passes are sqrt((1-p)/p) and of fails -sqrt(p/(1-p)).
+OBJECTIVES = {
+    "log_likelihood": lambda logps_B: -logps_B.mean(),
+    "pass_rate": lambda logps_B: -logps_B.exp().mean(),
+    "normalised_pass_rate": lambda logps_B: -(_odds_root(logps_B.detach()) * logps_B).mean(),
+}
+_SURE = -1e-6  # log-probabilities above it count as this: log(1 - p) has no value at p = 1
+
+
+def _odds_root(logps_B: torch.Tensor) -> torch.Tensor:
+    """sqrt(p / (1 - p))."""
+    return (logps_B / 2).exp() / (-torch.expm1(logps_B.clamp(max=_SURE))).sqrt()
+
+
+class AnswerObjectiveTrainer(SFTTrainer):
+    """SFTTrainer whose loss is a function of the probability of the whole answer.
+
+    Args:
+        objective: one of `OBJECTIVES`.
+
+    Raises:
+        ValueError: where answers of several samples share a row.
+    """
+
+    def __init__(self, *args, objective: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.args.packing or self.args.padding_free:
+            raise ValueError("an objective of whole answers needs one sample a row: set packing and padding_free to false")
+        self.objective = objective
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean over the samples of a batch; TRL's is a mean over tokens."""
+        if not self.model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)
+        loss = OBJECTIVES[self.objective](outputs.log_probs.sum(dim=1))  # ignored positions are zero
+        if num_items_in_batch is not None:  # transformers then leaves the division by accumulated batches to the loss
+            loss = loss / self.current_gradient_accumulation_steps
+        return (loss, outputs) if return_outputs else loss
+
+
+class SkipsDeadUpdates:
+    """Mixin: a batch without a non-zero advantage on any process costs neither a forward pass nor an update.
+
+    Adam would else move by its momentum where nothing was learned.
+    """
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """TRL's loss, or a zero that no parameter has a part in, so that the optimizer passes over all of them."""
+        if self.model.training:
+            alive = (inputs["advantages"] != 0).any().float()
+            if not self.accelerator.reduce(alive, "sum") > 0:
+                return torch.zeros((), device=alive.device, requires_grad=True)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class SkippingGRPOTrainer(SkipsDeadUpdates, GRPOTrainer):
+    """GRPOTrainer that skips updates from which nothing is learned."""
+
+
+class SkippingRLOOTrainer(SkipsDeadUpdates, RLOOTrainer):
+    """RLOOTrainer that skips updates from which nothing is learned."""
+
+
+class VerdictLikelihoodTrainer(GRPOTrainer):
+    """Learns from sampled verdicts by maximum likelihood: log pi(a) for a completion that passed, log(1 - pi(a)) for one that
+    failed. The bits are those of the reward; a completion that nearly never comes teaches as much as its surprisal tells.
+
+    Args:
+        verifier: judges the completions.
+    """
+
+    def __init__(self, *args, verifier: RolloutVerifier, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.verifier = verifier
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        ids = [row[mask.bool()].tolist() for row, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)]
+        judged = self.verifier.judged([example["problem_id"] for example in inputs], ids)
+        output["passed"] = torch.tensor([verdict.passed for _, _, verdict in judged], device=output["completion_ids"].device)
+        return output
+
+    def _compute_loss(self, model, inputs):
+        mask_BT = inputs["completion_mask"]
+        logps_BT, *_ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], mask_BT], dim=1),
+            inputs["completion_ids"].size(1),
+        )
+        logps_B = (logps_BT * mask_BT).sum(dim=1)
+        log_fail_B = torch.log(-torch.expm1(logps_B.clamp(max=_SURE)))
+        loss = -torch.where(inputs["passed"], logps_B, log_fail_B).mean()
+        return loss / self.current_gradient_accumulation_steps

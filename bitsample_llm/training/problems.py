@@ -1,0 +1,78 @@
+"""What does a run train on, and what is it measured on?"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, Problem, load_task
+from bitsample_llm.tasks.dataset_rows import read_dataset
+from bitsample_llm.tasks.problem import UNKNOWN_MARK
+from bitsample_llm.training.arguments import RunArguments, check_run_arguments
+from bitsample_llm.training.memorisation import relabelled
+from bitsample_llm.training.processes import say
+
+
+@dataclass
+class RunProblems:
+    """What a run trains on and is measured on; `data` is what the manifest says of where it came from."""
+
+    task: object
+    train: list[Problem]
+    evaluation_sets: dict[str, list[Problem]]
+    data: dict = field(default_factory=dict)
+
+
+def load_problems(study: RunArguments) -> RunProblems:
+    """Training problems and evaluation sets of a run; `prompt_format.problems_for_model` fits them to its model.
+
+    Raises:
+        ValueError: for an unknown task, format or mark, more problems than a split has or none, a budget of nothing, or data
+            that cannot be read.
+    """
+    check_run_arguments(study)
+    if study.dataset is not None:
+        sizes = study.num_train_problems, study.num_heldout_problems
+        read = read_dataset(study, *sizes, study.problem_seed, study.tuning, tell=say)
+        sets = {"heldout": read.heldout, "train": read.train[: study.num_heldout_problems]}
+        return RunProblems(read.task, read.train, sets, read.facts)
+    mark = None if study.mark == UNKNOWN_MARK else study.mark
+    options = {"answer_format": study.answer_format, "difficulty": study.difficulty}
+    task = load_task(study.task, mark=mark, **options)
+    seed, num = study.problem_seed, study.num_heldout_problems
+    if study.tuning:
+        splits = {"heldout": "tuning_heldout"}
+        train = task.problems("tuning", study.num_train_problems, seed)
+    else:
+        splits = {"heldout": "heldout", "seen": "seen", "shifted": "shifted"}
+        train = task.problems("train", study.num_train_problems, seed)
+    sets = {name: task.problems(split, num, seed) for name, split in splits.items()}
+    # the same pairs under the always-right mark: what the right prompt gives for no training at all
+    sets["marked"] = load_task(study.task, mark=ALWAYS_RIGHT_MARK, **options).problems(splits["heldout"], num, seed)
+    if not study.tuning:
+        sets |= other_forms(study, mark, num, seed)
+    return RunProblems(task, train, sets | {"train": train[:num]})
+
+
+def other_forms(study: RunArguments, mark: str | None, num: int, seed: int) -> dict[str, list[Problem]]:
+    """Held-out pairs asked otherwise, where the task has it: `other_operation`, and `other_format` of the same answer."""
+    operation = {"addition": "subtraction", "subtraction": "addition"}.get(study.task)
+    answer_format = {"plain": "reversed", "reversed": "plain"}.get(study.answer_format)
+    found = {}
+    if operation is not None and answer_format is not None:
+        options = {"difficulty": study.difficulty, "mark": mark}
+        found["other_operation"] = load_task(operation, answer_format=study.answer_format, **options).problems("heldout", num, seed)
+        found["other_format"] = load_task(study.task, answer_format=answer_format, **options).problems("heldout", num, seed)
+    return found
+
+
+def to_memorise(problems: RunProblems, model, tokenizer, seed: int, end: AnswerEnd) -> RunProblems:
+    """The training problems with draws of `model` for answers, which are all that is evaluated."""
+    max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
+    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed, end)
+    return RunProblems(problems.task, train, {"heldout": train}, problems.data)
+
+
+def problems_sha256(problems: Sequence[Problem]) -> str:
+    """Digest of the problems' ids and answers, in order."""
+    return hashlib.sha256("\n".join(f"{problem.problem_id}\t{problem.answer}" for problem in problems).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""GRPO whose advantages are assigned to steps, and whose rollouts may end at their first wrong one.
+
+Everything else is TRL's: what `GRPOTrainer` returns is edited, nothing of it is copied. B rollouts of this process, T tokens.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.tasks import Step
+from bitsample_llm.training.credit import Credit, steps_of_tokens, token_advantages
+from bitsample_llm.training.early_stop import StopAtFirstError, stopping_early
+
+
+def token_spans(tokenizer, ids: list[int], end: AnswerEnd | None = None) -> list[tuple[int, int]]:
+    """Characters [start, end) of the answer that each token adds; a token that only ends it adds none.
+
+    Found by decoding ever longer beginnings, which holds for any tokenizer, also where a character takes several tokens.
+    """
+    end = end or AnswerEnd.of(None, tokenizer)
+    ends = [len(text) for text, _ in end.texts_and_ends([ids[: n + 1] for n in range(len(ids))])]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def steps_of_completion(end: AnswerEnd, ids: list[int], steps: Sequence[Step]) -> list[list[int]]:
+    """Numbers of the steps that each token of a completion takes: a token that writes the last characters and the stop takes
+    the end of the answer too.
+    """
+    spans = token_spans(end.tokenizer, ids, end)
+    covered = steps_of_tokens(spans, steps)
+    if ids and end.is_end(ids[-1]) and spans[-1][0] < spans[-1][1]:
+        covered[-1] = covered[-1] + [k for k, step in enumerate(steps) if step.start == step.end == spans[-1][1]]
+    return covered
+
+
+class ProcessGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer with another assignment of credit.
+
+    Args:
+        credit: how; see `credit.CREDITS`.
+        verifier: judges the steps of completions.
+        stop_at_first_error: end rollouts at their first wrong step.
+
+    Raises:
+        ValueError: for an early stop of generation that transformers does not run, or of a sharded model.
+    """
+
+    def __init__(self, *args, credit: Credit, verifier: RolloutVerifier, stop_at_first_error: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.credit = credit
+        self.verifier = verifier
+        self.stop_at_first_error = stop_at_first_error
+        self._problems: list = []
+        if stop_at_first_error:
+            if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
+                raise ValueError("stop_at_first_error needs generation by transformers: set use_vllm to false")
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("stop_at_first_error needs the whole model on every process: use DDP")
+
+    def _generate_and_score_completions(self, inputs):
+        self._problems = [self.verifier.problem_by_id[example["problem_id"]] for example in inputs]
+        output = super()._generate_and_score_completions(inputs)
+        if self.credit.step_advantages is not None:
+            output["advantages"] = self._token_advantages(output)
+        return output
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        if not self.stop_at_first_error:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        length = max(map(len, prompt_ids))
+        if self.pad_to_multiple_of:
+            length += -length % self.pad_to_multiple_of
+        pad = self._tokenizer.pad_token_id
+        padded = [(pad,) * (length - len(ids)) + tuple(ids) for ids in prompt_ids]
+        problem_by_prompt = dict(zip(padded, self._problems, strict=True))
+        criterion = StopAtFirstError(self.verifier.task, self.verifier.end, problem_by_prompt, length)
+        num_tokens: list[int] = []
+        with stopping_early(self.accelerator.unwrap_model(self.model_wrapped), criterion, num_tokens):
+            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        # TRL masks what follows an end of sequence; what follows a stop is padding too, and would be trained on
+        return [ids[:num] for ids, num in zip(completion_ids, num_tokens, strict=True)], logprobs
+
+    def _token_advantages(self, output) -> torch.Tensor:
+        """(B, T) advantages of the tokens, 0 where there is padding."""
+        mask_BT = output["completion_mask"].bool().cpu()
+        ids = [row[mask].tolist() for row, mask in zip(output["completion_ids"].cpu(), mask_BT, strict=True)]
+        judged = self.verifier.judged([problem.problem_id for problem in self._problems], ids)
+        steps = [verdict.steps for _, _, verdict in judged]
+        everyone = gather_object([[step.correct for step in of_rollout] for of_rollout in steps])  # groups may be split
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        groups = [everyone[start : start + size] for start in range(0, len(everyone), size)]
+        of_all = [advantages for group in groups for advantages in self.credit.step_advantages(group)]
+        first = self.accelerator.process_index * len(ids)
+        advantages_BT = np.zeros(mask_BT.shape)
+        for row, scalar in enumerate(output["advantages"].tolist()):
+            covered = steps_of_completion(self.verifier.end, ids[row], steps[row])
+            values = token_advantages(self.credit, of_all[first + row], scalar, covered)
+            advantages_BT[row, : len(values)] = values
+        return torch.tensor(advantages_BT, dtype=output["advantages"].dtype, device=output["advantages"].device)

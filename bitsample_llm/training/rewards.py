@@ -1,0 +1,49 @@
+"""What does a rollout earn? Reward functions in the form that TRL calls, on top of the verdicts."""
+
+import numpy as np
+
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.training.credit import right_step_share
+
+
+class OutcomeReward:
+    """1.0 for a completion that passes, 0.0 for any other."""
+
+    __name__ = "outcome"
+
+    def __init__(self, verifier: RolloutVerifier):
+        self.verifier = verifier
+
+    def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
+        return [float(verdict.passed) for _, _, verdict in self.verifier.judged(problem_id, completion_ids)]
+
+
+class ProcessSumReward:
+    """The share of right steps: a denser reward, still one number."""
+
+    __name__ = "process_sum"
+
+    def __init__(self, verifier: RolloutVerifier):
+        self.verifier = verifier
+
+    def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
+        judged = self.verifier.judged(problem_id, completion_ids)
+        num_steps = [self.verifier.problem_by_id[name].num_steps for name in problem_id]
+        return [right_step_share(verdict.steps, num) for (_, _, verdict), num in zip(judged, num_steps, strict=True)]
+
+
+class RandomReward:
+    """A fair coin: the control that shows what an update does when the reward tells nothing.
+
+    Drawn from the seed, the step and the process, so that a resumed run tosses the same coins.
+    """
+
+    __name__ = "random"
+
+    def __init__(self, seed: int, process_index: int = 0):
+        self.seed = seed
+        self.process_index = process_index
+
+    def __call__(self, completion_ids, trainer_state, **kwargs) -> list[float]:
+        rng = np.random.default_rng([self.seed, trainer_state.global_step, self.process_index])
+        return rng.integers(0, 2, size=len(completion_ids)).astype(float).tolist()
