@@ -16,7 +16,8 @@ from test_recipes import SMALL
 from test_records import first_life, next_life, rows, steps
 from transformers import TrainerCallback
 
-from bitsample_llm.records import RecordError, read_run, run_writer
+from bitsample_llm.records import RecordError, lock, read_run
+from bitsample_llm.records import writer as run_writer
 from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.records.writer import RunWriter
 

@@ -1,4 +1,4 @@
-"""The run directory: what it holds, and how it is read. `run_writer.py` writes it.
+"""The run directory: what it holds, and how it is read. `writer.py` writes it.
 
     manifest.json       what ran, on what, and how it ended
     steps.jsonl         one object an optimizer step, cumulative numbers from the start of the run
@@ -9,7 +9,7 @@
     parts.jsonl         what a resume needs of a measurement's parts, each a step (measure)
     pending-*.parquet   rollouts that a checkpoint found half-trained, for a resume from it
     superseded/         rows of steps that a resume threw away
-    writer.lock         held by the one process that writes; see `run_lock.py`
+    writer.lock         held by the one process that writes; see `lock.py`
 
 A parquet segment is complete or absent, a row is written once, and an existing directory is never overwritten. Any
 reader of parquet and JSON can read it as it is.

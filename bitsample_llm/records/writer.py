@@ -1,4 +1,4 @@
-"""How a run directory is written: atomically, once, and on from where a killed run stopped. `records.py` says what it holds."""
+"""How a run directory is written: atomically, once, and on from where a killed run stopped. `__init__.py` says what it holds."""
 
 import contextlib
 import json
