@@ -23,7 +23,11 @@ from bitsample_llm.records import SCHEMA_VERSION
 from bitsample_llm.records.writer import write_json_atomically
 from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks.authors import uniform_wrong_answer
-from bitsample_llm.training import run as studies
+from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
+from bitsample_llm.training.loading import load_model_and_tokenizer
+from bitsample_llm.training.manifest import git_state
+from bitsample_llm.training.problems import RunProblems, load_problems
+from bitsample_llm.training.run import set_up_process
 
 MIN_FAILS = 10  # of fewer failing rollouts a jackknife cannot tell how little they say
 
@@ -38,7 +42,7 @@ class NoiseChoices:
     seed: int = field(default=0, metadata={"help": "Seed of the rollouts and the wrong labels."})
 
 
-def check(study: studies.RunArguments, choices: NoiseChoices) -> None:
+def check(study: RunArguments, choices: NoiseChoices) -> None:
     """Refuse what cannot be measured with a ValueError that names the option."""
     lowest = {"groups_per_prompt": 2, "num_generations": 2, "seed": 0, "num_train_problems": noise.NUM_BLOCKS}
     for name, bound in lowest.items():
@@ -51,7 +55,7 @@ def check(study: studies.RunArguments, choices: NoiseChoices) -> None:
         raise ValueError("with a scratchpad several completions pass: choose --answer_format plain or reversed")
 
 
-def measured_prompts(model, tokenizer, problems: studies.RunProblems, choices) -> Iterator[noise.MeasuredPrompt]:
+def measured_prompts(model, tokenizer, problems: RunProblems, choices) -> Iterator[noise.MeasuredPrompt]:
     """The training prompts, one at a time, each with its own groups and wrong labels."""
     k, g = choices.groups_per_prompt, choices.num_generations
     rng = np.random.default_rng(choices.seed)
@@ -80,7 +84,7 @@ def reported(name: str, estimate: noise.NoiseEstimate, num_failed: int, choices:
     }
 
 
-def measure(model, tokenizer, problems: studies.RunProblems, choices: NoiseChoices) -> dict:
+def measure(model, tokenizer, problems: RunProblems, choices: NoiseChoices) -> dict:
     """All that is measured at one start."""
     tally, log_p, num_passed = None, [], 0
     for index, prompt in enumerate(measured_prompts(model, tokenizer, problems, choices)):
@@ -104,16 +108,16 @@ def measure(model, tokenizer, problems: studies.RunProblems, choices: NoiseChoic
 
 
 def main() -> None:
-    studies.set_up_process()
-    with studies.one_line_errors():
-        parser = studies.OneLineParser((studies.RunArguments, NoiseChoices, ModelConfig))
+    set_up_process()
+    with one_line_errors():
+        parser = OneLineParser((RunArguments, NoiseChoices, ModelConfig))
         study, choices, model_args = parser.parse_args_and_config()
         check(study, choices)
-        problems = studies.load_problems(study)
-        model, tokenizer = studies.load_model_and_tokenizer(model_args)
+        problems = load_problems(study)
+        model, tokenizer = load_model_and_tokenizer(model_args)
         start = study.start or Path(model_args.model_name_or_path).name
-        origin = asdict(study) | asdict(choices) | studies.git_state() | {"start": start, "command": " ".join(sys.argv)}
-        origin |= {"tags": studies.tags_of(study.tags)}
+        origin = asdict(study) | asdict(choices) | git_state() | {"start": start, "command": " ".join(sys.argv)}
+        origin |= {"tags": tags_of(study.tags)}
         measured = origin | measure(model.eval(), tokenizer, problems, choices)
         output_dir = Path(choices.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)

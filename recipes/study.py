@@ -8,7 +8,6 @@ resumed, so the same command goes on where it stopped. Runs end with the study, 
 """
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import os
@@ -16,137 +15,27 @@ import runpy
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from tqdm import tqdm
 
-from bitsample_llm.options import check_name, check_output_dir
-from bitsample_llm.records import read_manifest
+from bitsample_llm.options import check_output_dir
 from bitsample_llm.records.writer import write_json_atomically
+from bitsample_llm.training.planned_runs import PlannedRun, check_config, planned_runs, study_config
 
 RECIPES = Path(__file__).resolve().parent
+
+
 REPOSITORY = RECIPES.parent
+
+
 QUICK_STUDY = REPOSITORY / "eval" / "studies" / "quick" / "study.yaml"
+
+
 # what every run needs, imported before the fork; no thread is started and no device touched by an import
 PRELOADED = ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsample_llm.training.run"]
-
-
-def study_config(path: Path) -> dict:
-    """A study's configuration; `starts` and `tuned` may be names of files beside it, or lists of such names."""
-    config = yaml.safe_load(path.read_text())
-    for key in ("starts", "tuned"):
-        if isinstance(names := config.get(key, {}), (str, list)):
-            config[key] = {}
-            for name in [names] if isinstance(names, str) else names:
-                config[key] |= yaml.safe_load((path.parent / name).read_text())
-    return config
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a study: its directory and the command that fills it."""
-
-    run_dir: Path
-    recipe_config: Path
-    command: list[str]
-
-    def state(self) -> str:
-        """finished, failed, running (or killed), or absent."""
-        return read_manifest(self.run_dir)["state"] if (self.run_dir / "manifest.json").is_file() else "absent"
-
-
-def check_config(config: dict) -> None:
-    """Refuse what would run nothing, something else than what is meant, or in another folder.
-
-    Raises:
-        ValueError: naming it.
-    """
-    starts, arms, tuned = config["starts"], expanded_arms(config["arms"]), config.get("tuned", {})
-    for seed in config["seeds"]:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ValueError(f"seed {seed!r} is no whole number")
-    for what, names in (("the name of a start", starts), ("the name of an arm", arms)):
-        for name in names:
-            check_name(what, name)
-    recipes = {path.stem for path in RECIPES.glob("*.py")} - {Path(__file__).stem}
-    known = sorted(name for name in recipes if (RECIPES / "configs" / f"{name}.yaml").is_file())
-    for name, settings in arms.items():
-        asked = {start: {**config["shared"], **starts[start], **settings}["recipe"] for start in starts}
-        if unknown := [recipe for recipe in asked.values() if recipe not in known]:
-            raise ValueError(f"arm {name} asks for the recipe {unknown[0]!r}; known: {', '.join(known)}")
-        for key in ("only", "by_start"):
-            if unknown := [start for start in settings.get(key, ()) if start not in starts]:
-                raise ValueError(f"arm {name} names the unknown start {unknown[0]!r} in {key!r}; known: {', '.join(starts)}")
-        tuned_arms = {arm for of_start in tuned.values() for arm in of_start}
-        if (source := settings.get("tuned_as")) is not None and source not in tuned_arms:
-            raise ValueError(f"arm {name} is tuned as the unknown arm {source!r}; known: {', '.join(sorted(tuned_arms))}")
-    if not (config["seeds"] and starts and arms):
-        raise ValueError("it plans no run: give it at least one seed, one start and one arm")
-
-
-def options_of(settings: dict) -> list[str]:
-    """Settings as command-line options; a list is one option with several words."""
-    words = []
-    for name, value in settings.items():
-        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
-
-
-def expanded_arms(arms: dict) -> dict[str, dict]:
-    """Arms by name; an arm with a `grid` (option -> values) becomes one arm for each point of it.
-
-    Options that go together are one entry, separated by spaces, with a list of their values in each point. Its tags say of what
-    arm a point is one and what it sets, in JSON.
-    """
-    expanded = {}
-    for name, settings in arms.items():
-        grid = settings.get("grid", {})
-        rest = {key: value for key, value in settings.items() if key != "grid"}
-        for point in itertools.product(*grid.values()):
-            chosen: dict = {}
-            for options, value in zip(grid, point, strict=True):
-                names = options.split()
-                chosen |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
-            label = "".join(f",{option}={value}" for option, value in chosen.items())
-            expanded[name + label] = rest | chosen
-            if grid:
-                expanded[name + label]["tags"] = rest.get("tags", {}) | {"grid_arm": name, "grid_point": json.dumps(chosen)}
-    return expanded
-
-
-def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
-    """All runs of a study, seed by seed, so that an unfinished study has whole comparisons.
-
-    An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start, and
-    the study's `tuned` the settings that a search found (start -> arm -> options). An arm that is not tuned itself but in
-    another's place names it in `tuned_as`. `only` in an arm names the starts it is run from. `tags` of the study, the start and the
-    arm go to the run's manifest together.
-    """
-    for seed in config["seeds"]:
-        for start, start_settings in config["starts"].items():
-            for arm, arm_settings in expanded_arms(config["arms"]).items():
-                if start not in arm_settings.get("only", [start]):
-                    continue
-                found = config.get("tuned", {}).get(start, {}).get(arm_settings.get("tuned_as", arm), {})
-                of_start = arm_settings.get("by_start", {}).get(start, {})
-                settings = {**config["shared"], **start_settings, **arm_settings, **found, **of_start}
-                recipe = settings.pop("recipe")
-                for key in ("by_start", "tuned_as", "only", "tags"):
-                    settings.pop(key, None)
-                tags = {}
-                for tagged in (config["shared"], start_settings, arm_settings):
-                    tags |= tagged.get("tags", {})
-                if tags:
-                    settings["tags"] = [f"{key}={value}" for key, value in tags.items()]
-                run_dir = output_dir / f"{start}-{arm}-seed{seed}"
-                settings |= {"arm": arm, "start": start, "seed": seed, "output_dir": run_dir}
-                recipe_config = RECIPES / "configs" / f"{recipe}.yaml"
-                command = [str(RECIPES / f"{recipe}.py"), "--config", str(recipe_config), *options_of(settings)]
-                yield PlannedRun(run_dir, recipe_config, command)
 
 
 def end_with_parent() -> None:

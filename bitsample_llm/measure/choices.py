@@ -1,0 +1,89 @@
+"""How much is measured, and which probes ask if the skill is latent?"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from bitsample_llm.measure.probes import shot_separator, with_mark, with_prefix, with_shots
+from bitsample_llm.options import check_output_dir
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.tasks import Problem
+
+
+@dataclass
+class MeasureChoices:
+    """How much is measured, and which probes."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Run directory for the records."})
+    num_generations: int = field(default=32, metadata={"help": "Rollouts a training prompt; even, at least 4."})
+    batch_size: int = field(default=256, metadata={"help": "Rollouts sampled at once on a process."})
+    max_completion_length: int = field(default=256, metadata={"help": "Tokens of a rollout at most."})
+    seed: int = field(default=42, metadata={"help": "Seed of the rollouts."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "last: go on after the last part that a stopped measurement recorded."}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+    probe_mark: str | None = field(default=None, metadata={"help": "Better prompt of the arithmetic tasks: another author's mark."})
+    probe_prompt_prefix: str | None = field(default=None, metadata={"help": "Better prompt: a text before every prompt."})
+    probe_shots: int = field(default=0, metadata={"help": "Solved training problems before every prompt."})
+    probe_updates: int = field(
+        default=0, metadata={"help": "Updates of a short GRPO run on the training problems, measured on the held-out ones."}
+    )
+    probe_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of that run; the plan says if it was too low to move anything."}
+    )
+    probe_rollouts_per_update: int = field(default=32, metadata={"help": "Rollouts of its updates, in groups of 8."})
+
+    def to_dict(self) -> dict:
+        """The choices as the manifest has them."""
+        return dataclasses.asdict(self)
+
+
+PROBE_GROUP_SIZE = 8
+
+
+def check_choices(choices: MeasureChoices, num_processes: int) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    check_output_dir(choices.output_dir)
+    if choices.resume_from_checkpoint not in (None, "last"):
+        raise ValueError(f"--resume_from_checkpoint takes last, got {choices.resume_from_checkpoint!r}")
+    if choices.num_generations < 4 or choices.num_generations % 2:
+        raise ValueError(f"--num_generations must be even and at least 4, for two halves, got {choices.num_generations}")
+    for name in ("batch_size", "max_completion_length"):
+        if getattr(choices, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(choices, name)}")
+    for name in ("probe_shots", "probe_updates"):
+        if getattr(choices, name) < 0:
+            raise ValueError(f"--{name} must not be negative, got {getattr(choices, name)}")
+    parts = math.lcm(PROBE_GROUP_SIZE, num_processes)
+    if choices.probe_rollouts_per_update < 1 or choices.probe_rollouts_per_update % parts:
+        raise ValueError(f"--probe_rollouts_per_update must be a multiple of {parts}, got {choices.probe_rollouts_per_update}")
+
+
+def asked_otherwise(
+    choices: MeasureChoices, problems: list[Problem], tokenizer, max_tokens: int | None, end: AnswerEnd
+) -> dict[str, list[Problem]]:
+    """The training problems under each prompt probe that was asked for."""
+    probes = {}
+    if choices.probe_prompt_prefix:
+        probes["prefix"] = with_prefix(problems, choices.probe_prompt_prefix)
+    if choices.probe_mark:
+        probes["mark"] = with_mark(problems, choices.probe_mark)
+    if choices.probe_shots:
+        probes["shots"] = with_shots(problems, choices.probe_shots, tokenizer, max_tokens, end)
+    return probes
+
+
+def told_of_probes(choices: MeasureChoices, end: AnswerEnd) -> dict[str, str]:
+    """What each probe did, in words for the plan."""
+    updates = f"{choices.probe_updates} GRPO updates of {choices.probe_rollouts_per_update} rollouts"
+    return {
+        "prefix": f"prompt after {choices.probe_prompt_prefix!r}",
+        "mark": f"prompt under author mark {choices.probe_mark!r}",
+        "shots": f"{choices.probe_shots} solved problems before the prompt, parted by {shot_separator(end.tokenizer, end.stop)!r}",
+        "updates": f"{updates} at learning rate {choices.probe_learning_rate:g}, on held-out prompts",
+    }

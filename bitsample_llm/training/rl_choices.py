@@ -1,0 +1,128 @@
+"""Which trainer learns from rewards, what is it told, and which options go together?"""
+
+from dataclasses import dataclass, field
+
+from accelerate import PartialState
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer
+from trl.import_utils import is_vllm_available
+
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.training.arguments import OneLineParser, RunArguments
+from bitsample_llm.training.credit import CREDITS
+from bitsample_llm.training.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
+from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
+from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward, RandomReward
+
+TRAINERS = {
+    "grpo": (GRPOTrainer, GRPOConfig),
+    "rloo": (RLOOTrainer, RLOOConfig),
+    "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
+}
+
+
+# TRL reads these strings as it trains
+KNOWN_VALUES = {
+    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+}
+
+
+SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer}
+
+
+@dataclass
+class GRPOChoices:
+    """Which trainer, and what it is told."""
+
+    trainer: str = field(
+        default="grpo",
+        metadata={"help": "How to learn from rewards; verdict_likelihood is no policy gradient.", "choices": list(TRAINERS)},
+    )
+    reward: str = field(
+        default="outcome",
+        metadata={
+            "help": "outcome: 1 for a pass. process_sum: the share of right steps. process_tokens, first_error: advantages of "
+            "single steps (credit.py has the formulas). process_outcome: half first_error, half outcome. random: a fair coin, "
+            "the control.",
+            "choices": list(CREDITS),
+        },
+    )
+    skip_dead_updates: bool = field(
+        default=False, metadata={"help": "Spend neither a forward pass nor an update on batches whose advantages are all zero."}
+    )
+    stop_at_first_error: bool = field(default=False, metadata={"help": "End a rollout at its first wrong step."})
+
+
+def parsed_arguments(arguments: list[str]):
+    """Study, choices, training and model arguments; which options there are depends on the trainer, named in either place."""
+    trainer = asked_trainer(arguments)
+    while True:
+        config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[1]
+        parsed = OneLineParser((RunArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
+        if TRAINERS[parsed[1].trainer][1] is config_class:
+            return parsed
+        trainer = parsed[1].trainer  # the YAML file named it
+
+
+def asked_trainer(arguments: list[str]) -> str:
+    """The trainer named on the command line, needed before parsing because it decides which options there are."""
+    for index, word in enumerate(arguments):
+        if word.startswith("--trainer="):
+            return word.removeprefix("--trainer=")
+        if word == "--trainer" and index + 1 < len(arguments):
+            return arguments[index + 1]
+    return "grpo"
+
+
+def check_training_arguments(args) -> None:
+    """Refuse what TRL's trainer would stumble over in its first step.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, known in KNOWN_VALUES.items():
+        if (value := getattr(args, name, known[0])) not in known:
+            raise ValueError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+    if args.use_vllm and not is_vllm_available():
+        raise ValueError("--use_vllm true needs the package vllm: pip install 'trl[vllm]', or leave the option out")
+
+
+def reward_function(name: str, verifier: RolloutVerifier, seed: int):
+    """What TRL calls for the scalar reward."""
+    if name == "random":
+        return RandomReward(seed, PartialState().process_index)
+    return {"outcome": OutcomeReward, "process_sum": ProcessSumReward}[name](verifier)
+
+
+def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
+    """The trainer's class, and what it takes besides TRL's arguments.
+
+    Raises:
+        ValueError: where a trainer is asked for what it is not built for.
+    """
+    credit = CREDITS[choices.reward]
+    needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
+    if needs_steps and not getattr(verifier.task, "judges_steps", True):
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
+    if credit.step_advantages is None and not choices.stop_at_first_error:
+        if choices.trainer != "verdict_likelihood":
+            return SKIPPING[choices.trainer] if choices.skip_dead_updates else TRAINERS[choices.trainer][0], {}
+        if choices.skip_dead_updates or choices.reward != "outcome":
+            raise ValueError("--trainer verdict_likelihood learns from --reward outcome, fails alone too: no --skip_dead_updates")
+        return VerdictLikelihoodTrainer, {"verifier": verifier}
+    if choices.trainer != "grpo":
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
+    if choices.skip_dead_updates:
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error do not go with --skip_dead_updates")
+    return ProcessGRPOTrainer, {
+        "credit": credit,
+        "verifier": verifier,
+        "stop_at_first_error": choices.stop_at_first_error,
+    }
+
+
+def arm_name(choices: GRPOChoices) -> str:
+    """The trainer, with what it is told where that is not the outcome of a whole rollout."""
+    words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
+    return "_".join(word for word in words if word)
