@@ -25,7 +25,7 @@ from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks.authors import uniform_wrong_answer
 from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
 from bitsample_llm.training.loading import load_model_and_tokenizer
-from bitsample_llm.training.manifest import git_state
+from bitsample_llm.training.manifest import git_state, tags_of
 from bitsample_llm.training.problems import RunProblems, load_problems
 from bitsample_llm.training.run import set_up_process
 

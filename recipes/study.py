@@ -26,11 +26,7 @@ from bitsample_llm.records.writer import write_json_atomically
 from bitsample_llm.training.planned_runs import PlannedRun, check_config, planned_runs, study_config
 
 RECIPES = Path(__file__).resolve().parent
-
-
 REPOSITORY = RECIPES.parent
-
-
 QUICK_STUDY = REPOSITORY / "eval" / "studies" / "quick" / "study.yaml"
 
 
