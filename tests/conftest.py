@@ -1,6 +1,7 @@
 """What several tests need: the embedded model, and runs of the recipes on it."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the recipes that tests start
 torch.set_num_threads(1)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(REPOSITORY))  # eval/ and recipes/ are not installed
+
+
+MOST_MEMORY_KB = 4 * 2**20  # of the test process, and of the largest process that a test started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test that takes too much memory fails by its name; both peaks are of the session so far, so the first one is at fault."""
+    result = yield
+    peaks_kb = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    assert max(peaks_kb) < MOST_MEMORY_KB, f"a test may take 4 GB of memory: {max(peaks_kb) / 2**20:.1f} GB"
+    return result
 
 
 @pytest.fixture(scope="session")
