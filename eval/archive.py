@@ -2,7 +2,7 @@
 
 Writes Parquet files of at most 4 MB: `evaluations-*` (each problem's log2 pass rate at the first and last evaluation),
 `curves-*` (their mean at every evaluation), `prompts-*`, `steps-*`, and `rollouts-*`, a sample of the rollouts; `runs.json` has every run's
-manifest. Rows name their run by study, start, arm and seed.
+manifest. Rows name their run by study, start, arm and seed. `read_archive` opens what was written.
 """
 
 import argparse
@@ -32,6 +32,7 @@ STEP_KEYS = (
     "train/loss",
 )
 EVAL_KEYS = ("step", "split", "problem_id", "log2_pass_rate")
+PLACE = ("study", "start", "arm", "seed")  # names a run
 
 
 def first_and_last_evaluations(evals: pa.Table) -> pa.Table:
@@ -113,6 +114,31 @@ def archive(studies: Sequence[Path], output_dir: Path) -> list[Path]:
     own = [{key: value for key, value in manifest.items() if key not in shared} for manifest in manifests]
     (output_dir / "runs.json").write_text(json.dumps({"shared": shared, "runs": own}, indent=None) + "\n")
     return written
+
+
+def read_archive(folder: Path) -> tuple[list[dict], dict[str, pa.Table]]:
+    """Manifests of the packed runs, and the tables by name.
+
+    Raises:
+        RecordError: if a file is missing or cannot be read, or a run has no evaluations.
+    """
+    try:
+        packed = json.loads((folder / "runs.json").read_text())
+        manifests = [packed["shared"] | own for own in packed["runs"]]
+        parts: dict[str, list[pa.Table]] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            parts.setdefault(path.stem.rsplit("-", 1)[0], []).append(pq.read_table(path))
+        tables = {name: pa.concat_tables(found, promote_options="default") for name, found in parts.items()}
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise RecordError(f"{folder}: cannot read the packed runs ({error}); pack them anew with python -m eval.archive") from error
+    evaluations = tables.get("evaluations")
+    evaluated = set() if evaluations is None else set(zip(*(evaluations[key].to_pylist() for key in PLACE), strict=True))
+    for manifest in manifests:
+        if (place := tuple(manifest[key] for key in PLACE)) not in evaluated:
+            raise RecordError(
+                f"{folder}: no evaluations of run {', '.join(map(str, place))}; pack the runs anew with python -m eval.archive"
+            )
+    return manifests, tables
 
 
 def _short(manifest: dict) -> dict:
