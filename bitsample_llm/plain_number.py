@@ -27,7 +27,8 @@ REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"<<[^<>]*>>|</?[a-zA-Z|][^<>]{0,40}>", " "),  # GSM8K's sums, tags
-        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\!", ""),
+        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])", " "),
+        (r"\\!", ""),
         (r"\\(?:text|mathrm|mathbf|textbf|mbox) ?\{([^{}]*)\}", r" \1 "),
         (r"\\[\\()\[\],;: ]|\\q?quad(?![a-zA-Z])|~", " "),
         (r"\{,\}", ","),
@@ -35,9 +36,12 @@ REWRITES = [
         (r"\\(?:times|cdot)(?![a-zA-Z])|[×·⋅∙]", "*"),
         (r"\\(?:approx|simeq|Rightarrow|implies|to)(?![a-zA-Z])|[≈→⇒]|[-=]>", "="),
         (r"\^ ?(?:\\circ|\{ ?\\circ ?\})|°", " degrees "),
-        (r"\b(mm|cm|dm|km|m|in|ft|yd|mi|units?|inches|feet|meters|metres) ?\^? ?(?:\{ ?[23] ?\}|[23])(?![\w.])", r"\1"),
+        (
+            r"(?<![^\W\d_])(mm|cm|dm|km|m|in|ft|yd|mi|units?|inches|feet|met(?:er|re)s)(?: ?\^ ?(?:\{ ?[23] ?\}|[23])|[23])(?!\w|\.\d)",
+            r"\1",
+        ),
         (r"(?<=\d) ?\\[dtc]?frac ?(?=[\d{])", r" \\frac"),  # a mixed number
-        (r"\\[dtc]?frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))", r"\1\2/\3\4"),
+        (r"\\[dtc]?frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))(?!\d|\.\d)", r"\1\2/\3\4"),
         (r"(?<![\w*])(\*{1,3}|_{1,2}|`)(?=[^\s*_`])([^*_`]*)\1(?![\w*])", r"\2"),  # emphasis
         (r"^ *[*•] +", ""),  # a bullet; "- 42" may be one or not
         (r"\\\$|[€£¥₹]", "$"),
