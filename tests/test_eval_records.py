@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from test_report import make_run
+from made_runs import make_run
 
 from bitsample_llm.records import RecordError, read_run
 from eval.archive import archive, read_archive

@@ -174,6 +174,7 @@ BAD_INPUT = {
         ("grpo", "--task", "subtraction", "--answer_format", "scratchpad"),
         "subtraction has no scratchpad",
     ),
+    "a tag without a value": (("sft", "--tags", "reason=latent", "deep"), "--tags takes key=value words, got 'deep'"),
     "nothing to resume": (("sft", "--resume_from_checkpoint", "last"), "is not a run directory"),
 }
 
@@ -224,7 +225,7 @@ def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
     config = {
         "seeds": [1],
         "shared": {"num_train_problems": 16, "num_heldout_problems": 8, "mark": "E", "max_steps": 2, "save_strategy": "no"},
-        "starts": {"latent": {"model_name_or_path": str(BASE)}},
+        "starts": {"latent": {"model_name_or_path": str(BASE), "tags": {"reason": "latent", "ladder": "3 digits"}}},
         "arms": {"sft": arm | {"recipe": "sft"}, "grpo": arm | {"recipe": "grpo"}},
     }
     (tmp_path / "study.yaml").write_text(json.dumps(config))
@@ -233,6 +234,7 @@ def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
     assert first.returncode == 0, first.stderr[-2000:]
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/manifest.json")}
     assert len(written) == 2 and "report.html" in first.stdout
+    assert [json.loads(path.read_text())["tags"] for path in written] == [{"reason": "latent", "ladder": "3 digits"}] * 2
     second = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert second.returncode == 0 and "2 of 2 runs are finished and kept" in second.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
