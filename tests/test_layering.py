@@ -57,11 +57,7 @@ RANKS = {
 }
 EVAL_RANK = 2
 # What a rank may import besides the standard library; rank 4 anything.
-<<<<<<< HEAD
 PACKAGES_BY_RANK = {0: {"numpy", "scipy"}, 1: {"numpy"}, 2: {"filelock", "numpy", "pyarrow"}, 3: {"numpy", "torch"}}
-=======
-PACKAGES_BY_RANK = {0: {"numpy", "scipy"}, 1: {"numpy"}, 2: {"numpy", "pyarrow", "matplotlib"}, 3: {"numpy", "torch"}}
->>>>>>> studies
 BARRED_FROM_EVAL = {"torch", "transformers", "trl", "datasets", "accelerate", "peft"}
 DRAWERS = {"utils", "common", "helpers", "misc", "core", "base"}
 SOURCES = {
@@ -176,13 +172,8 @@ def test_breach_is_found(module, source):
         ("bitsample_llm.__init__", "def __getattr__(name):\n    from bitsample_llm.meter.callback import InformationMeter"),
         ("bitsample_llm.estimators", "from .information import surprisal_bits\nfrom scipy import stats\nimport math"),
         ("bitsample_llm.tasks.corpus", "from .problem import Problem\nfrom bitsample_llm import information"),
-<<<<<<< HEAD
         ("bitsample_llm.meter.callback", "import torch, trl\nfrom bitsample_llm.records import RunWriter"),
         ("eval.report", "import matplotlib\nfrom eval.arms import Arm\nfrom bitsample_llm import records"),
-=======
-        ("bitsample_llm.meter", "import torch, trl\nfrom bitsample_llm.records import RunWriter"),
-        ("eval.report", "import matplotlib\nfrom eval.findings import number\nfrom bitsample_llm import records"),
->>>>>>> studies
         ("recipes.sft", "import trl\nfrom bitsample_llm import InformationMeter"),
     ],
 )
