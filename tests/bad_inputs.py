@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 import yaml
 from conftest import BASE
+from made_runs import make_measurement, make_run
 
 SAFETENSORS = (BASE / "model.safetensors").read_bytes()
 CONFIG = json.loads((BASE / "config.json").read_text())
@@ -125,9 +126,6 @@ def run(*edits, kind: str = "report"):
     """Makes a finished run (`report`) or measurement (`plan`), and then spoils it."""
 
     def make(folder: Path) -> Path:
-        from test_plan import make_measurement  # noqa: PLC0415 (they import what these tests import late)
-        from test_report import make_run  # noqa: PLC0415
-
         if kind == "report":
             make_run(folder, "latent", "sft", "sft", 1, 1.0)
             folder = folder / "latent-sft-1"

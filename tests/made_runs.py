@@ -1,5 +1,9 @@
 """Run directories whose numbers are known, for tests of what is made of them."""
 
+from pathlib import Path
+
+import numpy as np
+
 from bitsample_llm.records import read_run
 from bitsample_llm.records.glossary import PHASES
 from bitsample_llm.records.writer import RunWriter
@@ -30,21 +34,26 @@ def make_run(
     splits=None,
     facts=None,
     tags=None,
+    counts=None,
 ) -> MeasuredRun:
     """A run of `steps` steps in which every held-out problem starts at 2^log2_start and gains `gain_per_step` bits a step; in
-    another split of `splits` it starts at a value of its own and gains that many times as much."""
+    another split of `splits` it starts at a value of its own and gains that many times as much. `counts`, passes of each held-out
+    problem at each evaluation and the number of rollouts of each, stand in place of pass rates."""
     flops_per_step = 1e12
     manifest = MANIFEST | {"start": start, "arm": arm, "regime": regime, "seed": seed, "tags": tags or {}}
     manifest["config"] = {"choices": choices or {}}
     manifest |= facts or {}
     splits = {"heldout": (log2_start, 1.0), "train": (log2_start, 1.0)} | (splits or {})
+    column = "log2_pass_rate" if counts is None else "reference_log2_probability"
     run_dir = folder / f"{start}-{arm}-{seed}"
     writer = RunWriter.create(run_dir, manifest)
     for step in range(steps + 1):
         flops = step * flops_per_step
         for split, (first, factor) in splits.items():
-            for problem in PROBLEMS:
-                row = {"step": step, "split": split, "problem_id": problem, "log2_pass_rate": first + factor * gain_per_step * step}
+            for number, problem in enumerate(PROBLEMS):
+                row = {"step": step, "split": split, "problem_id": problem, column: first + factor * gain_per_step * step}
+                if counts is not None:
+                    row |= {"num_passed": counts[0][step][number], "num_rollouts": counts[1]}
                 row |= {"update_norm": float(step), "total_flops": flops, "total_seconds": 2.0 * step}
                 writer.add_rows("evals", [row])
         if step == 0:
@@ -82,3 +91,35 @@ def two_starts(folder) -> list[Arm]:
             noise = 0.0 if rl_gain == 0 else 0.001 * seed
             runs.append(make_run(folder, start, "grpo", "rl", seed, rl_gain + noise, steps=8, tags=tags))
     return arms_of(runs)
+
+
+HALF = 16
+COSTS = {"rollout_prefill": 1e6, "rollout_decode": 1e6, "rollout_training": 6e6, "label_training": 4e6}
+MEASUREMENT = {
+    "regime": "measure",
+    "trainer": "measure",
+    "git_commit": "0" * 40,
+    "config": {"model": {"model_name_or_path": "data/base"}},
+    "probes": {"prefix": "a prefix", "mark": "a mark", "shots": "some shots", "updates": "some updates"},
+    "flops_per_sample": COSTS,
+    "updates_moved_bits": 1.0,
+}
+
+
+def make_measurement(folder, pass_rates, probed=None, rng=None, is_exact=False, half=HALF, state="finished", **manifest):
+    """A measurement of prompts of these pass rates, and of the same prompts under probes: name -> pass rates."""
+    rng = rng or np.random.default_rng(0)
+    writer = RunWriter.create(Path(folder), MEASUREMENT | manifest)
+    conditions = [(None, pass_rates), (None, pass_rates), *(probed or {}).items()]
+    for step, (probe, rates) in enumerate(conditions, start=1):
+        for number, rate in enumerate(rates):
+            row = {"step": step, "generation_step": step, "problem_id": f"p{number}", "probe": probe, "group_size": half}
+            row |= {"num_passed": int(rng.binomial(half, rate)), "pass_rate": float(rate) if is_exact else None}
+            writer.add_rows("prompts", [row])
+            if step == 1:
+                text = {"prompt": f"{number}+0=", "answer": str(number), "label_surprisal_bits": 3.0}
+                writer.add_rows("problems", [{"step": 1, "problem_id": f"p{number}", **text}])
+        line = {"step": step, "generation_step": step, "samples/total": step * half * len(rates), "flops/lost": 0.0}
+        writer.add_step(line | {f"flops/{phase}": 0.0 for phase in PHASES} | {"flops/total": 1e12, "seconds/total": 1.0})
+    writer.close(state, None if state == "finished" else "Trouble: it broke")
+    return read_run(folder)

@@ -22,7 +22,6 @@ RANKS = {
     "run_writer": 2,
     "record_checks": 2,
     "__main__": 2,
-    "report": 2,
     "spellings": 3,
     "answer_end": 3,
     "likelihood": 3,

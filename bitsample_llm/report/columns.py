@@ -134,6 +134,18 @@ def _rate_before_saturation(run: "MeasuredRun") -> float:
     return absorbed / flops_before_saturation(run) * PETA
 
 
+def _pass_rate_bits(run: "MeasuredRun") -> float | None:
+    if run.curve.is_sampled:
+        return _absorbed(run)  # the same thing there
+    before, after = run.curve.pass_rate[[0, -1]]
+    return math.log2(after / before) if before and after else None
+
+
+def _surprisal(index: int, is_sampled: bool) -> Callable[["MeasuredRun"], float | None]:
+    """Mean surprisal of the answers at an evaluation, of runs whose pass rates are sampled (of the reference answer) or are not."""
+    return lambda run: float(run.curve.surprisal_bits[index]) if run.curve.is_sampled == is_sampled else None
+
+
 def _share_useful(run: "MeasuredRun") -> float:
     return sum(_last(run, f"flops_useful/{phase}") for phase in TRAINING_PHASES) / _last(run, "flops/total")
 
@@ -259,17 +271,31 @@ PASS_RATE_BITS = Column(
     "bits",
     "pass-rate bits",
     "log2 of the ratio of the two means",
-    lambda run: math.log2(run.curve.pass_rate[-1] / run.curve.pass_rate[0]) if run.curve.pass_rate[[0, -1]].all() else None,
+    _pass_rate_bits,
 )
 SURPRISAL_BEFORE = Column(
     "surprisal_bits_before",
     "bits",
     "surprisal before",
-    "mean over held-out problems of -log2 of the probability of the (reference) answer",
-    lambda run: float(run.curve.surprisal_bits[0]),
+    "mean over held-out problems of -log2 of the probability of the answer",
+    _surprisal(0, is_sampled=False),
 )
 SURPRISAL_AFTER = Column(
-    "surprisal_bits_after", "bits", "surprisal after", "the same after training", lambda run: float(run.curve.surprisal_bits[-1])
+    "surprisal_bits_after", "bits", "surprisal after", "the same after training", _surprisal(-1, is_sampled=False)
+)
+REFERENCE_SURPRISAL_BEFORE = Column(
+    "reference_surprisal_bits_before",
+    "bits",
+    "surprisal of the reference answer before",
+    "the same of one of several answers that pass",
+    _surprisal(0, is_sampled=True),
+)
+REFERENCE_SURPRISAL_AFTER = Column(
+    "reference_surprisal_bits_after",
+    "bits",
+    "surprisal of the reference answer after",
+    "the same after training",
+    _surprisal(-1, is_sampled=True),
 )
 FLOPS_TO_TARGET = Column(
     "flops_to_target",
@@ -376,6 +402,7 @@ COLUMNS = (
     *(TOTAL_FLOPS, TOTAL_SECONDS, SAMPLES, UPDATES, OFFERED_PER_SAMPLE, OFFERED_PER_PETAFLOP, OFFERED_PER_SECOND),
     *(ABSORBED_BITS, ABSORBED_MEDIAN, ABSORBED_GAINS, ABSORBED_LOSSES, ABSORBED_PER_PETAFLOP, ABSORBED_PER_SECOND),
     *(RATE_BEFORE_SATURATION, PASS_RATE_BEFORE, PASS_RATE_AFTER, PASS_RATE_BITS, SURPRISAL_BEFORE, SURPRISAL_AFTER, CURVE_SCORE),
+    *(REFERENCE_SURPRISAL_BEFORE, REFERENCE_SURPRISAL_AFTER),
     *(FLOPS_TO_TARGET, TARGET, UPDATES_TO_TARGET, SAMPLES_TO_TARGET, DEAD_SHARE, INFORMATIVE, INFORMATIVE_PREDICTED, UPDATE_NORM),
     *ABSORBED_ON.values(),
     *PASS_RATE_BEFORE_ON.values(),

@@ -44,7 +44,7 @@ METERED = (
 def column_table(title: str, arms: Sequence[Arm], shown: Sequence[Column], note: str = BRACKETS) -> Table:
     """A row for each arm; columns that no arm has are left out."""
     shown = [column for column in shown if any(arm.measured(column) for arm in arms)]
-    rows = [["start", "arm", "seeds", *[column.titled for column in shown]]]
+    rows = [["start", "arm", "seeds", *[sampled.titled(arms, column) for column in shown]]]
     rows += [
         [arm.start, arm.name, str(len(arm.runs)), *[arm.estimate(column).text(column.scale) for column in shown]] for arm in arms
     ]

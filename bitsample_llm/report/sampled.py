@@ -9,7 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitsample_llm.estimators import bootstrap_interval, wilson_interval
-from bitsample_llm.report.columns import PASS_RATE_AFTER, PASS_RATE_BITS, SURPRISAL_AFTER, SURPRISAL_BEFORE
+from bitsample_llm.report.columns import (
+    PASS_RATE_AFTER,
+    PASS_RATE_BEFORE,
+    PASS_RATE_BEFORE_ON,
+    PASS_RATE_BITS,
+    REFERENCE_SURPRISAL_AFTER,
+    REFERENCE_SURPRISAL_BEFORE,
+    Column,
+)
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.runs import Arm, Curve, draws_rollouts
 from bitsample_llm.report.study import Table
@@ -36,6 +44,13 @@ def rollouts_per_problem(arms: Sequence[Arm]) -> str:
     """How many, in words."""
     numbers = {int(num) for arm in arms for run in arm.runs for num in np.unique(run.curve.num_rollouts_P)}
     return " or ".join(map(str, sorted(numbers)))
+
+
+def titled(arms: Sequence[Arm], column: Column) -> str:
+    """The heading of a column, which says of a pass rate that it comes from rollouts where it does."""
+    if column in (PASS_RATE_BEFORE, PASS_RATE_AFTER, *PASS_RATE_BEFORE_ON.values()) and draws_rollouts(arms):
+        return f"{column.titled} (from {rollouts_per_problem(arms)} rollouts per problem)"
+    return column.titled
 
 
 def interval_over_problems(pass_rate_P: np.ndarray, num_rollouts: int) -> tuple[float, float]:
@@ -88,7 +103,7 @@ def sampled_table(arms: Sequence[Arm]) -> Table:
                 arm.estimate(PASS_RATE_AFTER).text(),
                 arm.estimate(PASS_RATE_BITS).text(),
                 f"{missing} of {total}",
-                *[arm.estimate(column).text() for column in (SURPRISAL_BEFORE, SURPRISAL_AFTER)],
+                *[arm.estimate(column).text() for column in (REFERENCE_SURPRISAL_BEFORE, REFERENCE_SURPRISAL_AFTER)],
             ]
         )
     return Table("Pass rates from rollouts", rows, f"From {rollouts_per_problem(arms)} rollouts per problem and evaluation.")

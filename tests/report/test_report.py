@@ -197,5 +197,5 @@ def test_the_readme_shows_the_output_of_the_recorded_study():
 
 def test_the_readmes_metric_table_is_the_glossarys():
     text = (REPOSITORY / "README.md").read_text()
-    (table,) = re.findall(r"<!-- made by `python -m bitsample_llm\.glossary` -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    (table,) = re.findall(r"<!-- made by `python -m bitsample_llm\.records\.glossary` -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     assert table == glossary_table()

@@ -12,9 +12,10 @@ from made_runs import make_run
 
 from bitsample_llm.records import RecordError
 from bitsample_llm.report.runs import arms_of
+from bitsample_llm.training.planned_runs import expanded_arms, planned_runs, study_config
 from eval import archive
 from eval.tuned import best_points, settings_of
-from recipes.study import expanded_arms, page_command, planned_runs, study_config
+from recipes.study import page_command
 
 SEEDS = (1, 2, 3)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bitsample_llm.report.estimates import Estimate, number_text
 from bitsample_llm.report.page import aligned_table
-from bitsample_llm.report.plan.advice import LATENT_FACTOR
+from bitsample_llm.report.plan.advice import LATENT_FACTOR, MOST_END
 from bitsample_llm.report.plan.completions import completion_rows, completions_sentence
 from bitsample_llm.report.plan.pass_rates import ENOUGH_PUSH, KEEP_SHARE, TARGET_HALF_WIDTH, Counts
 from bitsample_llm.report.plan.pictures import essay_figure, group_figure, pass_rate_figure, probe_figure
@@ -160,20 +160,23 @@ def headlines_of(plan: dict) -> list[Headline]:
 def plan_study(plan: dict, counts: Counts) -> Study:
     """The page of a plan."""
     told, (main, *others) = plan["advice"], pictures_of(plan, counts)
-    tables = [Table("Some rollouts", completion_rows(plan["completions"]))] if plan["completions"] else []
+    tables = [Table("Group sizes", group_rows(plan))]
+    if plan["completions"]:  # where most rollouts do not end, they are all that is worth a look
+        is_first = plan["completions"]["ended"] < MOST_END
+        tables.insert(0 if is_first else 1, Table("Some rollouts", completion_rows(plan["completions"])))
     if plan["probes"]:
-        tables.insert(0, Table("Probes", probe_rows(plan), "Brackets hold the 95 % bootstrap interval over prompts."))
+        tables.insert(1, Table("Probes", probe_rows(plan), "Brackets hold the 95 % bootstrap interval over prompts."))
     return Study(
         title="Would RL pay?",
         question=f"Would RL pay on {plan['model']} and these {plan['num_prompts']} prompts?",
         answer=f"{told['verdict']}, because {told['reason']}. To do: {told['do']}.",
         main=main,
-        table=Table("Group sizes", group_rows(plan)),
+        table=tables[0],
         how_to_read=HOW_TO_READ,
         provenance=f"{plan['model']}, measured in {plan['run']} at commit {plan['git_commit']}.",
         headlines=headlines_of(plan),
         sentences=sentences(plan),
-        tables=tables,
+        tables=tables[1:],
         pictures=others,
         results=plan,
     )

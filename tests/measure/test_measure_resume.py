@@ -10,10 +10,11 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
+from bitsample_llm.measure import command
+from bitsample_llm.measure.choices import MeasureChoices, check_choices
 from bitsample_llm.records import read_run
 from bitsample_llm.records.writer import RunWriter
-from eval.plan import plan_of
-from recipes import measure
+from bitsample_llm.report.plan.numbers import plan_of
 
 OPTIONS = {
     "config": REPOSITORY / "recipes" / "configs" / "measure.yaml",
@@ -32,7 +33,7 @@ BRANCH = "after the short branch of RL"
 def run_measure(options: dict, kill_at: int | str | None) -> None:
     """The recipe in this process, which kills itself before the step line of a part, or after the short branch."""
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    add_step, train_briefly = RunWriter.add_step, measure.train_briefly
+    add_step, train_briefly = RunWriter.add_step, command.train_briefly
 
     def add_step_or_die(writer, line):
         if line["step"] == kill_at and writer.run_dir.name != "updates":
@@ -45,9 +46,9 @@ def run_measure(options: dict, kill_at: int | str | None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     RunWriter.add_step = add_step_or_die
-    measure.train_briefly = train_and_die
+    command.train_briefly = train_and_die
     sys.argv = ["measure.py", *words]
-    measure.main()
+    command.main()
 
 
 def measured(folder, kill_at=None, **options) -> int:
@@ -108,4 +109,4 @@ def test_the_progress_bar_counts_rollouts_and_shows_the_pass_rate(tmp_path, capf
 @pytest.mark.parametrize("value", ["checkpoint-3", "first"])
 def test_only_last_is_known_to_go_on_from(value):
     with pytest.raises(ValueError, match=f"--resume_from_checkpoint takes last, got '{value}'"):
-        measure.check_choices(measure.MeasureChoices(output_dir="run", resume_from_checkpoint=value), 1)
+        check_choices(MeasureChoices(output_dir="run", resume_from_checkpoint=value), 1)

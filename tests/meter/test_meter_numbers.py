@@ -10,10 +10,10 @@ from transformers import Trainer
 from trl import DPOTrainer, RewardTrainer
 
 from bitsample_llm import InformationMeter
-from bitsample_llm.__main__ import summary_lines
 from bitsample_llm.meter.observers import finite, surprisal_bits_of
 from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.report.runs import evaluated_curve
+from bitsample_llm.report.summary import summary_lines
 from bitsample_llm.scoring.likelihood import exact_pass_rates, scored_answers
 
 

@@ -1,57 +1,20 @@
-"""The plan: its estimators against what is exact, its verdicts on records of known pass rates, and the recipe that measures."""
+"""The plan: its estimators against what is exact, its verdicts on records of known pass rates, and the page."""
 
 import json
 import math
 import re
-import sys
 from math import comb
-from pathlib import Path
 
 import numpy as np
 import pytest
+from made_runs import HALF, MEASUREMENT, make_measurement
 from scipy import stats
 
-from bitsample_llm.__main__ import summary_lines
 from bitsample_llm.estimators import beta_binomial_fit, group_pass_probabilities, jackknife_entropy_bits
 from bitsample_llm.information import binary_entropy_bits, break_even_pass_rate, informative_group_probability, surprisal_bits
-from bitsample_llm.measure.probes import with_mark, with_prefix, with_shots
-from bitsample_llm.records import SCHEMA_VERSION, read_run
-from bitsample_llm.records.glossary import PHASES
 from bitsample_llm.records.writer import RunWriter
-from bitsample_llm.tasks import load_task
-from eval.plan import main, plan_of
-from recipes.measure import MeasureChoices, check_choices, recorded
-
-HALF = 16
-COSTS = {"rollout_prefill": 1e6, "rollout_decode": 1e6, "rollout_training": 6e6, "label_training": 4e6}
-MANIFEST = {
-    "regime": "measure",
-    "trainer": "measure",
-    "git_commit": "0" * 40,
-    "config": {"model": {"model_name_or_path": "data/base"}},
-    "probes": {"prefix": "a prefix", "mark": "a mark", "shots": "some shots", "updates": "some updates"},
-    "flops_per_sample": COSTS,
-    "updates_moved_bits": 1.0,
-}
-
-
-def make_measurement(folder, pass_rates, probed=None, rng=None, is_exact=False, half=HALF, state="finished", **manifest):
-    """A measurement of prompts of these pass rates, and of the same prompts under probes: name -> pass rates."""
-    rng = rng or np.random.default_rng(0)
-    writer = RunWriter.create(Path(folder), MANIFEST | manifest)
-    conditions = [(None, pass_rates), (None, pass_rates), *(probed or {}).items()]
-    for step, (probe, rates) in enumerate(conditions, start=1):
-        for number, rate in enumerate(rates):
-            row = {"step": step, "generation_step": step, "problem_id": f"p{number}", "probe": probe, "group_size": half}
-            row |= {"num_passed": int(rng.binomial(half, rate)), "pass_rate": float(rate) if is_exact else None}
-            writer.add_rows("prompts", [row])
-            if step == 1:
-                text = {"prompt": f"{number}+0=", "answer": str(number), "label_surprisal_bits": 3.0}
-                writer.add_rows("problems", [{"step": 1, "problem_id": f"p{number}", **text}])
-        line = {"step": step, "generation_step": step, "samples/total": step * half * len(rates), "flops/lost": 0.0}
-        writer.add_step(line | {f"flops/{phase}": 0.0 for phase in PHASES} | {"flops/total": 1e12, "seconds/total": 1.0})
-    writer.close(state, None if state == "finished" else "Trouble: it broke")
-    return read_run(folder)
+from bitsample_llm.report.plan.command import plan as plan_command
+from bitsample_llm.report.plan.numbers import plan_of
 
 
 @pytest.mark.parametrize("pass_rate", [0.0, 0.03, 0.5, 0.9, 1.0])
@@ -211,13 +174,14 @@ def test_a_better_prompt_is_found_at_a_middling_pass_rate_too(tmp_path):
 def test_the_plan_is_printed_and_written_with_a_text_for_every_picture(tmp_path, capsys):
     pass_rates = np.linspace(0, 1, 50)
     make_measurement(tmp_path / "run", pass_rates, {"mark": np.sqrt(pass_rates)})
-    main([str(tmp_path / "run"), "--group_size", "16"])
+    plan_command([str(tmp_path / "run"), "--group_size", "16"])
     printed = capsys.readouterr().out
     assert printed.startswith("RL CAN PAY") and "plan.html" in printed
     folder = tmp_path / "run" / "plan"
     page = (folder / "plan.html").read_text()
-    assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
-    assert len(re.findall(r"<img alt='[^']{40,}' src='data:image/svg", page)) == 4
+    assert not re.findall(r"(?:src|href)=['\"](?!#)", page)
+    pictures = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
+    assert len(pictures) == 4 and all(len(text) >= 40 for text in pictures)
     assert sorted(path.stem for path in folder.glob("figures/*")) == ["essay", "groups", "pass_rates", "probes"]
     plan = json.loads((folder / "plan.json").read_text())
     kept = [json.loads(line) for line in (folder / "keep.jsonl").read_text().splitlines()]
@@ -238,113 +202,10 @@ def test_what_is_no_finished_measurement_is_refused_in_one_line(tmp_path, name):
     manifest, state, message = REFUSED[name]
     make_measurement(tmp_path / "run", LOW, state=state, **manifest)
     with pytest.raises(SystemExit, match=re.escape(message)):
-        main([str(tmp_path / "run")])
+        plan_command([str(tmp_path / "run")])
 
 
 def test_a_killed_measurement_says_so(tmp_path):
-    RunWriter.create(tmp_path / "killed", MANIFEST)
+    RunWriter.create(tmp_path / "killed", MEASUREMENT)
     with pytest.raises(SystemExit, match="holds a running measurement, killed or still under way"):
-        main([str(tmp_path / "killed")])
-
-    def interrupted(writer):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        recorded(MANIFEST, tmp_path / "cut", True, interrupted)
-    assert read_run(tmp_path / "cut").manifest["state"] == "failed"
-
-
-SMALL = ("--num_train_problems", 24, "--num_heldout_problems", 16, "--num_generations", 8)
-
-
-def test_a_latent_skill_is_measured_and_planned_for(recipe, tmp_path):
-    done = recipe("measure", *SMALL, "--probe_updates", 20, "--output_dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr[-2000:]
-    run = read_run(tmp_path / "run")
-    rollouts = run.table("rollouts").to_pylist()
-    assert {row["probe"] for row in rollouts} == {None, "mark", "shots", "heldout", "updates"}
-    asked = [row for row in rollouts if row["probe"] is None]
-    assert len({(row["generation_step"], row["problem_id"], row["sample"]) for row in asked}) == len(asked) == 24 * 8
-    for row in run.table("prompts").to_pylist():
-        group = [r for r in rollouts if (r["generation_step"], r["problem_id"]) == (row["generation_step"], row["problem_id"])]
-        assert len(group) == row["group_size"] == 4 and sum(r["passed"] for r in group) == row["num_passed"]
-    plan, _, _ = plan_of(run)
-    assert plan["advice"]["verdict"] == "RL can pay: the skill is latent"
-    says = {probe["name"]: probe["verdict"] for probe in plan["probes"]}
-    assert says == {"mark": "latent", "shots": "says nothing", "updates": "latent"}
-    # the price of training was computed from shapes; the short branch really trained
-    last = read_run(tmp_path / "run" / "updates").steps[-1]
-    trained = (last["flops/train_forward"] + last["flops/train_backward"]) / last["samples/total"]
-    assert plan["flops_per_sample"]["rollout_training"] == pytest.approx(trained, rel=0.02)
-    sampled = (last["flops/prefill"] + last["flops/decode"]) / last["samples/total"]
-    costs = plan["flops_per_sample"]
-    assert costs["rollout_prefill"] + costs["rollout_decode"] == pytest.approx(sampled, rel=0.02)
-    assert summary_lines(run)[0].endswith("measure, finished, 6 steps, seed 42")
-
-
-def test_an_unacquired_skill_is_told_from_it_at_twice_the_pass_rate(recipe, tmp_path):
-    options = ("--model_name_or_path", "data/base_unacquired", "--difficulty", 2, "--probe_shots", 0, "--probe_updates", 0)
-    done = recipe("measure", *SMALL, *options, "--output_dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr[-2000:]
-    plan, _, _ = plan_of(read_run(tmp_path / "run"))
-    assert plan["pass_rate"]["mean"] > 0.05
-    assert plan["advice"]["verdict"] == "RL would be a waste: the skill is not there yet"
-
-
-def test_two_processes_measure_every_prompt_once(recipe, tmp_path):
-    accelerate = (str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", "recipes/accelerate/two_cpus.yaml")
-    options = ("--num_train_problems", 5, *SMALL[2:], "--probe_updates", 0, "--output_dir", tmp_path / "run")
-    done = recipe("measure", *options, launcher=(*accelerate, "--main_process_port", "29651"))
-    assert done.returncode == 0, done.stderr[-2000:]
-    run = read_run(tmp_path / "run")
-    assert run.manifest["world_size"] == 2
-    asked = [row["problem_id"] for row in run.table("prompts").to_pylist() if row["generation_step"] == 1]
-    assert len(asked) == len(set(asked)) == 5 and asked == run.table("problems")["problem_id"].to_pylist()
-
-
-@pytest.mark.parametrize(
-    ("choices", "message"),
-    [
-        ({"output_dir": None}, "pass --output_dir FOLDER"),
-        ({"num_generations": 2}, "--num_generations must be even and at least 4"),
-        ({"num_generations": 7}, "--num_generations must be even and at least 4"),
-        ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
-        ({"probe_shots": -1}, "--probe_shots must not be negative, got -1"),
-        ({"probe_rollouts_per_update": 12}, "must be a multiple of 8, got 12"),
-    ],
-)
-def test_choices_that_cannot_be_measured_are_refused_by_name(choices, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        check_choices(MeasureChoices(**({"output_dir": "run"} | choices)), num_processes=2)
-
-
-def test_probes_that_cannot_be_asked_are_refused_by_name(base_model):
-    problems = load_task("addition", "reversed", difficulty=2, mark="F").problems("train", 24, 0)
-    with pytest.raises(ValueError, match="unknown author mark 'Z'"):
-        with_mark(problems, "Z")
-    with pytest.raises(ValueError, match="begin with an author's mark"):
-        with_mark(with_prefix(problems, "Please: "), "A")
-    with pytest.raises(ValueError, match="--probe_shots 24 needs more than 24 training problems"):
-        with_shots(problems, 24, base_model[1], 256)
-    with pytest.raises(ValueError, match="and the model reads 256"):
-        with_shots(problems, 23, base_model[1], 256)
-    shot = with_shots(problems, 1, base_model[1], 256)[0]
-    assert shot.prompt == f"{problems[1].prompt}{problems[1].answer}\n\n{problems[0].prompt}"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [(("--max_completion_length", 3), "max_completion_length 3 cuts answers off"), (("--use_peft", "true"), "--use_peft")],
-)
-def test_bad_input_gets_one_line_and_no_run(recipe, tmp_path, options, message):
-    done = recipe("measure", *SMALL, *options, "--output_dir", tmp_path / "run")
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_finished_measurement_is_never_overwritten(recipe, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "state": "finished"}))
-    done = recipe("measure", *SMALL, "--output_dir", tmp_path / "run")
-    assert done.returncode == 1 and "holds a finished run, which is never overwritten" in done.stderr
+        plan_command([str(tmp_path / "killed")])

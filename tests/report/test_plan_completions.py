@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from test_plan import MANIFEST, make_measurement
+from made_runs import MEASUREMENT, make_measurement
 
 from bitsample_llm.records import SCHEMAS, read_run
-from eval.completions import MAX_SHOWN, completions_of, shortened
-from eval.plan import main, plan_of
+from bitsample_llm.report.plan.command import plan as plan_command
+from bitsample_llm.report.plan.completions import MAX_SHOWN, completions_of, shortened
+from bitsample_llm.report.plan.numbers import plan_of
 
-CONFIG = MANIFEST["config"] | {"study": {"stop": None}, "training": {"max_completion_length": 16}}
+CONFIG = MEASUREMENT["config"] | {"study": {"stop": None}, "training": {"max_completion_length": 16}}
 
 
 def measured(folder, pass_rates, texts, **study):
@@ -32,7 +33,7 @@ PASSED = [("0", True, True, "correct")]
 
 def test_where_most_rollouts_do_not_end_the_plan_says_so_before_any_verdict(tmp_path, capsys):
     run = measured(tmp_path / "run", np.zeros(200), RIGHT_THEN_A_LINE + WRONG + PASSED)
-    main([str(run.run_dir)])
+    plan_command([str(run.run_dir)])
     first, because, to_do, _, sentence, *_ = capsys.readouterr().out.splitlines()
     assert first == "UNDECIDED: MOST ROLLOUTS DO NOT END"
     assert because == (

@@ -3,11 +3,11 @@
 import copy
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import BASE
 from trl.trainer.utils import nanstd
 
 from bitsample_llm.estimators import noise_scale
@@ -32,8 +32,6 @@ from bitsample_llm.scoring.likelihood import answer_logprobs
 from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import load_task
 from recipes import gradient_noise as recipe_of_noise
-
-BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 
 # One prompt answered by a softmax over the logits of one right and `wrong` equally likely wrong answers.
 

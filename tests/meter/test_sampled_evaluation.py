@@ -8,24 +8,25 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import BASE
-from eval.arms import arms_of, run_result
-from eval.sampled import interval_over_problems, sampled_rows, sampled_sentences
+from made_runs import make_run
 from scipy import stats
 from test_dataset import jsonl
 from test_flops import torch_counter
 from test_meter import metered, rl_trainer, sft_trainer
 from test_real_models import ran
-from test_report import make_run
 
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.meter.evaluator import EvaluationRollouts, mean_log2_pass_rate, scored_rows
 from bitsample_llm.records import RecordError, read_run
+from bitsample_llm.report import columns
+from bitsample_llm.report.command import report
+from bitsample_llm.report.runs import arms_of, measured_run
+from bitsample_llm.report.sampled import interval_over_problems, sampled_sentences, sampled_table
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import Problem, load_task
 from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.training.budget import LOST_BITS, TargetGain
-from eval.report import main
 
 BARE = load_task("addition", "reversed", difficulty=2, mark="C").problems("heldout", 32, seed=0)
 # the reference has a sign, which the model never writes: its own form passes as well
@@ -148,17 +149,17 @@ def test_recipes_draw_what_was_asked_for(recorded):
 
 
 def test_the_report_tells_rollouts_and_never_says_exact(recorded, tmp_path, capsys):
-    main([str(recorded), "--output_dir", str(tmp_path)])
+    report(arguments=[str(recorded), "--output_dir", str(tmp_path)])
     told = capsys.readouterr().out + "".join(
         (tmp_path / name).read_text() for name in ("report.html", "summary.md", "results.json")
     )
     assert "exact" not in told.lower()
     assert "pass rate before (from 4 rollouts per problem)" in told and "surprisal of the reference answer" in told
-    for result in (run_result(read_run(recorded / name)) for name in ("sft", "grpo")):
+    for result in (measured_run(read_run(recorded / name)) for name in ("sft", "grpo")):
         rows = [row for row in result.run.table("evals").to_pylist() if row["split"] == "heldout"]
         before, after = (sum(row["num_passed"] for row in rows if row["step"] == step) for step in (0, 4))
-        assert result.values["pass_rate_bits"] == result.values["absorbed_bits"] == pytest.approx(math.log2(after / before))
-        assert result.values["absorbed_bits_median"] is None and "surprisal_bits_before" not in result.values
+        assert result.value(columns.PASS_RATE_BITS) == result.value(columns.ABSORBED_BITS) == pytest.approx(math.log2(after / before))
+        assert result.value(columns.ABSORBED_MEDIAN) is None and result.value(columns.SURPRISAL_BEFORE) is None
 
 
 def counted_run(folder, arm: str, passes: list[list[int]], rollouts: int = 8):
@@ -167,13 +168,12 @@ def counted_run(folder, arm: str, passes: list[list[int]], rollouts: int = 8):
 
 
 def test_bits_are_those_of_the_mean_pass_rate(tmp_path):
-    result = counted_run(tmp_path, "sft", [[0, 1, 2, 1], [1, 2, 3, 2], [4, 4, 4, 4]])
-    values = result.values
-    assert (values["pass_rate_before"], values["pass_rate_after"]) == (4 / 32, 16 / 32)
-    assert values["absorbed_bits"] == values["pass_rate_bits"] == pytest.approx(2.0)
-    assert values["flops_to_target"] == pytest.approx(1e12)  # at the first step: 8 of 32 for 4 of 32
-    assert values["unsaturated_bits_per_petaflop"] == pytest.approx(1.5 / (1e12 * (1 + 0.5)) * 1e15)  # half of the 3 bits there are
-    assert (values["reference_surprisal_bits_before"], values["reference_surprisal_bits_after"]) == (4.0, 5.0)
+    value = counted_run(tmp_path, "sft", [[0, 1, 2, 1], [1, 2, 3, 2], [4, 4, 4, 4]]).value
+    assert (value(columns.PASS_RATE_BEFORE), value(columns.PASS_RATE_AFTER)) == (4 / 32, 16 / 32)
+    assert value(columns.ABSORBED_BITS) == value(columns.PASS_RATE_BITS) == pytest.approx(2.0)
+    assert value(columns.FLOPS_TO_TARGET) == pytest.approx(1e12)  # at the first step: 8 of 32 for 4 of 32
+    assert value(columns.RATE_BEFORE_SATURATION) == pytest.approx(1.5 / (1e12 * (1 + 0.5)) * 1e15)  # half of the 3 bits there are
+    assert (value(columns.REFERENCE_SURPRISAL_BEFORE), value(columns.REFERENCE_SURPRISAL_AFTER)) == (4.0, 5.0)
 
 
 def test_bits_without_a_pass_are_null_and_counted(tmp_path):
@@ -182,15 +182,15 @@ def test_bits_without_a_pass_are_null_and_counted(tmp_path):
         counted_run(tmp_path, "lost", [[1, 2, 3, 2], [2, 2, 2, 2], [0, 0, 0, 0]]),
         counted_run(tmp_path, "between", [[1, 1, 1, 1], [0, 0, 0, 0], [2, 2, 2, 2]]),
     ]
-    assert [result.values["pass_rate_bits"] for result in results] == [None, None, pytest.approx(1.0)]
-    assert [result.values["absorbed_bits_over_log_flops"] for result in results] == [None, None, None]
-    assert results[0].values["absorbed_bits_per_petaflop"] is None and results[0].values["flops_to_target"] is None
+    assert [result.value(columns.PASS_RATE_BITS) for result in results] == [None, None, pytest.approx(1.0)]
+    assert [result.value(columns.CURVE_SCORE) for result in results] == [None, None, None]
+    assert results[0].value(columns.ABSORBED_PER_PETAFLOP) is None and results[0].value(columns.FLOPS_TO_TARGET) is None
     arms = arms_of(results)
     assert "In 3 of 9 evaluations no rollout passed" in " ".join(sampled_sentences(arms))
-    heading, *rows = sampled_rows(arms)
+    heading, *rows = sampled_table(arms).rows
     column = heading.index("evaluations without a pass")
     assert {row[1]: row[column] for row in rows} == {"never": "1 of 3", "lost": "1 of 3", "between": "1 of 3"}
-    main([str(tmp_path), "--output_dir", str(tmp_path / "report")])  # figures and tables bear what is null
+    report(arguments=[str(tmp_path), "--output_dir", str(tmp_path / "report")])  # figures and tables bear what is null
 
 
 def test_where_all_rollouts_agree_the_interval_has_a_width():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from datasets import Dataset
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -31,7 +32,6 @@ from bitsample_llm.training.prompt_format import fitted, labelled_rows
 from bitsample_llm.training.rejection import passing_problems
 from bitsample_llm.training.rewards import OutcomeReward
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 LEVEL = 0.001  # of the chi-square tests, fixed before they were run
 ROLLOUTS = 4000
 PROMPT = "Q: 40+6=\nA: "

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from made_runs import make_measurement
 from scripts.tiny_families import make
-from test_plan import make_measurement
 from test_real_models import ran
 
+from bitsample_llm.report.plan.numbers import kept_lines
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.dataset_rows import POOL_BOUNDS, DataArguments, answer_text, identity, pool_of_prompt, read_dataset
 from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.training.arguments import RunArguments
 from bitsample_llm.training.problems import load_problems
 from bitsample_llm.training.rejection import passing_problems
-from eval.plan import kept_lines
 
 ROWS = [{"prompt": f"What is {a} plus {b}?", "answer": str(a + b)} for a in range(10) for b in range(10)]
 MESSAGES = [{"role": "system", "content": "Add."}, {"role": "user", "content": "What is 3 plus 4?"}]

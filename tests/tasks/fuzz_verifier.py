@@ -1,7 +1,7 @@
 """Try to make the verifiers of all tasks and of data raise, dawdle, pass a wrong completion or fail a right one.
 
-python tests/fuzz_verifier.py --num 100000 --seed 0
-python tests/fuzz_verifier.py --verifiers symbolic reasoning_gym --seconds 600    their judges are processes, and slow
+python tests/tasks/fuzz_verifier.py --num 100000 --seed 0
+python tests/tasks/fuzz_verifier.py --verifiers symbolic reasoning_gym --seconds 600    their judges are processes, and slow
 """
 
 import argparse
