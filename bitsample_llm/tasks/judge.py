@@ -14,9 +14,13 @@ import resource
 import select
 import subprocess
 import sys
+import time
 from functools import cache
 
-SECONDS = 5.0  # for one verdict
+import psutil
+
+SECONDS = 5.0  # of CPU time for one verdict, so that a busy machine gives the same ones
+PATIENCE = 10  # times as long by the clock
 START_SECONDS = 120.0  # for its libraries to load
 MEMORY_BYTES = 4 * 2**30
 PACKAGES = {"symbolic": ("math_verify", "math-verify"), "reasoning_gym": ("reasoning_gym", "reasoning-gym")}
@@ -72,14 +76,21 @@ class Judge:
 
     def _reply(self, seconds: float) -> dict:
         line = b""
+        started, spent = time.monotonic(), self._cpu_seconds()
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+            ready, _, _ = select.select([self._process.stdout], [], [], seconds / 10)
+            if not ready and self._cpu_seconds() - spent < seconds and time.monotonic() - started < PATIENCE * seconds:
+                continue
             part = os.read(self._process.stdout.fileno(), 65536) if ready else b""
             if not part:
                 self.close()
                 raise NoVerdict("judge_died" if ready else "timed_out")
             line += part
         return json.loads(line)
+
+    def _cpu_seconds(self) -> float:
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
 
     def close(self) -> None:
         """End the process."""
@@ -157,8 +168,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     out, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no verdict
     require_package(kind)
-    if kind == "symbolic":  # its first verdict builds a parser, which takes seconds on a busy machine
-        symbolic_verdict({"completion": "\\frac{1}{2}", "answer": "0.5"})
+    if kind == "symbolic":  # its first verdict loads and builds a good deal
+        symbolic_verdict({"completion": "x^2+2x+1", "answer": "(x+1)^2"})
     print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
         question = json.loads(line)

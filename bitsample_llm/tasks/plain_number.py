@@ -21,29 +21,33 @@ MAX_DIGITS = 64  # of a number, and three for its power of ten
 DIGIT = re.compile("[0-9]")
 MARK = re.compile(r"\\boxed ?\{|####(?!\s*[^\W\d_]{2})")  # four hashes before words are a heading
 
-# Other notations of the same, rewritten in this order.
+# Other notations of the same, rewritten in this order. What is taken away leaves two spaces: one may join thousands.
 _POWER = r"10 ?(?:\^|\*\*) ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3}))(?![\w{^]|\.\d)"
 REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"<<[^<>]*>>|</?[a-zA-Z|][^<>]{0,40}>", " "),  # GSM8K's sums, tags
-        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\!", ""),
-        (r"\\(?:text|mathrm|mathbf|textbf|mbox) ?\{([^{}]*)\}", r" \1 "),
+        (r"<<[^<>]*>>|</?[a-zA-Z|][^<>]{0,40}>", "  "),  # GSM8K's sums, tags
+        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])", " "),
+        (r"\\!", ""),
+        (r"\\(?:text|mathrm|mathbf|textbf|mbox) ?\{([^{}]*)\}", r"  \1  "),
         (r"\\[\\()\[\],;: ]|\\q?quad(?![a-zA-Z])|~", " "),
         (r"\{,\}", ","),
         (r"\\%| ?%| per ?cent\b", "%"),
         (r"\\(?:times|cdot)(?![a-zA-Z])|[×·⋅∙]", "*"),
         (r"\\(?:approx|simeq|Rightarrow|implies|to)(?![a-zA-Z])|[≈→⇒]|[-=]>", "="),
         (r"\^ ?(?:\\circ|\{ ?\\circ ?\})|°", " degrees "),
-        (r"\b(mm|cm|dm|km|m|in|ft|yd|mi|units?|inches|feet|meters|metres) ?\^? ?(?:\{ ?[23] ?\}|[23])(?![\w.])", r"\1"),
+        (
+            r"(?<![^\W\d_])(mm|cm|dm|km|m|in|ft|yd|mi|units?|inches|feet|met(?:er|re)s)(?: *\^ ?(?:\{ ?[23] ?\}|[23])|[23])(?!\w|\.\d)",
+            r"\1",
+        ),
         (r"(?<=\d) ?\\[dtc]?frac ?(?=[\d{])", r" \\frac"),  # a mixed number
-        (r"\\[dtc]?frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))", r"\1\2/\3\4"),
+        (r"\\[dtc]?frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))(?!\d|\.\d)", r"\1\2/\3\4"),
         (r"(?<![\w*])(\*{1,3}|_{1,2}|`)(?=[^\s*_`])([^*_`]*)\1(?![\w*])", r"\2"),  # emphasis
         (r"^ *[*•] +", ""),  # a bullet; "- 42" may be one or not
         (r"\\\$|[€£¥₹]", "$"),
         (r"\b(?:[Mm]inus|[Nn]egative) (?=\$?\.?\d)", "-"),
         (r"(?<=[-+])\$ ?(?=\.?\d)", ""),
-        (r"\$", " "),
+        (r"\$", "  "),
         (r"([=:] *[-+]) (?=\.?\d)", r"\1"),
         (r"(?<=\d) ?/ ?(?=\d)", "/"),
         (r"(?<![\w.,])[1-9]\d{0,2}(?: \d{3})+(?!\w|[,/]\d)", lambda found: found[0].replace(" ", ",")),
@@ -129,7 +133,7 @@ def plain_number(text: str) -> PlainNumber:
             raise NoVerdict("not_one_number")  # its beginning may be cut off
         place = lines[line]
     else:
-        place = re.sub(r"^ *([-+]) +", r"\1", place.replace("\n", "  "))  # one space could join thousands
+        place = re.sub(r"^ *([-+]) +", r"\1", place.replace("\n", "  "))
     for pattern, replacement in REWRITES:
         place = pattern.sub(replacement, place)
     tokens = list(TOKEN.finditer(place))

@@ -70,7 +70,7 @@ def test_a_verdict_that_takes_forever_is_none_and_the_next_one_is_right():
     started = time.perf_counter()
     with pytest.raises(NoVerdict, match="timed_out"):
         judge.ask({"kind": "symbolic", "completion": "100000000!", "answer": "2"})
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 15  # one second of CPU time, ten at most by the clock
     assert judge.ask({"kind": "symbolic", "completion": "2", "answer": "2"})
     judge.close()
 
