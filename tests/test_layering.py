@@ -32,7 +32,7 @@ ROOMS = {
 # What a room may import besides the standard library; anything where it is not named.
 PACKAGES = {
     "ground": {"numpy", "scipy"},
-    "tasks": {"numpy"},
+    "tasks": {"numpy", "psutil"},  # psutil: a judge is a process, and its time is limited
     "records": {"filelock", "numpy", "pyarrow"},
     "report": {"matplotlib", "numpy", "pyarrow", "scipy"},
     "scoring": {"numpy", "torch"},
@@ -92,6 +92,11 @@ def imported_modules(module: str, source: str) -> list[str]:
     return found
 
 
+def is_named(module: str, start: str) -> bool:
+    """Whether a module's file name begins so."""
+    return module.rpartition(".")[2].startswith(start)
+
+
 def study_of(module: str) -> str | None:
     """The study that a module belongs to."""
     parts = module.split(".")
@@ -119,7 +124,7 @@ def breach_of_records(module: str, target: str) -> str | None:
 def breach_of_packages(module: str, target: str) -> str | None:
     """What is wrong with an import of another package, in words; None if nothing is."""
     room, (package, *_) = room_of(module), target.split(".")
-    is_of_dataset = room == "tasks" and module.split(".")[-1].startswith("dataset_")
+    is_of_dataset = room == "tasks" and is_named(module, "dataset_")
     allowed = PACKAGES_OF_DATASETS if is_of_dataset else PACKAGES.get(room)
     if (room in ("eval", "report") and package in HEAVY) or (
         allowed is not None and package not in allowed | sys.stdlib_module_names
@@ -132,7 +137,7 @@ def breaches(module: str, source: str) -> list[str]:
     """What a source imports against the rules, in words."""
     if room_of(module) is None:
         return [f"{module} is in no room: give its folder a place in ROOMS of {Path(__file__).name}"]
-    if study_of(module) and module.split(".")[-1].startswith("make_"):
+    if study_of(module) and is_named(module, "make_"):
         return []  # it makes measurements, and is run by hand
     rules = {"bitsample_llm": breach_of_rooms, "eval": breach_of_records, "recipes": breach_of_records}
     told = [rules.get(target.split(".")[0], breach_of_packages)(module, target) for target in imported_modules(module, source)]
@@ -267,7 +272,9 @@ def modules_in(*rooms: str) -> list[str]:
     """Modules of the rooms that a reader of records imports: no command line, nothing that makes measurements or reads data sets."""
     late = ("__main__", "make_", "dataset_")
     return [
-        name.removesuffix(".__init__") for name in SOURCES if room_of(name) in rooms and not name.split(".")[-1].startswith(late)
+        name.removesuffix(".__init__")
+        for name in SOURCES
+        if room_of(name) in rooms and not any(is_named(name, start) for start in late)
     ]
 
 
