@@ -158,7 +158,9 @@ def test_the_report_tells_rollouts_and_never_says_exact(recorded, tmp_path, caps
     for result in (measured_run(read_run(recorded / name)) for name in ("sft", "grpo")):
         rows = [row for row in result.run.table("evals").to_pylist() if row["split"] == "heldout"]
         before, after = (sum(row["num_passed"] for row in rows if row["step"] == step) for step in (0, 4))
-        assert result.value(columns.PASS_RATE_BITS) == result.value(columns.ABSORBED_BITS) == pytest.approx(math.log2(after / before))
+        assert (
+            result.value(columns.PASS_RATE_BITS) == result.value(columns.ABSORBED_BITS) == pytest.approx(math.log2(after / before))
+        )
         assert result.value(columns.ABSORBED_MEDIAN) is None and result.value(columns.SURPRISAL_BEFORE) is None
 
 
