@@ -81,6 +81,18 @@ def make_run(
     return measured_run(read_run(run_dir))
 
 
+def meter_only(folder, name, seed=42, trainer="GRPOTrainer", state="finished", **facts) -> Path:
+    """A run of the meter on a plain script: no evaluations, no arm, no start, no configuration."""
+    writer = RunWriter.create(folder / name, {"trainer": trainer, "regime": "rl", "seed": seed, "device": "cpu"} | facts)
+    for step in range(1, 21):
+        line = {"step": step, "generation_step": step, "samples/total": 10 * step, "bits/offered_total": 5.0 * step}
+        line |= {f"{kind}/{phase}": 0.0 for kind in ("flops", "flops_useful") for phase in PHASES}
+        line |= {"flops/decode": 1e12 * step, "flops/total": 1e12 * step, "flops/lost": 0.0, "seconds/total": 2.0 * step}
+        writer.add_step(line | {"group/pass_rate_estimate": step / 20})
+    writer.close(state, None if state == "finished" else "OutOfMemoryError: no room")
+    return folder / name
+
+
 def two_starts(folder) -> list[Arm]:
     """Two starts, two arms, three seeds: a label gains 1 bit in one step of 10 samples, a rollout in four."""
     runs = []

@@ -12,7 +12,8 @@ from conftest import BASE, REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bitsample_llm.scoring.likelihood import exact_pass_rates
-from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
+from bitsample_llm.tasks import load_task
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK
 from bitsample_llm.training.model_card import sha256_of_file
 
 UNACQUIRED = BASE.parent / "base_unacquired"

@@ -17,7 +17,8 @@ from bitsample_llm.meter.callback import InformationMeter
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_answer
-from bitsample_llm.tasks import CARE_BY_MARK, Problem
+from bitsample_llm.tasks import Problem
+from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 from bitsample_llm.training.rewards import OutcomeReward
 

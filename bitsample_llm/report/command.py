@@ -10,7 +10,7 @@ from bitsample_llm.options import OneLineArgumentParser, check_output_dir
 from bitsample_llm.records import RecordError, Run, read_run
 from bitsample_llm.report.checks import check_reported
 from bitsample_llm.report.comparison import comparison_study, metered_study
-from bitsample_llm.report.metered import is_meter_only, metered_facts, metered_table, with_names
+from bitsample_llm.report.metered import for_terminal, is_meter_only, metered_facts, metered_table, with_names
 from bitsample_llm.report.page import terminal_text, write_page
 from bitsample_llm.report.runs import Arm, MeasuredRun, arms_of, measured_run, run_dirs_in
 from bitsample_llm.report.study import Study
@@ -64,7 +64,13 @@ def study_of_runs(runs: RecordedRuns, study_of_arms: Callable[[Sequence[Arm], st
     study = study_of_arms(arms_of(runs.evaluated), command)
     if runs.metered:
         facts = [metered_facts(run) for run in runs.metered]
-        study = replace(study, tables=[*study.tables, metered_table(facts)], results=study.results | {"metered": facts})
+        table = metered_table(facts)
+        study = replace(
+            study,
+            tables=[*study.tables, table],
+            terminal=[*(study.terminal or [study.table]), for_terminal(table)],
+            results=study.results | {"metered": facts},
+        )
     return replace(study, left_out=runs.left_out)
 
 

@@ -12,7 +12,7 @@ from bitsample_llm.report import columns, sampled
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.columns import Column
 from bitsample_llm.report.estimates import number_text
-from bitsample_llm.report.metered import metered_facts, metered_table
+from bitsample_llm.report.metered import for_terminal, metered_facts, metered_table
 from bitsample_llm.report.pairs import paired_ratio
 from bitsample_llm.report.pictures import (
     essay_figure,
@@ -299,7 +299,7 @@ def comparison_study(arms: Sequence[Arm], command: str) -> Study:
         claims=claims,
         tables=[*([sampled.sampled_table(arms)] if draws_rollouts(arms) else []), *detail_tables(arms)],
         pictures=pictures_of(arms),
-        terminal=terminal_table(arms),
+        terminal=[terminal_table(arms)],
         results=results_of(arms),
     )
 
@@ -316,6 +316,6 @@ def metered_study(runs: Sequence[Run], command: str) -> Study:
         table=table,
         how_to_read=METERED,
         provenance=provenance(runs, command),
-        terminal=Table(table.title, [row[:8] for row in table.rows]),
+        terminal=[for_terminal(table)],
         results={"metered": facts},
     )

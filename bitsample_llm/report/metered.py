@@ -15,7 +15,7 @@ from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.study import Table
 
 TITLE = "Runs without held-out evaluations"
-NOTE = "Pass rates are those of the training prompts (exact where they are, else the share of rollouts that passed)."
+NOTE = "Pass rates are those of the training prompts (known where one answer passes, else the share of rollouts that passed)."
 PETA = 1e15
 
 
@@ -77,3 +77,8 @@ def metered_table(facts: Sequence[dict]) -> Table:
         cells = [number_text(fact[key]) for key in keys.values()] + [number_text(value * 1e-9) for value in flops]
         rows.append([fact["start"], fact["arm"], str(fact["seed"]), *cells])
     return Table(TITLE, rows, NOTE)
+
+
+def for_terminal(table: Table) -> Table:
+    """The columns up to the absorbed bits, which fit a terminal."""
+    return Table(table.title, [row[:8] for row in table.rows])

@@ -166,7 +166,8 @@ def terminal_text(study: Study, path: str) -> str:
     """What was compared, the answer, three findings, and where the page is; at most `TERMINAL_WIDTH` columns."""
     told = [study.answer, *study.sentences][:4]
     wrapped = ["\n".join(textwrap.wrap(line, TERMINAL_WIDTH, subsequent_indent="  ")) for line in told]
-    return "\n".join([aligned_table((study.terminal or study.table).rows), "", *wrapped, "", f"report: {path}"])
+    tables = [line for table in study.terminal or [study.table] for line in (aligned_table(table.rows), "")]
+    return "\n".join([*tables, *wrapped, "", f"report: {path}"])
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

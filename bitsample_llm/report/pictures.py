@@ -53,7 +53,8 @@ def gain_figure(arms: Sequence[Arm]) -> Figure:
         if not math.isnan(available):
             axis.axhline(available, color=GREY, linewidth=0.8, linestyle=":")
             axis.annotate("all there is", (left_edge, available), fontsize=9, color=GREY, va="bottom")
-            lowest = min(0.0, *(np.nanmin(run.curve.absorbed_bits) for arm in of_start for run in arm.runs))
+            gains = np.concatenate([run.curve.absorbed_bits for arm in of_start for run in arm.runs])
+            lowest = float(np.min(gains[~np.isnan(gains)], initial=0.0))
             axis.set_ylim(bottom=max(-0.6 * available, lowest - 0.1))  # what is lost beyond that is not the question
         axis.set_title(plain(f"{start} start"), loc="left")
         axis.set_ylabel("absorbed bits\nper held-out problem")

@@ -56,7 +56,8 @@ class Study:
         headlines: the numbers below it, three at most.
         sentences: findings in plain words, the most important first; a terminal shows three.
         main: the figure that answers the question; None where nothing can be drawn.
-        table: the first table, not folded; a terminal shows `terminal` in its place where that is given.
+        table: the first table, not folded.
+        terminal: tables for a terminal, at most 100 columns wide; `table` where there are none.
         left_out: runs that could not be used, with the reason of each.
         results: what results.json holds besides the claims.
     """
@@ -73,7 +74,7 @@ class Study:
     claims: Sequence[Claim] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
-    terminal: Table | None = None
+    terminal: Sequence[Table] = ()
     left_out: Sequence[str] = ()
     results: dict = field(default_factory=dict)
 

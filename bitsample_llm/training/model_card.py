@@ -7,7 +7,8 @@ import numpy as np
 
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.scoring.likelihood import exact_pass_rates
-from bitsample_llm.tasks import CARE_BY_MARK, load_task
+from bitsample_llm.tasks import load_task
+from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.corpus import Text
 
 MARKS = (*CARE_BY_MARK, None)

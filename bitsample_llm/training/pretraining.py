@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.scoring.likelihood import exact_pass_rates
-from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, load_task
-from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
+from bitsample_llm.tasks import load_task
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.corpus import TEXTS
 from bitsample_llm.training.loading import loading
 from bitsample_llm.training.pretrained import build_model, forget_mark

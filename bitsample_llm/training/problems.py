@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
-from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, Problem, load_task
+from bitsample_llm.tasks import Problem, load_task
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
 from bitsample_llm.tasks.dataset_rows import read_dataset
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 from bitsample_llm.training.arguments import RunArguments, check_run_arguments

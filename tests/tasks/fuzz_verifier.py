@@ -16,7 +16,8 @@ from collections.abc import Callable
 from fuzz_data_verifiers import Violation, fuzz_data, fuzz_judge
 from tqdm import tqdm
 
-from bitsample_llm.tasks import OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask, Problem, Verdict, load_task
+from bitsample_llm.tasks import Problem, Verdict, load_task
+from bitsample_llm.tasks.arithmetic import OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask
 from bitsample_llm.tasks.scratchpad import MAX_LINES
 from bitsample_llm.tasks.verifiers import VERIFIERS
 

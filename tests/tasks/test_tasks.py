@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitsample_llm.estimators import wilson_interval
-from bitsample_llm.tasks import ALWAYS_RIGHT_MARK, CARE_BY_MARK, OPERATOR_BY_TASK, ArithmeticTask, load_task
-from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, MAX_DIFFICULTY, SIGN_BY_FORMAT
-from bitsample_llm.tasks.authors import WRONG_ANSWER_LAWS
+from bitsample_llm.tasks import load_task
+from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, MAX_DIFFICULTY, OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.corpus import TEXTS, corpus_lines
 from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, pool_of_pair
 

@@ -136,7 +136,7 @@ def ladder_study(ladder: Ladder, command: str) -> Study:
         claims=claims,
         tables=tables_of(ladder),
         pictures=others,
-        terminal=Table(rungs.title, [[*row[:2], *row[3:6]] for row in rungs.rows]),
+        terminal=[Table(rungs.title, [[*row[:2], *row[3:6]] for row in rungs.rows])],
         results={
             "parts": {part: results_of(of_part)["arms"] for part, of_part in ladder.parts.items()},
             "noise": [at.measured for at in ladder.noise],

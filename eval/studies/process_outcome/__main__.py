@@ -239,7 +239,7 @@ def process_study(arms: Sequence[Arm], command: str) -> Study:
         tables=[column_table("Lengths, steps and hacking", shown, HACKING), *detail_tables(shown)],
         pictures=[Picture("offered_absorbed", title, lambda: ratio_figure(pairs), caption)] * bool(pairs)
         + [p for p in pictures_of(whole) if p.name != "essay"],
-        terminal=credit_table(by_start),
+        terminal=[credit_table(by_start)],
         results=results_of(shown),
     )
 
