@@ -672,7 +672,7 @@ CASES = [
     ("report {text_step}", "does not say its step"),
     ("report {text_step_number}", "does not say its step"),
     ("report {broken_step}", "not JSON"),
-    ("report {binary_steps}", "not JSON"),
+    ("report {binary_steps}", "steps.jsonl is not text"),
     ("report {no_flops}", "flops/total"),
     ("report {text_flops}", "flops/total"),
     ("report {null_flops}", "flops/total"),

@@ -1,15 +1,21 @@
 """What several tests need: the embedded model, and runs of the recipes on it."""
 
+import importlib
+import multiprocessing
 import os
 import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from browsing import opened_browser
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.study import PRELOADED
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE = REPOSITORY / "data" / "base"
@@ -17,7 +23,6 @@ BASE = REPOSITORY / "data" / "base"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the recipes that tests start; tests run beside each other
 torch.set_num_threads(1)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-sys.path.insert(0, str(REPOSITORY))  # eval/ and recipes/ are not installed
 
 
 MOST_MEMORY_KB = 4 * 2**20  # of the test process, and of the largest process that a test started
@@ -46,17 +51,43 @@ def browser():
         yield opened
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    """Runs a recipe as a user would and returns the finished process; `launcher` comes before its file name."""
+def run_script(path: Path, words: list[str], output: Path) -> None:
+    """Run a script as the shell would, with what it says in two files; the first thing that a forked process does."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # of tests that ran before in this process
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT), number)
+        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 - open as long as the process
+    sys.argv = [str(path), *words]
+    os.chdir(REPOSITORY)
+    runpy.run_path(str(path), run_name="__main__")
 
-    def run(name: str, *options, launcher=(sys.executable,), timeout: float = 600) -> subprocess.CompletedProcess:
-        command = [
-            *launcher,
-            str(REPOSITORY / "recipes" / f"{name}.py"),
-            "--config",
-            str(REPOSITORY / "recipes" / "configs" / f"{name}.yaml"),
-        ]
-        return subprocess.run([*command, *map(str, options)], capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY)
+
+def forked(path: Path, words: list[str], output: Path, timeout: float = 600) -> subprocess.CompletedProcess:
+    """Run a script in a fork of this process, which has imported what takes longer than most runs here."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+    output.mkdir(exist_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=run_script, args=(path, words, output))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    said = [(output / name).read_text() if (output / name).exists() else "" for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess([str(path), *words], process.exitcode, *said)
+
+
+@pytest.fixture
+def recipe(tmp_path_factory):
+    """Runs a recipe with its own configuration and returns the finished process. It is forked, or started by a `launcher`, whose
+    words come before the file's name, as a user would start it."""
+
+    def run(name: str, *options, launcher=None, timeout: float = 600) -> subprocess.CompletedProcess:
+        path = REPOSITORY / "recipes" / f"{name}.py"
+        words = ["--config", str(REPOSITORY / "recipes" / "configs" / f"{name}.yaml"), *map(str, options)]
+        if launcher is None:
+            return forked(path, words, tmp_path_factory.mktemp("said"), timeout)
+        command = [*launcher, str(path), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY)
 
     return run

@@ -9,8 +9,9 @@ import pytest
 from bad_inputs import CASES, MADE
 from conftest import REPOSITORY
 
-MAINS = {"noise": "recipes.gradient_noise", "report": "eval.report", "plan": "eval.plan", "summary": "bitsample_llm.__main__"}
 OF_RECORDS = ("report", "plan", "summary")
+MAINS = dict.fromkeys(OF_RECORDS, "bitsample_llm.__main__")
+MAINS |= {"measure": "bitsample_llm.measure.command", "noise": "recipes.gradient_noise"}
 SMALL = {
     "sft": "--num_train_problems 16 --num_heldout_problems 8",
     "grpo": "--num_train_problems 16 --num_heldout_problems 8",
@@ -48,7 +49,7 @@ def refusal(tmp_path, monkeypatch, capsys):
     def run(command: str) -> tuple[object, list[str]]:
         name, *options = [word.format_map(Made(tmp_path / "made")) for word in shlex.split(command)]
         module = importlib.import_module(MAINS.get(name, f"recipes.{name}"))
-        words = shlex.split(SMALL.get(name, ""))
+        words = [name] if name in OF_RECORDS else shlex.split(SMALL.get(name, ""))
         if name not in (*OF_RECORDS, "noise", "study") and "--config" not in options:
             words = ["--config", str(REPOSITORY / "recipes" / "configs" / f"{name}.yaml"), *words]
         if name == "noise" and "--model_name_or_path" in options:

@@ -372,21 +372,21 @@ def test_recipe_leaves_null_what_few_rollouts_cannot_tell(run_recipe):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "status", "message"),
     [
-        (["--num_generations", 1], "--num_generations must be at least 2, got 1"),
-        (["--groups_per_prompt", 1], "--groups_per_prompt must be at least 2, got 1"),
-        (["--num_train_problems", 19], "--num_train_problems must be at least 20, got 19"),
-        (["--output_dir", ""], "no folder to write into"),
-        (["--answer_format", "scratchpad"], "several completions pass"),
-        (["--seed", -1], "--seed must be at least 0"),
-        (["--model_name_or_path", "./absent"], "model folder ./absent does not exist"),
+        (["--num_generations", 1], 2, "--num_generations must be at least 2, got 1"),
+        (["--groups_per_prompt", 1], 2, "--groups_per_prompt must be at least 2, got 1"),
+        (["--num_train_problems", 19], 1, "--num_train_problems must be at least 20, got 19"),
+        (["--output_dir", ""], 1, "no run directory: pass --output_dir FOLDER"),
+        (["--answer_format", "scratchpad"], 1, "several completions pass"),
+        (["--seed", -1], 2, "--seed must be from 0 to 4294967295, got -1"),
+        (["--model_name_or_path", "./absent"], 1, "model folder ./absent does not exist"),
     ],
 )
-def test_bad_input_is_one_line(run_recipe, capsys, options, message):
+def test_bad_input_is_one_line(run_recipe, capsys, options, status, message):
     with pytest.raises(SystemExit) as raised:
         run_recipe("C", *options)
     errors = capsys.readouterr().err
-    assert raised.value.code == 1
+    assert raised.value.code == status
     assert errors.count("\n") == 1
     assert message in errors
