@@ -3,6 +3,8 @@
 # make ablate  process reward against outcome reward: 240 runs, half an hour on two cores; goes on where it stopped
 # make ladder  learning, noise and prices over exact pass rates, latent and unacquired; goes on where it stopped
 #              (LADDER=full: whole budgets, memorisation and rollout length as well)
+# make test-slow  minutes: browsers, several processes, kills (CI runs it)
+# make test-long  an hour: a hundred kills read by pandas, a million completions for each verifier (outside CI)
 # make tune, make tune-ladder   the searches behind their learning rates and batch sizes
 PYTHON ?= python3
 PIP_FLAGS ?=
@@ -14,7 +16,7 @@ LADDER_PARTS_headline = cells noise
 LADDER_PARTS_full = $(LADDER_PARTS_headline) long memorise length
 RUN_STUDY = $(BIN)/python recipes/study.py --config eval/studies
 
-.PHONY: install study ablate ladder test test-slow lint tune tune-ladder
+.PHONY: install study ablate ladder test test-slow test-long lint tune tune-ladder
 
 install: .venv/.installed
 
@@ -46,6 +48,11 @@ test: install
 
 test-slow: install
 	@$(BIN)/python -m pytest -n auto -m slow
+
+test-long: install
+	@rm -rf runs/killed
+	@$(BIN)/python tests/kill_runs.py --num 100 --folder runs/killed
+	@$(BIN)/python tests/tasks/fuzz_verifier.py --num 1000000 --seed 1
 
 lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -51,7 +51,7 @@ LONG = {
     "bitsample_llm/report/columns.py": "a glossary: one column after another",
     "bitsample_llm/tasks/dataset_rows.py": "every way in which a row of somebody's data can be wrong",
 }
-MOST_LINES_OF_THE_METER = 3500  # of the library, loaded by whoever wants the meter alone
+MOST_LINES_OF_THE_METER = 3600
 
 
 def room_of(module: str) -> str | None:

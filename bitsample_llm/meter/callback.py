@@ -22,15 +22,8 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
-from bitsample_llm.meter.evaluator import (
-    MAX_EVAL_TOKENS,
-    EvaluationRollouts,
-    ParameterChange,
-    has_exact_pass_rates,
-    mean_log2_pass_rate,
-    scored_rows,
-)
 from bitsample_llm.meter.flop_counter import FlopCounter
+from bitsample_llm.meter.heldout import HeldOut, evaluation_rollouts
 from bitsample_llm.meter.observers import LabelObserver, finite, wrap
 from bitsample_llm.meter.rollouts import DistillationObserver, RolloutObserver
 from bitsample_llm.meter.verdicts import RolloutVerifier
@@ -95,8 +88,7 @@ class InformationMeter(TrainerCallback):
         end: where answers end.
         cumulative: cumulative metrics so far, by the glossary's keys; the same on every process.
         last_line: the last step line written.
-        log2_pass_rates: mean over the first evaluation set of log2 p, at each of its evaluations so far; of rollouts log2 of
-            the mean pass rate, None where none passed.
+        heldout: the evaluation sets, and what was found on the first of them.
 
     Raises:
         RecordError: if the run directory holds a run, or another process is writing it; if it cannot be written and the meter
@@ -131,8 +123,6 @@ class InformationMeter(TrainerCallback):
         self.regime = regime_of(trainer)
         self.trainer = trainer
         self.run_dir = Path(output_dir)
-        self.evaluation_sets = evaluation_sets or {}
-        self.evaluation_flops = evaluation_flops
         self.strict = strict
         self.finishes_with_training = finishes_with_training
         self.model = trainer.accelerator.unwrap_model(trainer.model)
@@ -147,16 +137,15 @@ class InformationMeter(TrainerCallback):
         self._has_trained = False  # whether this trainer has begun a training before
         self._under_way = False
         self._flops_before_training = 0.0
-        self._next_evaluation_flops = float("inf")
-        self._last_evaluated_step = -1
-        self._evaluated_splits: set[str] = set()  # at that step
-        self.log2_pass_rates: list[float | None] = []
-        self._change = ParameterChange(self.model) if self.evaluation_sets else None
         self._clock = time.perf_counter()
         self._reports = True
         self._writer: RunWriter | None = None
         task = evaluation_task or (verifier.task if verifier is not None else None)
-        self._evaluation_rollouts = self._rollouts_to_draw(task, num_eval_rollouts, max_eval_tokens)
+        sets = evaluation_sets or {}
+        rollouts, warning = evaluation_rollouts(trainer, self.end, sets, task, num_eval_rollouts, max_eval_tokens)
+        if warning and trainer.accelerator.is_main_process:
+            self._tell(warning)
+        self.heldout = HeldOut(trainer, self.model, self.end, sets, evaluation_flops, rollouts)
         self.observer = self._observer(verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
         if trainer.accelerator.is_main_process:  # a finished run is refused before any training
             resumes = bool(trainer.args.resume_from_checkpoint) or holds_unfinished_run(self.run_dir)
@@ -192,18 +181,6 @@ class InformationMeter(TrainerCallback):
         if self.regime == "distillation":
             return DistillationObserver(self.trainer, self.counter, self, verifier)
         return LabelObserver(self.trainer, self.counter.causal_lm, self)
-
-    def _rollouts_to_draw(self, task, num_rollouts: int, max_tokens: int | None) -> EvaluationRollouts | None:
-        """How the evaluation samples; None where every pass rate is exact, or nothing can judge a rollout, which is said."""
-        problems = [problem for part in self.evaluation_sets.values() for problem in part]
-        if not problems or has_exact_pass_rates(self.trainer.processing_class, problems, self.end):
-            return None
-        if task is None:
-            if self.trainer.accelerator.is_main_process:
-                self._tell("several answers pass and nothing judges them, so held-out pass rates are null: pass evaluation_task")
-            return None
-        max_tokens = max_tokens or getattr(self.trainer.args, "max_completion_length", None) or MAX_EVAL_TOKENS
-        return EvaluationRollouts(task, num_rollouts, max_tokens)
 
     def _around_log(self, original, logs: dict, *args, **kwargs) -> None:
         """Whatever back end the trainer reports to sees the last step's metrics too, after the trainer's own."""
@@ -254,7 +231,7 @@ class InformationMeter(TrainerCallback):
         return original(*args, **kwargs)
 
     def _facts(self) -> dict:
-        rollouts = self._evaluation_rollouts
+        rollouts = self.heldout.rollouts
         return {
             "regime": self.regime,
             "trainer": type(self.trainer).__name__,
@@ -269,6 +246,11 @@ class InformationMeter(TrainerCallback):
     def total_flops(self) -> float:
         """Executed training FLOPs of all processes so far; the same number on every process."""
         return sum(self.cumulative[f"flops/{phase}"] for phase in TRAINING_PHASES)
+
+    @property
+    def log2_pass_rates(self) -> list[float | None]:
+        """What the evaluations of the first set found so far; see `HeldOut`."""
+        return self.heldout.log2_pass_rates
 
     # ---- what the observers say --------------------------------------------------------------------------------------
 
@@ -310,9 +292,9 @@ class InformationMeter(TrainerCallback):
         if state.global_step == 0:  # what the counter saw before there was a trainer
             self._count_flops(args.device)
             self.cumulative["seconds/total"] += sum(self.cumulative[f"seconds/{phase}"] for phase in TRAINING_PHASES)
-        self._next_evaluation_flops = self._evaluation_after(self.total_flops)
-        if self.evaluation_sets and state.global_step == 0:
-            self._evaluate(0, list(self.evaluation_sets))
+        self.heldout.schedule(self.total_flops, self._flops_before_training)
+        if self.heldout.sets and state.global_step == 0:
+            self._evaluate(0, list(self.heldout.sets))
         self._clock = time.perf_counter()
 
     def _uncounted_flops(self, device) -> float:
@@ -351,16 +333,7 @@ class InformationMeter(TrainerCallback):
         self.last_line = last
         self._step_values.clear()
         self._informative_fraction = None
-        self._last_evaluated_step, self._evaluated_splits = step, {row["split"] for row in rows if row["step"] == step}
-        self.log2_pass_rates[:] = self._mean_log2_pass_rates(rows)
-
-    def _mean_log2_pass_rates(self, rows: list[dict]) -> list[float | None]:
-        """What `log2_pass_rates` was, from the recorded evaluations."""
-        by_step: dict[int, list[dict]] = defaultdict(list)
-        for row in rows:
-            if row["split"] == next(iter(self.evaluation_sets), None):
-                by_step[row["step"]].append(row)
-        return [mean_log2_pass_rate(by_step[step]) for step in sorted(by_step)]
+        self.heldout.resume(step, rows)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """The backward pass of the step is over."""
@@ -383,8 +356,8 @@ class InformationMeter(TrainerCallback):
             dead_flops = self.cumulative["flops/dead_group_fraction"] * flops_before
             dead_flops += (1 - self._informative_fraction) * (self.total_flops - flops_before)
             self.cumulative["flops/dead_group_fraction"] = dead_flops / self.total_flops
-        if self.evaluation_sets and self.total_flops >= self._next_evaluation_flops:
-            self._evaluate(state.global_step, list(self.evaluation_sets)[:1])
+        if self.heldout.is_due(self.total_flops):
+            self._evaluate(state.global_step, [self.heldout.first])
         self._write_step(state.global_step)
         self._show_progress()
         self._clock = time.perf_counter()
@@ -397,8 +370,7 @@ class InformationMeter(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """Score the end, and finish the records."""
         self.observer.end_generation()
-        already = self._evaluated_splits if state.global_step == self._last_evaluated_step else set()
-        if splits := [split for split in self.evaluation_sets if split not in already]:
+        if splits := self.heldout.not_scored_at(state.global_step):
             self._evaluate(state.global_step, splits)
         self._under_way = False
         if self.finishes_with_training:
@@ -471,23 +443,14 @@ class InformationMeter(TrainerCallback):
             if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
                 callback.training_bar.set_postfix(self.progress, refresh=False)
 
-    def _evaluation_after(self, flops: float) -> float:
-        points = (self._flops_before_training + point for point in self.evaluation_flops)
-        return next((point for point in points if point > flops), float("inf"))
+    def _evaluate(self, step: int, splits: Sequence[str]) -> None:
+        """Score evaluation sets, and record them."""
+        self.heldout.schedule(self.total_flops, self._flops_before_training)
+        shared = {"total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
+        rows = self.heldout.scored(step, splits, shared, self._evaluation_flops)
+        if self._writer is not None:
+            self._writer.add_rows("evals", rows)
 
-    def _evaluate(self, step: int, splits: list[str]) -> None:
-        """Score evaluation sets, and draw rollouts where their pass rates are not exact."""
-        self._last_evaluated_step, self._evaluated_splits = step, {*splits}
-        self._next_evaluation_flops = self._evaluation_after(self.total_flops)
-        norm = self._change.norm()
-        shared = {"update_norm": norm, "total_flops": self.total_flops, "total_seconds": self.cumulative["seconds/total"]}
-        for split in splits:
-            flops_before = self.cumulative["flops/evaluation"]
-            scored = scored_rows(self.trainer, self.evaluation_sets[split], self.end, self._evaluation_rollouts)
-            self._count_flops(self.trainer.args.device)  # at the end of training no step line follows that could say it
-            shared["evaluation_flops"] = self.cumulative["flops/evaluation"] - flops_before
-            rows = finite([{"step": step, "split": split} | shared | row for row in scored])
-            if split == next(iter(self.evaluation_sets)):
-                self.log2_pass_rates.append(mean_log2_pass_rate(rows))
-            if self._writer is not None:
-                self._writer.add_rows("evals", rows)
+    def _evaluation_flops(self) -> float:
+        self._count_flops(self.trainer.args.device)  # at the end of training no step line follows that could say it
+        return self.cumulative["flops/evaluation"]

@@ -152,10 +152,9 @@ def _share_useful(run: "MeasuredRun") -> float:
 
 def _events_per_thousand_passes(run: "MeasuredRun") -> float | None:
     samples, tokens = _last(run, "samples/total"), _last(run, "tokens/completion")
-    if tokens is None:
+    if tokens is None or (run.regime == "sft" and _last(run, "flops/decode")):  # labels that rollouts were searched for
         return None
-    passes = samples + tokens * (run.regime != "sft")
-    return 1000 * samples / passes
+    return 1000 * samples / (samples + tokens * (run.regime != "sft"))
 
 
 # ---- columns ---------------------------------------------------------------------------------------------------------

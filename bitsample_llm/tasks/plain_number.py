@@ -42,7 +42,7 @@ REWRITES = [
         ),
         (r"(?<=\d) ?\\[dtc]?frac ?(?=[\d{])", r" \\frac"),  # a mixed number
         (r"\\[dtc]?frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))(?!\d|\.\d)", r"\1\2/\3\4"),
-        (r"(?<![\w*])(\*{1,3}|_{1,2}|`)(?=[^\s*_`])([^*_`]*)\1(?![\w*])", r"\2"),  # emphasis
+        (r"(?<![\w*])(\*{1,3}|_{1,2}|`)(?=[^\s*_`])([^*_`]*)\1(?![\w*]|[.,]\d)", r"\2"),  # emphasis
         (r"^ *[*•] +", ""),  # a bullet; "- 42" may be one or not
         (r"\\\$|[€£¥₹]", "$"),
         (r"\b(?:[Mm]inus|[Nn]egative) (?=\$?\.?\d)", "-"),
@@ -71,7 +71,8 @@ CHANGED_AFTER = re.compile(
     r"(?![^\W\d_])"
 )
 CHANGED_BEFORE = re.compile(
-    r"(?:\b(?:sqrt|root|log|ln|sin|cos|tan)|\d\S*(?: ?[^\W\d]{1,20})?,? (?:or|to|and|by|x|X|plus|minus|times|over|of|through|vs)) *$"
+    r"(?:\b(?:sqrt|root|log|ln|sin|cos|tan|not|(?:less|more|fewer|greater|other) than|at least|at most)|n['’]t|"
+    r"\d\S*(?: ?[^\W\d]{1,20})?,?[ (]{1,2}(?:or|to|and|by|x|X|plus|minus|times|over|of|through|vs)(?: [a-zA-Z] *=)?) *$"
 )
 # What may stand before the last equals sign of a marked place: a sum, or the name of an unknown.
 LEFT_SIDE = re.compile(r"(?:[\d\s.+\-*/^()%&=]|,(?=\d{3}))*|\s*\\?[a-zA-Z]{1,8}(?:_(?:\w|\{\w{1,8}\}))?(?:\(\w\))?\s*")

@@ -281,7 +281,14 @@ CASES = {
     },
     "what is no number, or more than one, is no answer": {
         "42": (
-            ["84 / 2"],
+            [
+                "84 / 2",
+                "They sold 48/2 = <<48/2=24>>24 in May and 18 in June.\nThat is 24+18 = <<24+18=42>>42 clips altogether.\n#### 42",
+                "Therefore she makes $42 every day at the farmers' market.",
+                "The final answer is $\\boxed{42}$.<|im_end|>",
+                "Total = 40 + 2 = 42 apples",
+                "$$\nx = 42\n$$",
+            ],
             [
                 "12:42",
                 "1.2.42",
@@ -295,6 +302,13 @@ CASES = {
                 "41,42",
                 "41; 42",
                 "41 or 42",
+                "41 (or 42)",
+                "x = -42 or x = 42",
+                "It is not 42",
+                "It isn't 42.",
+                "less than 42",
+                "at least 42",
+                "2 hours and 42 minutes",
                 "41 to 42",
                 "between 41 and 42",
                 "41 / 42 / 43",

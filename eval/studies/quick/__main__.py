@@ -21,6 +21,7 @@ from bitsample_llm.report.study import Study
 MARGIN_BITS = 0.5
 # Problems count as matched if their pass rates before training lie within this factor of each other.
 MATCHING_FACTOR = 1.25
+MORE = "no, more from the latent start: pass rate alone does not predict what it absorbs"
 
 
 def of_reason(arms: Sequence[Arm], reason: str) -> list[Arm]:
@@ -30,8 +31,8 @@ def of_reason(arms: Sequence[Arm], reason: str) -> list[Arm]:
 
 def contrasts(latent: Arm, unacquired: Arm) -> list[Claim]:
     """The same arm from both starts, on all held-out problems and on those that match problem by problem."""
-    differ = "no, more from the {} start: pass rate alone does not predict what it absorbs"
-    answers = Answers(differ.format(latent.start), f"yes, within {MARGIN_BITS} bits", differ.format(unacquired.start))
+    less = "no, more from the unacquired start: pass rate alone does not predict what it absorbs"
+    answers = Answers(MORE, f"yes, within {MARGIN_BITS} bits", less)
     statistic = f"absorbed bits, {latent.start} minus {unacquired.start}, same seeds, threshold {MARGIN_BITS} bits"
     cases = [("At about the same mean pass rate", paired_difference(latent, unacquired, ABSORBED_BITS), statistic)]
     gains = [matched_gains_bits(*pair, MATCHING_FACTOR) for pair in same_seeds(latent, unacquired)]
@@ -72,7 +73,8 @@ def quick_study(arms: Sequence[Arm], command: str) -> Study:
         f"{rl.spoken} absorbed {of_rl[0].estimate.text()} bits more from the latent start than from the unacquired one "
         f"({of_rl[0].estimate.n} seeds): {of_rl[0].verdict.removeprefix('no, more from the latent start: ')}.",
         f"On problems matched by pass rate the difference is {of_rl[-1].estimate.text()} bits for {rl.spoken} and "
-        f"{of_sft[-1].estimate.text()} for SFT: the reason of a pass rate matters to both.",
+        f"{of_sft[-1].estimate.text()} for {sft.spoken}"
+        + (": the reason of a pass rate matters to both." if {of_rl[-1].verdict, of_sft[-1].verdict} == {MORE} else "."),
         "One task, one model size, one pretraining seed per start: a first sight, not a law.",
     ]
     return replace(
