@@ -364,6 +364,7 @@ def test_recipe_writes_what_it_measured(run_recipe, tmp_path):
     assert run_recipe("C")["arms"] == record["arms"]  # the seed decides
 
 
+@pytest.mark.slow
 def test_recipe_leaves_null_what_few_rollouts_cannot_tell(run_recipe):
     rare_pass, rare_fail = run_recipe("H")["arms"], run_recipe("A")["arms"]
     assert rare_pass["reinforce"]["noise_scale"] is rare_pass["reinforce"]["noise_scale_in_samples"] is None

@@ -28,6 +28,7 @@ def test_an_interrupted_measurement_is_a_failed_run(tmp_path):
     assert read_run(tmp_path / "cut").manifest["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_latent_skill_is_measured_and_planned_for(recipe, tmp_path):
     done = recipe("measure", *SMALL, "--probe_updates", 20, "--output_dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -53,6 +54,7 @@ def test_a_latent_skill_is_measured_and_planned_for(recipe, tmp_path):
     assert summary_lines(run)[0].endswith("measure, finished, 6 steps, seed 42")
 
 
+@pytest.mark.slow
 def test_an_unacquired_skill_is_told_from_it_at_twice_the_pass_rate(recipe, tmp_path):
     options = ("--model_name_or_path", "data/base_unacquired", "--difficulty", 2, "--probe_shots", 0, "--probe_updates", 0)
     done = recipe("measure", *SMALL, *options, "--output_dir", tmp_path / "run")
@@ -62,6 +64,7 @@ def test_an_unacquired_skill_is_told_from_it_at_twice_the_pass_rate(recipe, tmp_
     assert plan["advice"]["verdict"] == "RL would be a waste: the skill is not there yet"
 
 
+@pytest.mark.slow
 def test_two_processes_measure_every_prompt_once(recipe, tmp_path):
     accelerate = (str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", "recipes/accelerate/two_cpus.yaml")
     options = ("--num_train_problems", 5, *SMALL[2:], "--probe_updates", 0, "--output_dir", tmp_path / "run")

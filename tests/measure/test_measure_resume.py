@@ -65,6 +65,7 @@ def counted(line: dict) -> dict:
     return {key: value for key, value in line.items() if not key.startswith(("seconds/", "flops/lost"))}
 
 
+@pytest.mark.slow
 def test_a_measurement_killed_in_every_stage_equals_an_uninterrupted_one(tmp_path):
     assert measured(tmp_path / "whole") == 0
     assert measured(tmp_path / "cut", kill_at=1) == -signal.SIGKILL  # before anything is whole

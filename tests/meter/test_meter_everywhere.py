@@ -73,11 +73,8 @@ def rows_by_key(run, table: str, columns: list[str]) -> dict:
     return found
 
 
-@pytest.mark.parametrize(
-    "num_generations",
-    [pytest.param(8, marks=pytest.mark.slow), 16],
-    ids=["whole groups", "groups split over processes"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_generations", [8, 16], ids=["whole groups", "groups split over processes"])
 def test_a_batch_has_one_record_however_it_is_cut_up(tmp_path, num_generations):
     runs = {way: recorded(tmp_path / way.replace(" ", "_"), way, num_generations) for way in WAYS}
     first = runs.pop("1 process x 2 accumulation steps")

@@ -138,6 +138,7 @@ def test_weights_of_a_run_with_tools_are_bit_identical_with_and_without_the_mete
     assert torch.equal(weights(plain), weights(trainer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [False, True], ids=["tools", "environment"])
 def test_all_turns_cost_what_torch_counts(tokenizer, tmp_path, environment):
     trainer = tool_trainer(tokenizer, tmp_path, environment)

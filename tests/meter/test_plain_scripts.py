@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, forked
 from scripts.tiny_qwen2 import make
 
 from bitsample_llm.records import read_run
@@ -28,24 +28,25 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("peft", [[], ["--use_peft", "true"]], ids=["all parameters", "LoRA"])
+LAUNCHED = [
+    pytest.param([], False, id="all parameters"),
+    pytest.param([], True, id="all parameters, launched", marks=pytest.mark.slow),
+    pytest.param(["--use_peft", "true"], True, id="LoRA, launched", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("peft", "is_launched"), LAUNCHED)
 @pytest.mark.parametrize("name", ["grpo", "sft"])
-def test_one_line_in_a_plain_script_records_the_run(tiny_qwen2, tmp_path, name, peft):
+def test_one_line_in_a_plain_script_records_the_run(tiny_qwen2, tmp_path, name, peft, is_launched):
     run_dir = tmp_path / "run"
-    command = [ACCELERATE, "launch", "--cpu", f"tests/scripts/plain_{name}.py", "--model_name_or_path", str(tiny_qwen2)]
-    command += [
-        "--output_dir",
-        str(run_dir),
-        "--max_steps",
-        "4",
-        "--use_cpu",
-        "true",
-        "--report_to",
-        "none",
-        "--logging_steps",
-        "2",
-    ]
-    done = subprocess.run([*command, *OPTIONS[name], *peft], capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+    script = f"tests/scripts/plain_{name}.py"
+    words = ["--model_name_or_path", str(tiny_qwen2), "--output_dir", str(run_dir), "--max_steps", "4", "--use_cpu", "true"]
+    words += ["--report_to", "none", "--logging_steps", "2", *OPTIONS[name], *peft]
+    if is_launched:
+        command = [ACCELERATE, "launch", "--cpu", script, *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+    else:
+        done = forked(REPOSITORY / script, words, tmp_path / "said")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "bits/PFLOP=" in done.stderr  # the trainer's own progress bar
     run = read_run(run_dir)

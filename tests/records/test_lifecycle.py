@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import BASE, REPOSITORY
+from conftest import BASE, REPOSITORY, forked
 from test_meter import TASK, metered, rl_trainer, sft_trainer
 from test_recipes import SMALL
 from test_records import first_life, next_life, rows, steps
@@ -303,6 +304,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def killed_while_saving(name: str, options: list, folder: Path) -> int:
+    """Exit status of a recipe that is killed when it saves its model."""
+    script = folder / "killed_while_saving.py"
+    script.write_text(KILLED_WHILE_SAVING)
+    config = REPOSITORY / "recipes" / "configs" / f"{name}.yaml"
+    words = [REPOSITORY / "recipes" / f"{name}.py", "--config", config, *options]
+    return forked(script, [str(word) for word in words], folder / "said").returncode
+
+
 @pytest.mark.parametrize(
     ("name", "how"),
     [("sft", ("--max_steps", 4)), ("grpo", ("--max_steps", -1, "--flop_budget", 2e9))],
@@ -311,8 +321,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_run_killed_while_its_model_is_saved_is_finished_by_a_resume_without_one_more_step(recipe, tmp_path, name, how):
     options = [*SMALL[:-2], *how, "--save_strategy", "steps", "--save_steps", 1, "--num_evaluations", 3]
     options += ["--output_dir", tmp_path / "run"]
-    done = recipe(name, *options, launcher=(sys.executable, "-c", KILLED_WHILE_SAVING))
-    assert done.returncode == -signal.SIGKILL
+    assert killed_while_saving(name, options, tmp_path) == -signal.SIGKILL
     before = read_run(tmp_path / "run")
     assert before.manifest["state"] == "running" and not list((tmp_path / "run" / "model").iterdir())
     resumed = recipe(name, *options, "--resume_from_checkpoint", "last")
@@ -328,12 +337,10 @@ def test_a_run_killed_while_its_model_is_saved_is_finished_by_a_resume_without_o
     assert last["last_epoch"] == len(after.steps)  # no update since
 
 
-@pytest.mark.slow
 def test_a_training_without_a_step_left_is_the_only_thing_a_resume_skips(recipe, tmp_path):
     """Killed between the last checkpoint and the end of the training, and resumed with more steps to go."""
     options = [*SMALL[:-2], "--save_strategy", "steps", "--save_steps", 2, "--output_dir", tmp_path / "run"]
-    done = recipe("sft", *options, "--max_steps", 4, launcher=(sys.executable, "-c", KILLED_WHILE_SAVING))
-    assert done.returncode == -signal.SIGKILL
+    assert killed_while_saving("sft", [*options, "--max_steps", 4], tmp_path) == -signal.SIGKILL
     resumed = recipe("sft", *options, "--max_steps", 6, "--resume_from_checkpoint", "last")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     run = read_run(tmp_path / "run")

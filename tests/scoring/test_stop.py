@@ -2,14 +2,13 @@
 
 import json
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, forked
 from datasets import Dataset
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -270,9 +269,8 @@ def saved(newline_model, folder: Path) -> Path:
 
 
 def run_recipe(folder: Path, name: str, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPOSITORY / "recipes" / name), "--model_name_or_path", str(folder / "model")]
-    command += ["--dataset", str(folder / "sums.jsonl"), "--output_dir", str(folder / "run"), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    words = ["--model_name_or_path", folder / "model", "--dataset", folder / "sums.jsonl", "--output_dir", folder / "run"]
+    return forked(REPOSITORY / "recipes" / name, [*map(str, words), *options], folder / "said")
 
 
 def test_a_recipe_takes_a_stop_as_the_shell_writes_it(newline_model, tmp_path):

@@ -79,15 +79,11 @@ def by_problem(run, table: str, column: str) -> dict:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", HOW)
 @pytest.mark.parametrize(
     ("recipe", "options"),
-    [
-        ("sft", {}),
-        ("grpo", {}),
-        pytest.param("sft", LORA, marks=pytest.mark.slow),
-        pytest.param("grpo", LORA, marks=pytest.mark.slow),
-    ],
+    [("sft", {}), ("grpo", {}), ("sft", LORA), ("grpo", LORA)],
     ids=["sft", "grpo", "sft with LoRA", "grpo with LoRA"],
 )
 def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tmp_path, config, recipe, options):
@@ -123,6 +119,7 @@ def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tm
         assert rate == pytest.approx(2 ** evals[1][3, "heldout", problem.problem_id], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sft", "grpo"])
 def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_an_error(tmp_path, recipe):
     command = [ACCELERATE, "launch", "--cpu", "--num_processes", "2", f"recipes/{recipe}.py"]

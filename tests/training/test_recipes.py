@@ -32,7 +32,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "scratchpad" else n for n in RUNS])
 def test_every_way_to_train_runs_and_leaves_a_finished_record(recipe, tmp_path, name):
     done = recipe(*RUNS[name], *SMALL, "--output_dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -123,6 +123,7 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, 
     assert evals[0] == evals[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "grpo", "grpo first_error"])
 def test_two_processes_record_every_sample_once_with_whole_groups(recipe, tmp_path, name):
     accelerate = (str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", "recipes/accelerate/two_cpus.yaml")
