@@ -105,7 +105,7 @@ def readings(text: str) -> Iterator[Fraction]:
     text = "".join(
         f" {unicodedata.normalize('NFKC', character)} " if character in "\u00bd\u00bc\u00be" else character for character in text
     )
-    text = re.sub(r"(?<=\d)(?:,|\{,\}|\\[,!]|\\?[^\S\n]|[~*_`])+(?=\d{3})", "", text) + "|" + text
+    text = re.sub(r"(?<=\d)(?:,|\{,\}|\\,|\\?[^\S\n]|[~*_`])+(?=\d{3})", "", text.replace("\\!", "")) + "|" + text
     text = "".join(
         str(unicodedata.digit(character)) if unicodedata.digit(character, None) is not None else character for character in text
     )
