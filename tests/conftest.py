@@ -62,13 +62,19 @@ def run_script(path: Path, words: list[str], output: Path) -> None:
     runpy.run_path(str(path), run_name="__main__")
 
 
-def forked(path: Path, words: list[str], output: Path, timeout: float = 600) -> subprocess.CompletedProcess:
-    """Run a script in a fork of this process, which has imported what takes longer than most runs here."""
+def fork(path: Path, words: list, output: Path) -> multiprocessing.Process:
+    """Start a script in a fork of this process, which has imported what takes longer than most runs here."""
     for module in PRELOADED:
         importlib.import_module(module)
     output.mkdir(exist_ok=True)
-    process = multiprocessing.get_context("fork").Process(target=run_script, args=(path, words, output))
+    process = multiprocessing.get_context("fork").Process(target=run_script, args=(path, [str(word) for word in words], output))
     process.start()
+    return process
+
+
+def forked(path: Path, words: list, output: Path, timeout: float = 600) -> subprocess.CompletedProcess:
+    """Run a script in a fork of this process to its end."""
+    process = fork(path, words, output)
     process.join(timeout)
     if process.exitcode is None:
         process.kill()
@@ -84,10 +90,10 @@ def recipe(tmp_path_factory):
 
     def run(name: str, *options, launcher=None, timeout: float = 600) -> subprocess.CompletedProcess:
         path = REPOSITORY / "recipes" / f"{name}.py"
-        words = ["--config", str(REPOSITORY / "recipes" / "configs" / f"{name}.yaml"), *map(str, options)]
+        words = ["--config", REPOSITORY / "recipes" / "configs" / f"{name}.yaml", *options]
         if launcher is None:
             return forked(path, words, tmp_path_factory.mktemp("said"), timeout)
-        command = [*launcher, str(path), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY)
+        command = [*launcher, path, *words]
+        return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY)
 
     return run

@@ -139,7 +139,7 @@ class KillAfter(TrainerCallback):
 
 
 @pytest.mark.parametrize("saved", [1, 2, 3], ids=["half a generation", "a generation", "one and a half"])
-@pytest.mark.parametrize("further", [0, 1, 2])
+@pytest.mark.parametrize("further", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("end", ["a kill", "an error"])
 def test_a_generation_cut_short_is_recorded_once(base_model, tmp_path, request, saved, further, end):
     """Ended `further` steps after the checkpoint it resumes from."""

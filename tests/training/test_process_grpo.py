@@ -225,6 +225,7 @@ def test_nothing_after_an_early_stop_is_trained_on(base_model, tmp_path):
     assert num_stopped > 5
 
 
+@pytest.mark.slow
 def test_early_stop_saves_the_useful_decoding_that_step_pass_rates_predict(base_model, tmp_path):
     """(1/K) sum_{k<K} prod_{j<=k} p_j of the decoding, which starts after the first token: the prompt's pass gave that."""
     model, tokenizer = base_model

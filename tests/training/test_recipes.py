@@ -2,16 +2,15 @@
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import BASE, REPOSITORY
+from conftest import BASE, REPOSITORY, fork, forked
 
 from bitsample_llm.records import SCHEMA_VERSION, read_run
+from bitsample_llm.training import model_card
 
 SMALL = ("--num_train_problems", 64, "--num_heldout_problems", 16, "--mark", "C", "--max_steps", 3)
 RUNS = {
@@ -89,28 +88,20 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("name", KILLS)
+@pytest.mark.parametrize("name", [n if n == "sft" else pytest.param(n, marks=pytest.mark.slow) for n in KILLS])
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, name):
     script, *how = KILLS[name]
-    options = [*SMALL[:-2], *how, "--max_steps", 80, "--flop_budget", 1e13, "--num_evaluations", 20]
+    options = [*SMALL[:-2], *how, "--max_steps", 80, "--flop_budget", 1e13, "--num_evaluations", 8]
     whole = recipe(script, *options, "--output_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
     config = REPOSITORY / "recipes" / "configs" / f"{script}.yaml"
-    command = [
-        sys.executable,
-        REPOSITORY / "recipes" / f"{script}.py",
-        "--config",
-        config,
-        *options,
-        "--output_dir",
-        tmp_path / "cut",
-    ]
-    process = subprocess.Popen([str(word) for word in command], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    words = ["--config", config, *options, "--output_dir", tmp_path / "cut"]
+    process = fork(REPOSITORY / "recipes" / f"{script}.py", words, tmp_path / "said")
     steps_file = tmp_path / "cut" / "steps.jsonl"
-    while process.poll() is None and not (steps_file.is_file() and steps_file.read_text().count("\n") >= 14):
+    while process.is_alive() and not (steps_file.is_file() and steps_file.read_text().count("\n") >= 14):
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert json.loads((tmp_path / "cut" / "manifest.json").read_text())["state"] == "running"
     resumed = recipe(script, *options, "--output_dir", tmp_path / "cut", "--resume_from_checkpoint", "last")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
@@ -206,7 +197,8 @@ def test_a_model_without_an_end_token_is_refused_by_name(recipe, tmp_path):
     assert "has no eos_token" in done.stderr.splitlines()[-1]
 
 
-def test_pretraining_resumed_from_a_checkpoint_gives_the_same_model(recipe, tmp_path):
+def test_pretraining_resumed_from_a_checkpoint_gives_the_same_model(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_card, "NUM_PROBLEMS", 8)  # of the card; recipes are forked from here
     options = ("--max_steps", 12, "--save_steps", 6, "--watch_steps", 4, "--per_device_train_batch_size", 32)
     whole = recipe("pretrain", *options, "--save_ladder", 3, "--output_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
@@ -221,6 +213,9 @@ def test_pretraining_resumed_from_a_checkpoint_gives_the_same_model(recipe, tmp_
     assert again.returncode != 0 and "finished model" in again.stderr.splitlines()[-1]
 
 
+STUDY = REPOSITORY / "recipes" / "study.py"
+
+
 def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
     arm = {"learning_rate": 1e-4, "per_device_train_batch_size": 8}
     config = {
@@ -230,17 +225,17 @@ def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
         "arms": {"sft": arm | {"recipe": "sft"}, "grpo": arm | {"recipe": "grpo"}},
     }
     (tmp_path / "study.yaml").write_text(json.dumps(config))
-    command = [sys.executable, "recipes/study.py", "--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out")]
-    first = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    words = ["--config", tmp_path / "study.yaml", "--output_dir", tmp_path / "out"]
+    first = forked(STUDY, words, tmp_path / "first")
     assert first.returncode == 0, first.stderr[-2000:]
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/manifest.json")}
     assert len(written) == 2 and "report.html" in first.stdout
     assert [json.loads(path.read_text())["tags"] for path in written] == [{"reason": "latent", "ladder": "3 digits"}] * 2
-    second = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    second = forked(STUDY, words, tmp_path / "second")
     assert second.returncode == 0 and "2 of 2 runs are finished and kept" in second.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
     (tmp_path / "study.yaml").write_text(json.dumps(config | {"seeds": [2]}))
-    third = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    third = forked(STUDY, words, tmp_path / "third")
     assert third.returncode != 0 and "another configuration" in third.stderr
 
 
@@ -252,8 +247,7 @@ def test_a_broken_study_configuration_is_one_line_and_leaves_nothing(tmp_path, c
     path = tmp_path / "study.yaml"
     if content is not None:
         path.write_text(content)
-    command = [sys.executable, "recipes/study.py", "--config", str(path), "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    done = forked(STUDY, ["--config", path, "--output_dir", tmp_path / "out"], tmp_path / "said")
     assert done.returncode != 0
     assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr
     assert not (tmp_path / "out").exists()
