@@ -153,5 +153,5 @@ def main() -> None:
 
         recorded(manifest, run_dir, accelerator.is_main_process, work, writer)
     if accelerator.is_main_process:
-        print(f"records: {run_dir} (plan: python -m eval.plan {run_dir})")
+        print(f"records: {run_dir} (plan: bitsample plan {run_dir})")
     part(accelerator)

@@ -64,7 +64,7 @@ class InformationMeter(TrainerCallback):
 
     Args:
         trainer: an SFTTrainer, GRPOTrainer, RLOOTrainer or DistillationTrainer, unmodified.
-        output_dir: the run directory to write; see `records.py`.
+        output_dir: the run directory to write; see `bitsample_llm.records`.
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
             its reward reaches `pass_threshold`.

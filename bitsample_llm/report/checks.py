@@ -1,6 +1,6 @@
 """Do the records hold what a reader needs? Asked before any number is computed, so that a damaged run is one line.
 
-Manifests are edited and copied, tables get lost: what `records.py` can read may still lack what is asked for.
+Manifests are edited and copied, tables get lost: what the reader takes may still lack what is asked for.
 """
 
 import math

@@ -139,7 +139,7 @@ def train_and_record(
         meter.close_failed(error)
         raise
     if trainer.accelerator.is_main_process:
-        print(f"records: {run_dir} (summary: python -m bitsample_llm {run_dir})")
+        print(f"records: {run_dir} (summary: bitsample {run_dir})")
     part(trainer.accelerator)
     return meter
 
