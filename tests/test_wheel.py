@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from made_runs import two_starts
-from test_plan import make_measurement
+from made_runs import make_measurement, two_starts
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # tests run beside each other
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def bitsample(tmp_path_factory):
 
     def run(*words) -> subprocess.CompletedProcess:
         command = [python, "-c", "import sys; from bitsample_llm.__main__ import main; sys.exit(main())", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env={"PATH": "/usr/bin:/bin"})
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=ENVIRONMENT)
 
     run.site = site
     return run
@@ -49,7 +50,7 @@ def bitsample(tmp_path_factory):
 def test_the_wheel_is_what_is_imported(bitsample):
     python = bitsample.site.parents[2] / "bin" / "python"
     code = "import bitsample_llm, importlib.metadata as m; print(bitsample_llm.__file__); print(m.entry_points(name='bitsample'))"
-    shown = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"}).stdout
+    shown = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd="/", env=ENVIRONMENT).stdout
     assert str(bitsample.site) in shown and "bitsample_llm.__main__:main" in shown
 
 
