@@ -10,6 +10,8 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 STUDY ?= runs/study
 BIN = .venv/bin
+# several processes run side by side: two threads each beside one busy core are many times slower
+export OMP_NUM_THREADS ?= 1
 
 LADDER ?= headline
 LADDER_PARTS_headline = cells noise
