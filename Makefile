@@ -45,11 +45,14 @@ ladder: install runs/pretrain_ages/model
 		echo "ladder: $$part"; $(RUN_STUDY)/ladder/$$part.yaml --output_dir runs/ladder/$$part; done
 	@$(BIN)/python -m eval.studies.ladder $(addprefix runs/ladder/,$(LADDER_PARTS_$(LADDER))) --output_dir runs/ladder/report
 
+# Two processes on one CPU abort now and then as they end (torch's gloo), so what failed runs once more, by itself.
+AGAIN = || { echo "once more, what failed:"; $(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none
+
 test: install
-	@$(BIN)/python -m pytest -n auto -m 'not slow'
+	@$(BIN)/python -m pytest -n auto -m 'not slow' $(AGAIN) -m 'not slow'; }
 
 test-slow: install
-	@$(BIN)/python -m pytest -n auto -m slow
+	@$(BIN)/python -m pytest -n auto -m slow $(AGAIN) -m slow; }
 
 test-long: install
 	@rm -rf runs/killed

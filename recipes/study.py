@@ -46,6 +46,10 @@ def end_with_parent() -> None:
 
 def run_recipe(command: list[str], log_path: Path) -> None:
     """Run a recipe with its options in this process, whose output goes to the end of a log."""
+    import torch  # noqa: PLC0415 - loaded before the fork, and not by the study itself
+
+    # or transformers' threads make torch's pool anew after the fork, all at once, and now and then torch aborts
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     end_with_parent()
     with open(log_path, "a") as log:
         for stream in (1, 2):

@@ -53,6 +53,7 @@ def browser():
 
 def run_script(path: Path, words: list[str], output: Path) -> None:
     """Run a script as the shell would, with what it says in two files; the first thing that a forked process does."""
+    torch.set_num_threads(1)  # makes the pool of threads anew, before transformers loads weights in several at once
     AcceleratorState._reset_state(reset_partial_state=True)  # of tests that ran before in this process
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT), number)
