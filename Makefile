@@ -45,14 +45,14 @@ ladder: install runs/pretrain_ages/model
 		echo "ladder: $$part"; $(RUN_STUDY)/ladder/$$part.yaml --output_dir runs/ladder/$$part; done
 	@$(BIN)/python -m eval.studies.ladder $(addprefix runs/ladder/,$(LADDER_PARTS_$(LADDER))) --output_dir runs/ladder/report
 
-# Two processes on one CPU abort now and then as they end (torch's gloo), so what failed runs once more, by itself.
-AGAIN = || { echo "once more, what failed:"; $(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none
-
 test: install
-	@$(BIN)/python -m pytest -n auto -m 'not slow' $(AGAIN) -m 'not slow'; }
+	@$(BIN)/python -m pytest -n auto -m 'not slow'
 
+# Two processes on one CPU abort now and then as they end (torch's gloo), so what failed here runs once more, by itself; the first
+# failure stays in the output.
 test-slow: install
-	@$(BIN)/python -m pytest -n auto -m slow $(AGAIN) -m slow; }
+	@$(BIN)/python -m pytest -n auto -m slow || { echo "once more, what failed:"; \
+		$(BIN)/python -m pytest -n 0 -m slow --last-failed --last-failed-no-failures none; }
 
 test-long: install
 	@rm -rf runs/killed
