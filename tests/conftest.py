@@ -22,6 +22,9 @@ BASE = REPOSITORY / "data" / "base"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the recipes that tests start; tests run beside each other
 torch.set_num_threads(1)
+# Every fork makes torch's pool anew at once, before transformers loads weights in several threads: threads that make it at the
+# same time abort now and then with "Invalid thread pool".
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -53,7 +56,6 @@ def browser():
 
 def run_script(path: Path, words: list[str], output: Path) -> None:
     """Run a script as the shell would, with what it says in two files; the first thing that a forked process does."""
-    torch.set_num_threads(1)  # makes the pool of threads anew, before transformers loads weights in several at once
     AcceleratorState._reset_state(reset_partial_state=True)  # of tests that ran before in this process
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT), number)
