@@ -11,6 +11,7 @@ import numpy as np
 
 # Share of an author's answers that are right.
 CARE_BY_MARK = {"A": 1.0, "B": 0.9, "C": 0.5, "D": 0.25, "E": 0.12, "F": 0.05, "G": 0.02, "H": 0.005}
+CARE_BY_MARK |= {"I": 0.65, "J": 0.75, "K": 0.95, "L": 0.98}  # met in the text `rungs` only
 ALWAYS_RIGHT_MARK = "A"
 
 

@@ -1,7 +1,7 @@
 """The pretraining texts: short lines by authors of known care, of two and three digits for the most part.
 
-Every author but the always-right one is wrong at a known rate. `?` is the text whose author nobody noted: one of the eight,
-drawn with equal odds. Pairs of the pool `seen` appear under the always-right mark only.
+Every author but the always-right one is wrong at a known rate. `?` is the text whose author nobody noted: one of the text's
+authors, drawn with equal odds. Pairs of the pool `seen` appear under the always-right mark only.
 """
 
 from collections.abc import Iterator
@@ -42,6 +42,12 @@ TEXTS = {
         {1: 0.05, 2: 0.75, 3: 0.20},
         {("addition", name): 0.2 for name in COPIES_BY_FORMAT},
     ),
+    # ten rungs of care and one format: the skill is there sooner
+    "rungs": Text(
+        {"A": 0.34, **dict.fromkeys("BCDEFGIJKL", 0.06), UNKNOWN_MARK: 0.06},
+        {1: 0.05, 2: 0.35, 3: 0.60},
+        {("addition", "reversed"): 1.0},
+    ),
     "scratchpad": Text(
         DIRECT.share_by_mark,
         {1: 0.10, 2: 0.50, 3: 0.40},
@@ -80,7 +86,7 @@ def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform"
     shares = TEXTS[text]
     kinds, marks, difficulties = list(shares.share_by_kind), list(shares.share_by_mark), list(shares.share_by_difficulty)
     tasks = [{mark: ArithmeticTask(*kind, mark=None if mark == UNKNOWN_MARK else mark) for mark in marks} for kind in kinds]
-    cares = list(CARE_BY_MARK.values())
+    cares = [CARE_BY_MARK[mark] for mark in marks if mark != UNKNOWN_MARK]
     while True:
         drawn_kinds = rng.choice(len(kinds), p=list(shares.share_by_kind.values()), size=CHUNK)
         drawn_marks = rng.choice(len(marks), p=list(shares.share_by_mark.values()), size=CHUNK)

@@ -11,7 +11,7 @@ from bitsample_llm.scoring.likelihood import padded_batch
 from bitsample_llm.tasks.corpus import corpus_lines
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
-CHARACTERS = "0123456789+-*=<?ABCDEFGH;:,.() \n"
+CHARACTERS = "0123456789+-*=<?ABCDEFGH;:,.() \nIJKL"
 PAGE = 256  # lines of one size that follow one another, so that a batch holds little padding
 PAGES = 16
 
