@@ -1,0 +1,178 @@
+"""From the lines of runs to gains: what each run gained at the number of updates that was chosen for it, and curves through them."""
+
+import gzip
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bitsample_llm.information import binary_entropy_bits
+from bitsample_llm.records import RecordError
+
+
+@dataclass(frozen=True)
+class GainedRun:
+    """One reported run, read at the chosen rate and number of updates.
+
+    Attributes:
+        num_trained: labels, or rollouts that passed, that it was trained on; pairs or rollouts of the other arms.
+    """
+
+    model: str
+    seed: int
+    num_trained: int
+    gain_bits: float
+    learning_rate: float
+    updates: int
+
+
+@dataclass
+class Rung:
+    """A start of one mark or age, at all of its pretraining seeds.
+
+    Attributes:
+        pass_rate: of a model, mean over held-out problems.
+        available_bits: of a model, mean over held-out problems of -log2 p.
+        runs: (arm, n) -> its reported runs.
+        edges: (arm, n) whose chosen rate has no tried neighbour on one side.
+    """
+
+    name: str
+    reason: str
+    pass_rate: dict[str, float]
+    available_bits: dict[str, float]
+    runs: dict[tuple[str, int], list[GainedRun]]
+    edges: list[tuple[str, int]]
+
+    @property
+    def mean_pass_rate(self) -> float:
+        """Mean over pretraining seeds."""
+        return float(np.mean(list(self.pass_rate.values())))
+
+    def sizes(self, arm: str) -> list[int]:
+        """The n of an arm, ascending."""
+        return sorted(n for other, n in self.runs if other == arm)
+
+
+def read_lines(paths: Sequence[str | Path]) -> list[dict]:
+    """Lines of the runs in folders, plain or packed with gzip.
+
+    Raises:
+        RecordError: naming the folder that holds none, or the broken line.
+    """
+    lines = []
+    for folder in map(Path, paths):
+        files = sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
+        if not files:
+            raise RecordError(f"{folder} holds no lines of runs: make them with eval/studies/exchange/make_data_limited.py")
+        for path in files:
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        lines.append(json.loads(line))
+                    except json.JSONDecodeError as error:
+                        raise RecordError(f"{path}, line {number} is not JSON ({error})") from error
+    return lines
+
+
+def chosen_setting(lines: Sequence[dict]) -> tuple[float, int, bool]:
+    """Learning rate and number of updates at which the tuning seeds gained most on average, and whether the rate has both neighbours."""
+    gains: dict[tuple[float, int], list[float]] = defaultdict(list)
+    for line in lines:
+        for updates, log2_p, _ in line["evaluations"]:
+            gains[line["learning_rate"], updates].append(log2_p if math.isfinite(log2_p) else -math.inf)
+    rate, updates = max(sorted(gains), key=lambda setting: float(np.mean(gains[setting])))
+    rates = sorted({rate for rate, _ in gains})
+    return rate, updates, rates[0] < rate < rates[-1]
+
+
+def rungs_of(lines: Sequence[dict]) -> list[Rung]:
+    """The rungs, latent ones first, by falling pass rate."""
+    by_cell: dict[tuple, list[dict]] = defaultdict(list)
+    rungs: dict[str, Rung] = {}
+    for line in lines:
+        by_cell[line["rung"], line["arm"], line["n"], line["is_tuning"]].append(line)
+    for (name, arm, n, is_tuning), reported in by_cell.items():
+        if is_tuning or (name, arm, n, True) not in by_cell:
+            continue
+        _, updates, has_neighbours = chosen_setting(by_cell[name, arm, n, True])
+        rung = rungs.setdefault(name, Rung(name, reported[0]["reason"], {}, {}, {}, []))
+        runs = []
+        for line in sorted(reported, key=lambda line: (line["model"], line["seed"])):
+            log2_p = {at: value for at, value, _ in line["evaluations"]}
+            _, before, pass_rate = line["evaluations"][0]
+            rung.pass_rate[line["model"]], rung.available_bits[line["model"]] = pass_rate, -before
+            gain = log2_p[updates] - before if line["num_trained"] else 0.0
+            runs.append(GainedRun(line["model"], line["seed"], line["num_trained"], gain, line["learning_rate"], updates))
+        rung.runs[arm, n] = runs
+        if not has_neighbours:
+            rung.edges.append((arm, n))
+    return sorted(rungs.values(), key=lambda rung: (rung.reason, -rung.mean_pass_rate))
+
+
+# ---- curves of one pretraining seed ----------------------------------------------------------------------------------
+
+
+def gain_curve(rung: Rung, arm: str, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """n ascending, and the gain at each in bits: mean over training seeds, made monotone, since samples can be thrown away."""
+    means = {
+        n: np.mean([run.gain_bits for run in rung.runs[arm, n] if run.model == model])
+        for n in rung.sizes(arm)
+        if any(run.model == model for run in rung.runs[arm, n])
+    }
+    return np.array(list(means), float), np.maximum.accumulate([0.0, *means.values()])[1:]
+
+
+def samples_to_gain(n: np.ndarray, gain_bits: np.ndarray, target_bits: float) -> float | None:
+    """n at which a monotone curve reaches a gain, by interpolation in log n; None below the first n and beyond the last.
+
+    >>> samples_to_gain(np.array([1.0, 4.0, 16.0]), np.array([0.5, 1.0, 2.0]), 1.5)
+    8.0
+    """
+    above = np.flatnonzero(gain_bits >= target_bits)
+    if not above.size or (above[0] == 0 and gain_bits[0] > target_bits):
+        return None
+    last = int(above[0])
+    if last == 0:
+        return float(n[0])
+    share = (target_bits - gain_bits[last - 1]) / (gain_bits[last] - gain_bits[last - 1])
+    return float(n[last - 1] * (n[last] / n[last - 1]) ** share)
+
+
+def gain_of_labels(rung: Rung, num: np.ndarray, model: str) -> np.ndarray:
+    """What `num` labels gain in bits, by interpolation in log2(1 + n) on the labels' curve; 0 at no label, flat beyond its end."""
+    n, gain_bits = gain_curve(rung, "labels", model)
+    return np.interp(np.log2(1 + np.asarray(num, float)), np.log2(1 + np.array([0, *n])), [0, *gain_bits])
+
+
+def waiting_law(rung: Rung, target_bits: float, model: str) -> float | None:
+    """n at which Binomial(n, p) labels gain the target on average."""
+    rng = np.random.default_rng(0)
+    sizes = np.unique(np.round(np.geomspace(1, 4**7, 120)))
+    passes = [rng.binomial(int(n), rung.pass_rate[model], size=2000) for n in sizes]
+    return samples_to_gain(
+        sizes, np.maximum.accumulate([gain_of_labels(rung, draws, model).mean() for draws in passes]), target_bits
+    )
+
+
+def essay_rate(pass_rate: float) -> float:
+    """Rollouts per label by the essay: -log2 p / H(p).
+
+    >>> essay_rate(0.5)
+    1.0
+    """
+    return -math.log2(pass_rate) / float(binary_entropy_bits(pass_rate))
+
+
+def variances(rung: Rung, arm: str, n: int) -> tuple[float, float]:
+    """Variance of the gain between the means of pretraining seeds, and within them between training seeds, in bits squared."""
+    by_model: dict[str, list[float]] = defaultdict(list)
+    for run in rung.runs[arm, n]:
+        by_model[run.model].append(run.gain_bits)
+    means = [np.mean(gains) for gains in by_model.values()]
+    within = [np.var(gains, ddof=1) for gains in by_model.values() if len(gains) > 1]
+    return float(np.var(means, ddof=1)) if len(means) > 1 else math.nan, float(np.mean(within)) if within else math.nan
