@@ -1,0 +1,312 @@
+"""What is a rollout worth, in labels? `python -m eval.studies.exchange FOLDER` makes the page of the runs in FOLDER.
+
+Question, statistics and thresholds are in README.md; `make_data_limited.py` makes the runs.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bitsample_llm.report.claims import Answers, Claim, judged
+from bitsample_llm.report.command import report
+from bitsample_llm.report.estimates import Estimate, number_text, over_seeds, ratio_over_seeds
+from bitsample_llm.report.study import Headline, Picture, Study, Table
+from eval.studies.exchange.gains import (
+    Rung,
+    essay_rate,
+    gain_curve,
+    gain_of_labels,
+    read_lines,
+    rungs_of,
+    samples_to_gain,
+    variances,
+    waiting_law,
+)
+from eval.studies.exchange.observer import read_observer
+from eval.studies.exchange.pictures import gains_figure, rates_figure
+
+SAME = 1.25  # within this factor two prices count as the same
+LEAST_GAIN_BITS = 0.25  # a start at which labels gain less at any n has no exchange rate
+LEARNERS = {"kto": "passes", "dpo": "passes_of_groups", "verdict_likelihood": "passes_of_groups", "grpo": "passes_of_groups"}
+SPOKEN = {"kto": "KTO", "dpo": "DPO", "verdict_likelihood": "Verdict likelihood", "grpo": "Off-policy GRPO"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the page is made of."""
+
+    rungs: list[Rung]
+    observer: dict[str, list[tuple[int, float]]]
+
+
+def read(paths: Sequence[str]) -> Recorded:
+    """The runs in the folders, and the ideal observer's table where a folder has one."""
+    return Recorded(rungs_of(read_lines(paths)), read_observer([Path(path) for path in paths]))
+
+
+def models_of(rungs: Sequence[Rung]) -> list[str]:
+    """The pretraining seeds of the rungs."""
+    return sorted({model for rung in rungs for model in rung.pass_rate})
+
+
+def over_models(rungs: Sequence[Rung], ratios: Callable[[Rung, str], Sequence[tuple[float, float]]]) -> Estimate:
+    """Ratio of two sums over the rungs' cells at each pretraining seed, with the interval over pretraining seeds."""
+    found = []
+    for model in models_of(rungs):
+        pairs = [pair for rung in rungs if model in rung.pass_rate for pair in ratios(rung, model)]
+        if pairs and sum(below for _, below in pairs) > 0 and sum(above for above, _ in pairs) > 0:
+            found.append(sum(above for above, _ in pairs) / sum(below for _, below in pairs))
+    return ratio_over_seeds(found)
+
+
+def gains_of_passes(rung: Rung, model: str) -> list[tuple[float, float]]:
+    """(gain of the passes among n rollouts, gain of as many random labels) of every run."""
+    cells = [run for n in rung.sizes("passes") for run in rung.runs["passes", n] if run.model == model]
+    return [(run.gain_bits, float(gain_of_labels(rung, run.num_trained, model))) for run in cells]
+
+
+def exchange_rate(rung: Rung, model: str) -> float | None:
+    """Rollouts whose passes gain, on average, what one label gains."""
+    n, gain_bits = gain_curve(rung, "passes", model)
+    target = float(gain_of_labels(rung, 1, model))
+    learns = gain_curve(rung, "labels", model)[1].max(initial=0.0) >= LEAST_GAIN_BITS
+    return samples_to_gain(n, gain_bits, target) if learns and target > 0 and len(n) else None
+
+
+def rate_estimate(rung: Rung, against: Callable[[str], float | None] = lambda model: 1.0) -> Estimate:
+    """The exchange rate over what a law says, with the interval over pretraining seeds that have it."""
+    ratios = [(exchange_rate(rung, model), against(model)) for model in models_of([rung])]
+    return ratio_over_seeds([rate / law for rate, law in ratios if rate and law])
+
+
+def laws(rung: Rung, model: str) -> dict[str, float | None]:
+    """What each form says of the exchange rate; nothing is fitted."""
+    pass_rate = rung.pass_rate[model]
+    waiting = waiting_law(rung, float(gain_of_labels(rung, 1, model)), model)
+    return {"1/p": 1 / pass_rate, "essay, -log2 p / H(p)": essay_rate(pass_rate), "waiting law": waiting}
+
+
+def law_errors(rungs: Sequence[Rung]) -> dict[str, tuple[float, int]]:
+    """Form -> root mean square log error of the exchange rate over starts and pretraining seeds, and their number. The null models
+    predict the mean of the other pretraining seeds' log rates.
+    """
+    rates = [(rung, model, rate) for rung in rungs for model in models_of([rung]) if (rate := exchange_rate(rung, model))]
+    errors: dict[str, list[float]] = {}
+    for rung, model, rate in rates:
+        others = [(other.reason, math.log(value)) for other, name, value in rates if name != model]
+        predicted = dict(laws(rung, model))
+        if others:
+            predicted["a constant"] = math.exp(np.mean([value for _, value in others]))
+            same = [value for reason, value in others if reason == rung.reason]
+            predicted["the reason alone"] = math.exp(np.mean(same)) if same else None
+        for name, law in predicted.items():
+            if law:
+                errors.setdefault(name, []).append(math.log(rate / law))
+    return {name: (float(np.sqrt(np.mean(np.square(values)))), len(values)) for name, values in errors.items()}
+
+
+def head_start(rung: Rung, arm: str) -> Estimate:
+    """Factor in n by which SFT on the passes is behind a learner of verdicts, over pretraining seeds and sizes; what it never reaches
+    within its sizes counts as the largest.
+    """
+    factors = []
+    for model in models_of([rung]):
+        n, gain_bits = gain_curve(rung, LEARNERS[arm], model)
+        own_n, own_gain_bits = gain_curve(rung, arm, model)
+        logs = []
+        for size, gain in zip(own_n, own_gain_bits, strict=True):
+            if len(n) and n[0] <= size <= n[-1]:
+                reached = samples_to_gain(n, gain_bits, float(np.clip(gain, gain_bits[0], gain_bits[-1])))
+                logs.append(math.log(reached / size))
+        if logs:
+            factors.append(math.exp(np.mean(logs)))
+    return ratio_over_seeds(factors)
+
+
+# ---- claims ----------------------------------------------------------------------------------------------------------
+
+
+def claims_of(rungs: Sequence[Rung]) -> list[Claim]:
+    """The questions of README.md with what came out."""
+    claims = []
+    within = Answers(f"no, more than {SAME} times", f"yes, within a factor of {SAME}", f"no, less than 1/{SAME}")
+    for reason in ("latent", "unacquired"):
+        of_reason = [rung for rung in rungs if rung.reason == reason]
+        if not of_reason:
+            continue
+        ratio = over_models(of_reason, gains_of_passes)
+        statistic = f"gain of K passes over the gain of K random labels, all cells, factor {SAME}"
+        claims.append(judged(f"{reason}: is a pass worth a label?", statistic, ratio, (1 / SAME, SAME), within, 2, "too few"))
+        share = over_seeds(
+            [
+                float(
+                    np.mean(
+                        [gain_of_labels(rung, 1, model) / rung.available_bits[model] for rung in of_reason if asked(rung, model)]
+                    )
+                )
+                for model in models_of(of_reason)
+                if any(asked(rung, model) for rung in of_reason)
+            ]
+        )
+        low, high = (0.5, 0.5) if reason == "latent" else (0.1, 0.1)
+        answers = Answers(f"more than {high:g}", "", f"less than {low:g}")
+        which = "rungs below p = .5" if reason == "latent" else "all rungs"
+        claims.append(
+            judged(
+                f"{reason}: what share of the available bits does one label gain?",
+                f"mean over {which}",
+                share,
+                (low, high),
+                answers,
+                2,
+                "too few",
+            )
+        )
+    for rung in rungs:
+        estimate = rate_estimate(rung, lambda model, rung=rung: 1 / rung.pass_rate[model])
+        statistic = f"rollouts to the gain of one label, times p, factor {SAME}"
+        if estimate.mean is not None:
+            text = f"{rung.name}, p = {number_text(rung.mean_pass_rate)}: is the exchange rate 1/p?"
+            claims.append(judged(text, statistic, estimate, (1 / SAME, SAME), within, 2, "fewer than 2 pretraining seeds"))
+        answers = Answers("yes", f"no, less than {SAME} times ahead", f"no, less than {SAME} times ahead")
+        for arm in LEARNERS:
+            ahead = head_start(rung, arm)
+            if ahead.mean is not None:
+                text = f"{rung.name}: does {SPOKEN[arm]} learn more than SFT on the passes?"
+                statistic = f"rollouts that the passes need for its gain, over its own, threshold {SAME}"
+                claims.append(judged(text, statistic, ahead, (SAME, SAME), answers, 2, "fewer than 2 pretraining seeds"))
+        if controls := [run for n in rung.sizes("wrong_labels") for run in rung.runs["wrong_labels", n]]:
+            by_model = [np.mean([run.gain_bits for run in controls if run.model == model]) for model in models_of([rung])]
+            gained = over_seeds([float(value) for value in by_model if not math.isnan(value)])
+            answers = Answers("yes", "no, at most .1 bit", "no, at most .1 bit")
+            text = f"{rung.name}: do wrong labels gain anything?"
+            claims.append(judged(text, "bits, threshold .1", gained, (0.1, 0.1), answers, 2, "fewer than 2 pretraining seeds"))
+    return claims
+
+
+def asked(rung: Rung, model: str) -> bool:
+    """Whether the prediction on one label is about this start: a latent one below a half, or any unacquired one."""
+    return model in rung.pass_rate and (rung.reason == "unacquired" or rung.pass_rate[model] < 0.5)
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def rates_table(rungs: Sequence[Rung]) -> Table:
+    """One row per rung: what one label gains, and what it costs in rollouts."""
+    rows = [
+        ["start", "p", "available bits", "one label gains (bits)", "rollouts per label", "1/p", "waiting law", "-log2 p / H(p)"]
+    ]
+    for rung in rungs:
+        models = models_of([rung])
+        gained = over_seeds([float(gain_of_labels(rung, 1, model)) for model in models])
+        mean_law = {name: [law for model in models if (law := laws(rung, model)[name])] for name in laws(rung, models[0])}
+        texts = {name: number_text(float(np.exp(np.mean(np.log(found))))) if found else "–" for name, found in mean_law.items()}
+        rows.append(
+            [
+                rung.name,
+                number_text(rung.mean_pass_rate),
+                number_text(float(np.mean(list(rung.available_bits.values())))),
+                gained.text(),
+                rate_estimate(rung).text(),
+                *(texts[name] for name in ("1/p", "waiting law", "essay, -log2 p / H(p)")),
+            ]
+        )
+    return Table(
+        "What one label is worth in rollouts",
+        rows,
+        note="Rollouts per label: rollouts whose passes gain, on average, what one label gains. Brackets: 95 % t interval over pretraining seeds. A dash: labels "
+        f"gain less than {LEAST_GAIN_BITS} bits, or the price lies beyond the sizes that were run.",
+    )
+
+
+def settings_table(rungs: Sequence[Rung]) -> Table:
+    """Every cell with its setting, its gain and the two variances."""
+    rows = [["start", "arm", "n", "runs", "learning rate", "updates", "gain (bits)", "variance between / within pretraining seeds"]]
+    for rung in rungs:
+        for (arm, n), runs in sorted(rung.runs.items()):
+            between, within = variances(rung, arm, n)
+            at_edge = " (edge)" if (arm, n) in rung.edges else ""
+            gain = over_seeds([run.gain_bits for run in runs]).mean
+            spread = f"{number_text(between)} / {number_text(within)}"
+            setting = [f"{runs[0].learning_rate:g}{at_edge}", str(runs[0].updates)]
+            rows.append([rung.name, arm, str(n), str(len(runs)), *setting, number_text(gain), spread])
+    return Table("Every cell", rows)
+
+
+def errors_table(rungs: Sequence[Rung]) -> Table:
+    """Root mean square log errors of the forms and of the null models."""
+    errors = sorted(law_errors(rungs).items(), key=lambda item: item[1][0])
+    rows = [["form", "rms error in ln", "n"], *([name, number_text(error), str(n)] for name, (error, n) in errors)]
+    return Table(
+        "Which form predicts the exchange rate?",
+        rows,
+        note="Nothing is fitted to the forms; the null models leave the pretraining seed out.",
+    )
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def exchange_study(recorded: Recorded, command: str) -> Study:
+    """The page of the exchange rate."""
+    rungs, claims = recorded.rungs, claims_of(recorded.rungs)
+    worth = {claim.text.split(":")[0]: claim for claim in claims if claim.text.endswith("is a pass worth a label?")}
+    shares = {claim.text.split(":")[0]: claim for claim in claims if "what share" in claim.text}
+    answer = "; ".join(
+        f"{'from a' if reason == 'latent' else 'from an'} {reason} start a passing rollout taught {claim.estimate.text()} times what a random label taught"
+        for reason, claim in worth.items()
+    )
+    errors = errors_table(rungs)
+    return Study(
+        title="What is a rollout worth, in labels?",
+        question="How many rollouts, each with its verdict, teach what one label teaches, when computing is free?",
+        answer=f"{answer[0].upper()}{answer[1:]}." if answer else "Too few runs to say.",
+        main=Picture(
+            "gains",
+            "What n samples teach",
+            lambda: gains_figure(rungs, recorded.observer),
+            "Share of the available held-out bits against the number of labels, or of rollouts of which those that passed are the labels. A line is the mean, points "
+            "are pretraining seeds. Grey: an observer who knows the authors' own probabilities and learns only which author is wanted.",
+        ),
+        table=rates_table(rungs),
+        how_to_read="Every arm is trained to the rate and number of updates that were best for other seeds, so that what differs is what the samples say, and not "
+        "how long they were used. One label per sample; one verdict per rollout.",
+        provenance=f"{sum(len(runs) for rung in rungs for runs in rung.runs.values())} runs. Made by: {command}",
+        headlines=[
+            *[
+                Headline(f"× {claim.estimate.text()}", f"gain of K passes over K random labels, {reason}", claim.verdict)
+                for reason, claim in worth.items()
+            ],
+            *[
+                Headline(claim.estimate.text(), f"share of the available bits from one label, {reason}", claim.statistic)
+                for reason, claim in shares.items()
+            ][:1],
+        ],
+        sentences=[claim.sentence("pretraining seeds") for claim in [*worth.values(), *shares.values()]],
+        claims=claims,
+        tables=[errors, settings_table(rungs)],
+        pictures=[
+            Picture(
+                "rates",
+                "Rollouts per label against the pass rate",
+                lambda: rates_figure(
+                    [(rung, model, exchange_rate(rung, model)) for rung in rungs for model in models_of([rung])], essay_rate
+                ),
+                "Rollouts whose passes gain what one label gains, one point per pretraining seed. Lines: 1/p and the essay's -log2 p / H(p), nothing fitted.",
+            )
+        ],
+        terminal=[rates_table(rungs), errors],
+        results={
+            "law_errors": law_errors(rungs),
+            "exchange_rates": {rung.name: rate_estimate(rung).fields() for rung in rungs},
+            "pass_rates": {rung.name: rung.pass_rate for rung in rungs},
+        },
+    )
+
+
+if __name__ == "__main__":
+    report(exchange_study, prog="python -m eval.studies.exchange", description=__doc__.splitlines()[0], read=read)

@@ -1,0 +1,61 @@
+"""The two pictures: what n samples teach, and what one label is worth in rollouts."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
+from eval.studies.exchange.gains import Rung, gain_curve
+
+SHOWN = ("latent G", "latent E", "latent C", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
+OBSERVED = "latent E"
+
+
+def gains_figure(rungs: Sequence[Rung], observer: dict[str, list[tuple[int, float]]]) -> Figure:
+    """Share of the available bits against n, a panel per reason; labels solid, rollouts dashed."""
+    shown = [rung for rung in rungs if rung.name in SHOWN]
+    reasons = sorted({rung.reason for rung in shown})
+    figure, axes = plt.subplots(1, len(reasons), figsize=(4.6 * len(reasons), 4.2), squeeze=False, sharey=True)
+    for axis, reason in zip(axes[0], reasons, strict=True):
+        for index, rung in enumerate(rung for rung in shown if rung.reason == reason):
+            for arm, dash, fill in (("labels", "-", "full"), ("passes", "--", "none")):
+                _draw_curve(axis, rung, arm, color=COLOURS[index], marker=MARKERS[index], linestyle=dash, fillstyle=fill)
+        if reason == "latent" and (curve := observer.get(OBSERVED[-1])):
+            n, share = zip(*[(n, share) for n, share in curve if n > 0], strict=True)
+            axis.plot(n, share, color=GREY, linewidth=1, linestyle=":", label=f"ideal observer of labels, {OBSERVED[-1]}")
+        axis.set_xscale("log", base=4)
+        axis.set_title({"latent": "the skill is there, shown rarely"}.get(reason, "the skill is not there"), loc="left")
+        axis.set_xlabel("labels (solid) or rollouts (dashed)")
+        axis.legend(fontsize=8, loc="best")
+    axes[0, 0].set_ylabel("share of the available held-out bits")
+    return figure
+
+
+def _draw_curve(axis, rung: Rung, arm: str, **look) -> None:
+    curves = []
+    for model in rung.pass_rate:
+        n, gain_bits = gain_curve(rung, arm, model)
+        if len(n):
+            share = gain_bits / rung.available_bits[model]
+            curves.append((n, share))
+            axis.plot(n, share, **look | {"linestyle": "none", "markersize": 3, "alpha": 0.6})
+    sizes = sorted({size for n, _ in curves for size in n})
+    means = [np.mean([share[list(n).index(size)] for n, share in curves if size in n]) for size in sizes]
+    label = f"p = {rung.mean_pass_rate:.2g}, {arm}"
+    axis.plot(sizes, means, **look | {"markersize": 0, "linewidth": 1.5}, label=label)
+
+
+def rates_figure(points: Sequence[tuple[Rung, str, float | None]], essay_rate: Callable[[float], float]) -> Figure:
+    """Rollouts per label against the pass rate on logarithmic axes, with the two lines."""
+    figure, axis = plt.subplots(figsize=(6, 4.2))
+    grid = np.geomspace(0.01, 0.99, 200)
+    axis.plot(grid, 1 / grid, color="black", linewidth=1, label="1/p")
+    axis.plot(grid, [essay_rate(p) for p in grid], color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
+    for index, reason in enumerate(("latent", "unacquired")):
+        found = [(rung.pass_rate[model], rate) for rung, model, rate in points if rung.reason == reason and rate]
+        if found:
+            axis.plot(*zip(*found, strict=True), MARKERS[index], color=COLOURS[index], label=reason, markersize=5, alpha=0.8)
+    axis.set(xscale="log", yscale="log", xlabel="exact pass rate p", ylabel="rollouts that teach what one label teaches")
+    axis.legend(fontsize=9)
+    return figure

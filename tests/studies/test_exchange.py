@@ -1,0 +1,131 @@
+"""The exchange rate's numbers, on made-up runs of which the truth is known, and its maker on the embedded model."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from bitsample_llm.records import RecordError
+from eval.studies.exchange.__main__ import claims_of, exchange_rate, exchange_study, law_errors, read
+from eval.studies.exchange.gains import chosen_setting, gain_of_labels, read_lines, rungs_of, samples_to_gain, waiting_law
+from eval.studies.exchange.observer import observer_gains
+
+AVAILABLE = 3.0
+
+
+def gain(num_labels: float) -> float:
+    """Of a skill of which each label tells half of what is left."""
+    return AVAILABLE * (1 - 0.5**num_labels)
+
+
+def made_lines(pass_rate: float = 0.1, worth: float = 1.0, rung: str = "latent E", reason: str = "latent") -> list[dict]:
+    """Lines of runs at three pretraining seeds in which a pass teaches what `worth` labels do; half the updates gain half as much."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for model in ("a", "b", "c"):
+        for arm, sizes in (("labels", (1, 4, 16, 64)), ("passes", (4, 16, 64, 256))):
+            for n in sizes:
+                for seed in (1, 2, 3, 4, 101, 102):
+                    num_trained = n if arm == "labels" else int(rng.binomial(n, pass_rate))
+                    if seed > 100 and model != "a":
+                        continue
+                    gained = gain(num_trained * (worth if arm == "passes" else 1.0))
+                    for rate, share in ((1e-4, 0.5), (3e-4, 1.0), (1e-3, 0.2)) if seed > 100 else ((3e-4, 1.0),):
+                        shares = ((0, 0.0), (1, 0.5 * share), (2, share), (4, 0.1 * share))
+                        evaluations = [[updates, -AVAILABLE + part * gained, pass_rate] for updates, part in shares]
+                        place = {
+                            "rung": rung,
+                            "model": model,
+                            "reason": reason,
+                            "arm": arm,
+                            "n": n,
+                            "seed": seed,
+                            "is_tuning": seed > 100,
+                        }
+                        lines.append(place | {"learning_rate": rate, "num_trained": num_trained, "evaluations": evaluations})
+    return lines
+
+
+def test_a_run_is_read_at_the_setting_that_other_seeds_chose():
+    lines = made_lines()
+    assert chosen_setting([line for line in lines if line["is_tuning"] and line["arm"] == "labels"]) == (3e-4, 2, True)
+    (rung,) = rungs_of(lines)
+    assert {run.gain_bits for run in rung.runs["labels", 4]} == {gain(4)}
+    assert rung.edges == [] and all(run.updates == 2 for run in rung.runs["labels", 64])
+
+
+def test_no_pass_gains_nothing_and_is_no_unmeasured_run():
+    (rung,) = rungs_of(made_lines(pass_rate=0.01))
+    assert all(run.gain_bits == 0.0 for run in rung.runs["passes", 4] if run.num_trained == 0)
+
+
+@pytest.mark.parametrize(("worth", "verdict"), [(1.0, "yes"), (0.2, "no, less")])
+def test_what_a_pass_is_worth_is_found(worth, verdict):
+    claim = next(claim for claim in claims_of(rungs_of(made_lines(worth=worth))) if "worth a label" in claim.text)
+    assert claim.verdict.startswith(verdict), claim
+
+
+def test_the_exchange_rate_follows_the_waiting_law_and_not_one_over_p():
+    rungs = rungs_of(made_lines(pass_rate=0.1))
+    (rung,) = rungs
+    law = waiting_law(rung, gain(1), "a")
+    # E[1 - .5 ** K] = 1 - (1 - p / 2) ** n is a half at n = 13.5
+    assert law == pytest.approx(math.log(0.5) / math.log(0.95), rel=0.15)
+    rates = [exchange_rate(rung, model) for model in "abc"]
+    assert np.exp(np.mean(np.log(rates))) == pytest.approx(law, rel=0.35)
+    errors = law_errors(rungs)
+    assert errors["waiting law"][0] < errors["essay, -log2 p / H(p)"][0] and errors["1/p"][1] == 3
+
+
+def test_interpolation_is_in_the_logarithm_and_never_beyond_the_sizes():
+    n, gains = np.array([1.0, 4.0, 16.0]), np.array([0.5, 1.0, 2.0])
+    assert samples_to_gain(n, gains, 0.75) == pytest.approx(2.0)
+    assert samples_to_gain(n, gains, 0.4) is None and samples_to_gain(n, gains, 2.1) is None
+    (rung,) = rungs_of(made_lines())
+    assert gain_of_labels(rung, np.array([0, 1, 64]), "a") == pytest.approx([0, gain(1), gain(64)])
+
+
+def test_the_observer_of_two_authors_is_bayes_rule():
+    lines = [
+        {"model": "m", "split": "heldout", "seed": 0, "log2_p": {"A": [0.0], "E": [-3.0]}},
+        {"model": "m", "split": "train", "seed": 1, "log2_p": {"A": [0.0] * 64, "E": [-3.0] * 64}},
+    ]
+    curve = dict(observer_gains(lines, "E"))
+    for n in (0, 1, 4):
+        weight = 1 / (1 + 8.0**-n)
+        assert curve[n] == pytest.approx(1 + math.log2(weight + (1 - weight) / 8) / 3)
+
+
+def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
+    lines = made_lines() + made_lines(rung="unacquired 0.1", reason="unacquired")
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study = exchange_study(read([tmp_path]), "command")
+    assert [picture.draw() is not None for picture in study.all_pictures] == [True, True]
+    assert len(study.table.rows) == 3
+    (tmp_path / "runs.jsonl").write_text('{"rung": "x"}\n{"torn')
+    with pytest.raises(RecordError, match=r"runs\.jsonl, line 2 is not JSON"):
+        read_lines([tmp_path])
+
+
+@pytest.mark.slow
+def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
+    config = yaml.safe_load((REPOSITORY / "eval/studies/exchange/data_limited.yaml").read_text())
+    config |= {"seeds": [1], "tuning_seeds": [101], "first_learning_rates": [3e-4], "learning_rates": [3e-4]}
+    config |= {"most_updates": {"latent": 2}, "num_labels": {"latent": [1]}, "num_rollouts": [16]}
+    config |= {"models": {"latent": {"base": "data/base"}}, "rungs": {"latent C": {"reason": "latent", "mark": "C"}}}
+    config["wide"] |= {"num_samples": [16]}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    script = REPOSITORY / "eval/studies/exchange/make_data_limited.py"
+    command = [sys.executable, script, "--config", tmp_path / "small.yaml", "--output_dir", tmp_path / "runs", "--jobs", "1"]
+    for wide, expected in (([], 4), (["--wide"], 16), (["--wide"], 16)):
+        finished = subprocess.run([*map(str, command), *wide], cwd=REPOSITORY, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr[-2000:]
+        lines = read_lines([tmp_path / "runs"])
+        assert len(lines) == expected
+        (tmp_path / "runs" / "latent_C-base.jsonl").open("a").write('{"torn')  # as a kill leaves it
+    assert all(line["num_trained"] > 0 and len(line["evaluations"]) == 3 for line in lines)
