@@ -76,6 +76,13 @@ def exchange_rate(rung: Rung, model: str) -> float | None:
     return samples_to_gain(n, gain_bits, target) if learns and target > 0 and len(n) else None
 
 
+def rate_at_half(rung: Rung, model: str) -> float | None:
+    """Rollouts over labels to half of the available bits; None where one label gains more, or the sizes that were run do not."""
+    target = rung.available_bits[model] / 2
+    labels, rollouts = (samples_to_gain(*gain_curve(rung, arm, model), target) for arm in ("labels", "passes"))
+    return rollouts / labels if rollouts and labels else None
+
+
 def rate_estimate(rung: Rung, against: Callable[[str], float | None] = lambda model: 1.0) -> Estimate:
     """The exchange rate over what a law says, with the interval over pretraining seeds that have it."""
     ratios = [(exchange_rate(rung, model), against(model)) for model in models_of([rung])]
@@ -198,7 +205,17 @@ def asked(rung: Rung, model: str) -> bool:
 def rates_table(rungs: Sequence[Rung]) -> Table:
     """One row per rung: what one label gains, and what it costs in rollouts."""
     rows = [
-        ["start", "p", "available bits", "one label gains (bits)", "rollouts per label", "1/p", "waiting law", "-log2 p / H(p)"]
+        [
+            "start",
+            "p",
+            "available bits",
+            "one label gains (bits)",
+            "rollouts per label",
+            "at half of the bits",
+            "1/p",
+            "waiting law",
+            "-log2 p / H(p)",
+        ]
     ]
     for rung in rungs:
         models = models_of([rung])
@@ -212,13 +229,14 @@ def rates_table(rungs: Sequence[Rung]) -> Table:
                 number_text(float(np.mean(list(rung.available_bits.values())))),
                 gained.text(),
                 rate_estimate(rung).text(),
+                ratio_over_seeds([rate for model in models if (rate := rate_at_half(rung, model))]).text(),
                 *(texts[name] for name in ("1/p", "waiting law", "essay, -log2 p / H(p)")),
             ]
         )
     return Table(
         "What one label is worth in rollouts",
         rows,
-        note="Rollouts per label: rollouts whose passes gain, on average, what one label gains. Brackets: 95 % t interval over pretraining seeds. A dash: labels "
+        note="Rollouts per label: rollouts whose passes gain, on average, what one label gains; then rollouts over labels to half of the available bits. Brackets: 95 % t interval over pretraining seeds. A dash: labels "
         f"gain less than {LEAST_GAIN_BITS} bits, or the price lies beyond the sizes that were run.",
     )
 

@@ -181,7 +181,7 @@ class Bench:
                 "disable_tqdm": True,
                 "use_cpu": True,
                 "bf16": False,
-                "gradient_checkpointing": False,
+                "activation_checkpointing": False,
             }
             num_trained, make = getattr(self, f"_{cell.arm}" if cell.arm not in LEARN_FROM_LABELS else "_sft")(cell, shared)
             if num_trained:
