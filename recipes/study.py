@@ -55,6 +55,7 @@ def run_recipe(command: list[str], log_path: Path) -> None:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     sys.argv = command
+    sys.path.insert(0, str(REPOSITORY))  # a study's own program imports `eval.studies.NAME`
     runpy.run_path(command[0], run_name="__main__")
 
 
@@ -95,8 +96,9 @@ def main() -> None:
         sys.exit(f"error: {error}")
     try:
         config = study_config(options.config)
-        check_config(config)
-        runs = list(planned_runs(config, options.output_dir))
+        folder = options.config.resolve().parent
+        check_config(config, folder)
+        runs = list(planned_runs(config, options.output_dir, folder))
         recipe_configs = {run.recipe_config.name: run.recipe_config.read_text() for run in runs}
     except KeyError as error:
         sys.exit(f"error: {options.config} has no {error}")

@@ -39,7 +39,14 @@ class PlannedRun:
         return read_manifest(self.run_dir)["state"] if (self.run_dir / "manifest.json").is_file() else "absent"
 
 
-def check_config(config: dict) -> None:
+def programs(study_folder: Path | None) -> dict[str, tuple[Path, Path]]:
+    """Program and its configuration by the name that `recipe` takes: the recipes, and `make_*.py` in the study's own folder."""
+    known = {path.stem: (RECIPES / f"{path.stem}.py", path) for path in (RECIPES / "configs").glob("*.yaml")}
+    own = {path.stem: (path, path.with_suffix(".yaml")) for path in study_folder.glob("make_*.py")} if study_folder else {}
+    return {name: paths for name, paths in sorted((known | own).items()) if paths[0].is_file()}
+
+
+def check_config(config: dict, study_folder: Path | None = None) -> None:
     """Refuse what would run nothing, something else than what is meant, or in another folder.
 
     Raises:
@@ -52,8 +59,7 @@ def check_config(config: dict) -> None:
     for what, names in (("the name of a start", starts), ("the name of an arm", arms)):
         for name in names:
             check_name(what, name)
-    recipes = {path.stem for path in RECIPES.glob("*.py")} - {Path(__file__).stem}
-    known = sorted(name for name in recipes if (RECIPES / "configs" / f"{name}.yaml").is_file())
+    known = programs(study_folder)
     for name, settings in arms.items():
         asked = {start: {**config["shared"], **starts[start], **settings}["recipe"] for start in starts}
         if unknown := [recipe for recipe in asked.values() if recipe not in known]:
@@ -98,7 +104,7 @@ def expanded_arms(arms: dict) -> dict[str, dict]:
     return expanded
 
 
-def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
+def planned_runs(config: dict, output_dir: Path, study_folder: Path | None = None) -> Iterator[PlannedRun]:
     """All runs of a study, seed by seed, so that an unfinished study has whole comparisons.
 
     An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start, and
@@ -106,6 +112,7 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
     another's place names it in `tuned_as`. `only` in an arm names the starts it is run from. `tags` of the study, the start and the
     arm go to the run's manifest together.
     """
+    known = programs(study_folder)
     for seed in config["seeds"]:
         for start, start_settings in config["starts"].items():
             for arm, arm_settings in expanded_arms(config["arms"]).items():
@@ -124,6 +131,6 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
                     settings["tags"] = [f"{key}={value}" for key, value in tags.items()]
                 run_dir = output_dir / f"{start}-{arm}-seed{seed}"
                 settings |= {"arm": arm, "start": start, "seed": seed, "output_dir": run_dir}
-                recipe_config = RECIPES / "configs" / f"{recipe}.yaml"
-                command = [str(RECIPES / f"{recipe}.py"), "--config", str(recipe_config), *options_of(settings)]
+                program, recipe_config = known[recipe]
+                command = [str(program), "--config", str(recipe_config), *options_of(settings)]
                 yield PlannedRun(run_dir, recipe_config, command)
