@@ -10,9 +10,8 @@ import yaml
 
 from bitsample_llm.options import check_name
 from bitsample_llm.records import read_manifest
-from bitsample_llm.training.manifest import REPOSITORY
 
-RECIPES = REPOSITORY / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def study_config(path: Path) -> dict:

@@ -28,8 +28,8 @@ def load_problems(study: RunArguments) -> RunProblems:
     """Training problems and evaluation sets of a run; `prompt_format.problems_for_model` fits them to its model.
 
     Raises:
-        ValueError: for an unknown task, format or mark, more problems than a split has or none, a budget of nothing, or data
-            that cannot be read.
+        ValueError: for an unknown task, format or mark, for no problems or more than a split has, for a budget of zero, or for
+            data that cannot be read.
     """
     check_run_arguments(study)
     if study.dataset is not None:

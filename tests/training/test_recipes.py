@@ -160,7 +160,7 @@ BAD_INPUT = {
     ),
     "step credit that skips": (
         ("grpo", "--reward", "first_error", "--skip_dead_updates", "true"),
-        "do not go with --skip_dead_updates",
+        "cannot be combined with --skip_dead_updates",
     ),
     "a scratchpad of subtraction": (
         ("grpo", "--task", "subtraction", "--answer_format", "scratchpad"),
