@@ -18,7 +18,7 @@ from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
 @dataclass
 class RunArguments(DataArguments):
-    """This study's own choices, beside TRL's."""
+    """This study's own choices, in addition to TRL's."""
 
     arm: str | None = field(
         default=None, metadata={"help": "Name of this way to train in reports; by default made from the options."}

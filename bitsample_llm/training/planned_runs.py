@@ -117,9 +117,9 @@ def planned_runs(config: dict, output_dir: Path, study_folder: Path | None = Non
             for arm, arm_settings in expanded_arms(config["arms"]).items():
                 if start not in arm_settings.get("only", [start]):
                     continue
-                found = config.get("tuned", {}).get(start, {}).get(arm_settings.get("tuned_as", arm), {})
+                of_search = config.get("tuned", {}).get(start, {}).get(arm_settings.get("tuned_as", arm), {})
                 of_start = arm_settings.get("by_start", {}).get(start, {})
-                settings = {**config["shared"], **start_settings, **arm_settings, **found, **of_start}
+                settings = {**config["shared"], **start_settings, **arm_settings, **of_search, **of_start}
                 recipe = settings.pop("recipe")
                 for key in ("by_start", "tuned_as", "only", "tags"):
                     settings.pop(key, None)
