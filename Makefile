@@ -37,8 +37,8 @@ ablate: install
 	@$(RUN_STUDY)/process_outcome/study.yaml --output_dir runs/ablate
 
 runs/pretrain_ages/model: | install
-	@$(BIN)/accelerate launch --config_file recipes/accelerate/one_cpu.yaml recipes/pretrain.py \
-		--config recipes/configs/pretrain_ages.yaml --output_dir runs/pretrain_ages
+	@$(BIN)/accelerate launch --config_file recipes/accelerate/one_cpu.yaml data/pretraining/pretrain.py \
+		--config data/pretraining/pretrain_ages.yaml --output_dir runs/pretrain_ages
 
 ladder: install runs/pretrain_ages/model
 	@set -e; for part in $(LADDER_PARTS_$(LADDER)); do \

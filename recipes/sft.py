@@ -29,19 +29,21 @@ class SFTChoices:
     labels: str = field(
         default="answers",
         metadata={
-            "help": "answers: the right ones. passing_rollouts: those among the policy's own rollouts that pass, one label a pass.",
+            "help": "answers: the right ones. passing_rollouts: the policy's own rollouts that pass, one label per pass.",
             "choices": ["answers", "passing_rollouts"],
         },
     )
     objective: str | None = field(
         default=None,
         metadata={
-            "help": "Ascend a function of the answer's probability, by its exact gradient, in place of TRL's loss a token: "
+            "help": "Ascend a function of the probability of the whole answer, by its exact gradient, in place of TRL's loss per token: "
             "pass_rate is RL with infinitely many rollouts.",
             "choices": list(OBJECTIVES),
         },
     )
-    rollouts_per_prompt: int = field(default=8, metadata={"help": "Rollouts drawn for passing_rollouts; their FLOPs count."})
+    rollouts_per_prompt: int = field(
+        default=8, metadata={"help": "Rollouts drawn per prompt for passing_rollouts; their FLOPs count."}
+    )
 
 
 def main() -> None:

@@ -494,7 +494,7 @@ CASES = [
     ("grpo --use_vllm true", "vllm"),
     ("grpo --trainer rloo --reward first_error", "need --trainer grpo, got rloo"),
     ("grpo --trainer verdict_likelihood --reward random", "learns from --reward outcome"),
-    ("grpo --reward first_error --skip_dead_updates true", "do not go with --skip_dead_updates"),
+    ("grpo --reward first_error --skip_dead_updates true", "cannot be combined with --skip_dead_updates"),
     # models
     ("sft --model_name_or_path no/such/folder", "no/such/folder does not exist"),
     ("sft --model_name_or_path ''", "no model: pass --model_name_or_path FOLDER"),
@@ -589,7 +589,7 @@ CASES = [
     ("measure --probe_learning_rate -1", "--probe_learning_rate must be at least 0, got -1.0"),
     ("measure --probe_mark Z", "unknown author mark 'Z'"),
     ("measure --probe_shots 100000", "--probe_shots 100000 needs more than"),
-    ("measure --probe_shots -1", "--probe_shots must not be negative"),
+    ("measure --probe_shots -1", "--probe_shots must be at least 0"),
     ("measure --probe_rollouts_per_update 12", "must be a multiple of 8, got 12"),
     ("measure --use_peft true", "--use_peft"),
     ("measure --output_dir {empty}", "exists and is no folder"),

@@ -92,8 +92,9 @@ def recipe(tmp_path_factory):
     words come before the file's name, as a user would start it."""
 
     def run(name: str, *options, launcher=None, timeout: float = 600) -> subprocess.CompletedProcess:
-        path = REPOSITORY / "recipes" / f"{name}.py"
-        words = ["--config", REPOSITORY / "recipes" / "configs" / f"{name}.yaml", *options]
+        path = REPOSITORY / ("data/pretraining" if name == "pretrain" else "recipes") / f"{name}.py"
+        configs = path.parent if name == "pretrain" else path.parent / "configs"
+        words = ["--config", configs / f"{name}.yaml", *options]
         if launcher is None:
             return forked(path, words, tmp_path_factory.mktemp("said"), timeout)
         command = [*launcher, path, *words]

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 OF_RECORDS = ("report", "plan", "summary")
 MAINS = dict.fromkeys(OF_RECORDS, "bitsample_llm.__main__")
-MAINS |= {"measure": "bitsample_llm.measure.command", "noise": "recipes.gradient_noise"}
+MAINS |= {"measure": "bitsample_llm.measure.command", "noise": "eval.studies.ladder.make_noise", "pretrain": "pretrain"}
 SMALL = {
     "sft": "--num_train_problems 16 --num_heldout_problems 8",
     "grpo": "--num_train_problems 16 --num_heldout_problems 8",
@@ -51,7 +51,8 @@ def refusal(tmp_path, monkeypatch, capsys):
         module = importlib.import_module(MAINS.get(name, f"recipes.{name}"))
         words = [name] if name in OF_RECORDS else shlex.split(SMALL.get(name, ""))
         if name not in (*OF_RECORDS, "noise", "study") and "--config" not in options:
-            words = ["--config", str(REPOSITORY / "recipes" / "configs" / f"{name}.yaml"), *words]
+            folder = REPOSITORY / ("data/pretraining" if name == "pretrain" else "recipes/configs")
+            words = ["--config", str(folder / f"{name}.yaml"), *words]
         if name == "noise" and "--model_name_or_path" in options:
             words = words[2:]
         if name not in OF_RECORDS and "--output_dir" not in options:

@@ -10,12 +10,13 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = {
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path
-    for folder in ("bitsample_llm", "recipes", "eval")
+    for folder in ("bitsample_llm", "recipes", "eval", "data")
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 }
 # Room -> what it may import besides itself. Ground is what lies beside the folders of bitsample_llm.
 GROUND = {"ground"}
 RECORDED = GROUND | {"tasks", "records"}
+TRAINING = RECORDED | {"scoring", "meter", "training"}
 ROOMS = {
     "ground": set(),
     "tasks": GROUND,
@@ -24,10 +25,12 @@ ROOMS = {
     "scoring": RECORDED,
     "meter": RECORDED | {"scoring"},
     "training": RECORDED | {"scoring", "meter"},
-    "measure": RECORDED | {"scoring", "meter", "training"},
+    "measure": TRAINING,
     "command": GROUND | {"report"},
     "eval": RECORDED | {"report"},
-    "recipes": RECORDED | {"report", "scoring", "meter", "training", "measure"},
+    "making": TRAINING | {"measure"},  # a study's own measurements: make_*.py in its folder
+    "recipes": TRAINING | {"report", "measure"},
+    "data": TRAINING,  # how the pretrained models were made
 }
 # What a room may import besides the standard library; anything where it is not named.
 PACKAGES = {
@@ -57,6 +60,8 @@ MOST_LINES_OF_THE_METER = 3600
 def room_of(module: str) -> str | None:
     """The room of a module by its folder; None where it lies in a folder that is none."""
     package, *parts = module.removesuffix(".__init__").split(".")
+    if study_of(module) and is_named(module, "make_"):
+        return "making"
     if package != "bitsample_llm":
         return package
     if len(parts) > 1 or (parts and (REPOSITORY / package / parts[0]).is_dir()):
@@ -78,7 +83,7 @@ def nodes(tree: ast.AST, into_functions: bool):
 
 
 def imported_modules(module: str, source: str) -> list[str]:
-    """Full names that a source imports; of `from a import b`, `a.b` where a is the library itself, else `a`. What the package and
+    """Full names that a source imports; of `from a import b`, `a.b` where that is a module or a is the library itself, else `a`. What the package and
     the command line import in functions is left out: it is there so that the rest can do without it."""
     is_late = module in ("bitsample_llm.__init__", "bitsample_llm.__main__")
     found = []
@@ -88,7 +93,8 @@ def imported_modules(module: str, source: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             above = module.split(".")[: -node.level] if node.level else []
             origin = ".".join([*above, *filter(None, [node.module])])
-            found += [f"{origin}.{alias.name}" for alias in node.names] if origin == "bitsample_llm" else [origin]
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+            found += [name if origin == "bitsample_llm" or name in SOURCES else origin for name in names]
     return found
 
 
@@ -112,10 +118,12 @@ def breach_of_rooms(module: str, target: str) -> str | None:
 
 
 def breach_of_records(module: str, target: str) -> str | None:
-    """What is wrong with an import from eval or recipes, in words; None if nothing is."""
+    """What is wrong with an import from eval, recipes or data, in words; None if nothing is."""
     package, *parts = target.split(".")
-    if room_of(module) != package:
+    if module.split(".", maxsplit=1)[0] != package:
         return f"{module} imports {target}: what runs and what evaluates meet in records only"
+    if room_of(target) == "making":
+        return f"{module} imports {target}: what makes measurements loads torch, and is run by hand"
     study = parts[1] if parts[:1] == ["studies"] and len(parts) > 1 else None
     is_own = package == "recipes" or study in (None, study_of(module))
     return None if is_own else f"{module} imports {target}: a study is a folder that can be deleted"
@@ -137,9 +145,7 @@ def breaches(module: str, source: str) -> list[str]:
     """What a source imports against the rules, in words."""
     if room_of(module) is None:
         return [f"{module} is in no room: give its folder a place in ROOMS of {Path(__file__).name}"]
-    if study_of(module) and is_named(module, "make_"):
-        return []  # it makes measurements, and is run by hand
-    rules = {"bitsample_llm": breach_of_rooms, "eval": breach_of_records, "recipes": breach_of_records}
+    rules = {"bitsample_llm": breach_of_rooms, **dict.fromkeys(("eval", "recipes", "data"), breach_of_records)}
     told = [rules.get(target.split(".")[0], breach_of_packages)(module, target) for target in imported_modules(module, source)]
     return [words for words in told if words]
 
@@ -151,7 +157,7 @@ def test_module_imports_its_own_room_or_one_below(module):
 
 def test_every_folder_of_the_library_is_a_room_and_every_room_a_folder():
     folders = {path.parent.name for path in (REPOSITORY / "bitsample_llm").glob("*/__init__.py")}
-    assert folders == set(ROOMS) - {"ground", "command", "eval", "recipes"}
+    assert folders == set(ROOMS) - {"ground", "command", "eval", "making", "recipes", "data"}
 
 
 @pytest.mark.parametrize(
@@ -204,7 +210,15 @@ def test_every_folder_of_the_library_is_a_room_and_every_room_a_folder():
         ("eval.report", "from eval.studies.quick.__main__ import quick_study"),
         ("eval.studies.quick.__main__", "from eval.studies.ladder.rungs import Ladder"),
         ("eval.studies.quick.claims", "from bitsample_llm.training import planned_runs"),
-        ("eval.studies.quick.claims", "import recipes.gradient_noise"),
+        ("eval.studies.quick.claims", "import recipes.sft"),
+        ("eval.studies.ladder.claims", "from eval.studies.ladder import make_noise"),
+        ("eval.studies.ladder.claims", "from eval.studies.ladder.make_noise import score_of"),
+        ("eval.studies.ladder.make_noise", "import recipes.sft"),
+        ("eval.studies.ladder.make_noise", "from bitsample_llm.report import runs"),
+        ("eval.studies.ladder.make_noise", "from eval.studies.quick import __main__"),
+        ("data.pretraining.corpus", "from bitsample_llm.report import runs"),
+        ("data.pretraining.corpus", "from recipes.sft import main"),
+        ("bitsample_llm.training.run", "from data.pretraining.corpus import TEXTS"),
         *(("eval.report", f"def f():\n    from {package} import anything") for package in sorted(HEAVY)),
     ],
 )
@@ -220,7 +234,7 @@ def test_breach_is_found(module, source):
         ("bitsample_llm.__main__", "from bitsample_llm.report.command import report"),
         ("bitsample_llm.estimators", "from .information import surprisal_bits\nfrom scipy import stats\nimport math"),
         ("bitsample_llm.likelihood", "from bitsample_llm.scoring.likelihood import answer_logprobs"),
-        ("bitsample_llm.tasks.corpus", "from .problem import Problem\nfrom bitsample_llm import information"),
+        ("bitsample_llm.tasks.scratchpad", "from .problem import Problem\nfrom bitsample_llm import information"),
         ("bitsample_llm.tasks.dataset_rows", "import datasets, pyarrow"),
         ("bitsample_llm.report.plan.page", "import matplotlib\nfrom bitsample_llm.report.study import Study"),
         ("bitsample_llm.meter.callback", "import torch, trl\nfrom bitsample_llm.records.writer import RunWriter"),
@@ -232,8 +246,9 @@ def test_breach_is_found(module, source):
         ),
         (
             "eval.studies.ladder.make_noise",
-            "import torch, recipes.gradient_noise\nfrom bitsample_llm.measure import gradient_noise",
+            "import torch\nfrom eval.studies.ladder import noise\nfrom bitsample_llm.training.run import set_up_process",
         ),
+        ("data.pretraining.pretrain", "import torch\nfrom corpus import TEXTS\nfrom bitsample_llm.meter import flop_counter"),
         ("recipes.sft", "import trl\nfrom bitsample_llm import InformationMeter"),
     ],
 )

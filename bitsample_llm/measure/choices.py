@@ -15,24 +15,33 @@ class MeasureChoices:
     """How much is measured, and which probes."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Run directory for the records."})
-    num_generations: int = field(default=32, metadata={"help": "Rollouts a training prompt; even, at least 4."})
-    batch_size: int = field(default=256, metadata={"help": "Rollouts sampled at once on a process."})
-    max_completion_length: int = field(default=256, metadata={"help": "Tokens of a rollout at most."})
+    num_generations: int = field(default=32, metadata={"help": "Rollouts per training prompt; even, at least 4."})
+    batch_size: int = field(default=256, metadata={"help": "Rollouts that each process samples at once."})
+    max_completion_length: int = field(default=256, metadata={"help": "Most tokens per rollout."})
     seed: int = field(default=42, metadata={"help": "Seed of the rollouts."})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "last: go on after the last part that a stopped measurement recorded."}
+        default=None, metadata={"help": "last: continue a stopped measurement after the last part that it recorded."}
     )
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
-    probe_mark: str | None = field(default=None, metadata={"help": "Better prompt of the arithmetic tasks: another author's mark."})
-    probe_prompt_prefix: str | None = field(default=None, metadata={"help": "Better prompt: a text before every prompt."})
-    probe_shots: int = field(default=0, metadata={"help": "Solved training problems before every prompt."})
+    probe_mark: str | None = field(
+        default=None, metadata={"help": "Probe with a better prompt (arithmetic tasks only): the mark of another author."}
+    )
+    probe_prompt_prefix: str | None = field(
+        default=None, metadata={"help": "Probe with a better prompt: this text before every prompt."}
+    )
+    probe_shots: int = field(default=0, metadata={"help": "Probe with this many solved training problems before every prompt."})
     probe_updates: int = field(
-        default=0, metadata={"help": "Updates of a short GRPO run on the training problems, measured on the held-out ones."}
+        default=0,
+        metadata={
+            "help": "Probe with a short GRPO run of this many updates on the training problems, measured on the held-out ones."
+        },
     )
     probe_learning_rate: float = field(
-        default=1e-5, metadata={"help": "Learning rate of that run; the plan says if it was too low to move anything."}
+        default=1e-5, metadata={"help": "Learning rate of the short GRPO run; the plan says if it was too low to move anything."}
     )
-    probe_rollouts_per_update: int = field(default=32, metadata={"help": "Rollouts of its updates, in groups of 8."})
+    probe_rollouts_per_update: int = field(
+        default=32, metadata={"help": "Rollouts per update of the short GRPO run, in groups of 8."}
+    )
 
     def to_dict(self) -> dict:
         """The choices as the manifest has them."""
@@ -53,12 +62,6 @@ def check_choices(choices: MeasureChoices, num_processes: int) -> None:
         raise ValueError(f"--resume_from_checkpoint takes last, got {choices.resume_from_checkpoint!r}")
     if choices.num_generations < 4 or choices.num_generations % 2:
         raise ValueError(f"--num_generations must be even and at least 4, for two halves, got {choices.num_generations}")
-    for name in ("batch_size", "max_completion_length"):
-        if getattr(choices, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(choices, name)}")
-    for name in ("probe_shots", "probe_updates"):
-        if getattr(choices, name) < 0:
-            raise ValueError(f"--{name} must not be negative, got {getattr(choices, name)}")
     parts = math.lcm(PROBE_GROUP_SIZE, num_processes)
     if choices.probe_rollouts_per_update < 1 or choices.probe_rollouts_per_update % parts:
         raise ValueError(f"--probe_rollouts_per_update must be a multiple of {parts}, got {choices.probe_rollouts_per_update}")

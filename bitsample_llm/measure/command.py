@@ -46,7 +46,7 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: RunProblems, 
     half = choices.num_generations // 2
     plain = recorder.measure(problems.train, half, rows_of=problem_rows)
     plain += recorder.measure(problems.train, half)
-    found = {"flops_per_sample": flops_per_sample(recorder.sampler, problems.train, plain, recorder.line)}
+    measured = {"flops_per_sample": flops_per_sample(recorder.sampler, problems.train, plain, recorder.line)}
     for name, asked in probes.items():
         recorder.measure(asked, half, name)
     if choices.probe_updates:
@@ -63,9 +63,9 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: RunProblems, 
         )
         recorder.sampler.model.train()
         after = recorder.measure(heldout, half, "updates")
-        found["updates_moved_bits"] = moved_bits(before, after)
+        measured["updates_moved_bits"] = moved_bits(before, after)
     recorder.close()
-    return found
+    return measured
 
 
 def rollouts_in_all(choices: MeasureChoices, problems: RunProblems, probes: dict[str, list[Problem]]) -> int:
@@ -89,13 +89,13 @@ def recorded(
     if is_main and writer is None:
         writer = RunWriter.create(run_dir, manifest)
     try:
-        found = work(writer)
+        measured = work(writer)
     except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
         if writer is not None:
             writer.close("failed", f"{type(error).__name__}: {error}")
         raise
     if writer is not None:
-        writer.manifest |= found
+        writer.manifest |= measured
         writer.close("finished")
 
 

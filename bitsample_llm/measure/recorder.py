@@ -20,7 +20,7 @@ from bitsample_llm.records.glossary import is_cumulative
 from bitsample_llm.records.writer import RunWriter, write_json_atomically, write_text_atomically
 from bitsample_llm.tasks import Problem
 
-# beside the tables: what a resume needs of every part and no table has, its labels' surprisals and its padding
+# What a resume needs of every part and no table has: the surprisals of its labels and its padding.
 PARTS_FILE = "parts.jsonl"
 UPDATES = "updates"  # folder of the short branch of RL
 SAME = ("world_size", "model_sha256", "train_problems_sha256", "heldout_problems_sha256")  # of the manifest
@@ -114,9 +114,9 @@ class Recorder:
             self.writer.add_rows("rollouts", [rollout | {"probe": probe} for rollout in rollouts])
             self.writer.add_rows("problems", [{"step": self.step, **row} for row in rows_of(part, prompts)] if rows_of else [])
             self.writer.flush()
-            found = [[prompt.label_surprisal_bits, prompt.padded_tokens] for prompt in prompts]
+            measured = [[prompt.label_surprisal_bits, prompt.padded_tokens] for prompt in prompts]
             with open(self.writer.run_dir / PARTS_FILE, "a") as file:
-                file.write(json.dumps({"step": self.step, "prompts": found}) + "\n")
+                file.write(json.dumps({"step": self.step, "prompts": measured}) + "\n")
             self.writer.add_step(line)  # last: a part without its line is thrown away by a resume
             self._bar.update(len(rollouts))
         return [MeasuredPrompt({}, [], prompt.label_surprisal_bits, prompt.padded_tokens) for prompt in prompts]

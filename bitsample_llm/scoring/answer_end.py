@@ -114,6 +114,11 @@ class AnswerEnd:
         return (self._ends_inside if ids else self._ends_at_start).get(before, ())
 
     @functools.cached_property
+    def remembered(self) -> dict:
+        """What the scoring of answers keeps for this tokenizer and this end."""
+        return {}
+
+    @functools.cached_property
     def _ends_inside(self) -> dict[bytes, tuple[int, ...]]:
         return _inverse(self.before_inside)
 

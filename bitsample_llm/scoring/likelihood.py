@@ -88,20 +88,29 @@ class AnswerScore:
 
 
 def answer_spellings(tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> list[Spelling]:
-    """The spellings of all answers to score, the tokenizer's own first for each problem."""
-    found = []
+    """The spellings of all answers to score, the tokenizer's own first for each problem.
+
+    `end` remembers them: an evaluation asks for the same problems again and again, and tokenizing takes a twentieth of a run.
+    """
+    spelled = []
     for number, problem in enumerate(problems):
-        prompt_ids, own_ids = encode_answer(tokenizer, problem, end)
-        own = own_ids[:-1], end.ends_after(own_ids[:-1])
-        if not problem.has_one_accepted_string:
-            found.append(Spelling(number, prompt_ids, own_ids, own[1], is_counted=True, is_one_of_all=True))
-            continue
-        every = end.spellings(problem.completion)
-        is_counted = every is not None and own in every
-        found.append(Spelling(number, prompt_ids, own_ids, own[1], is_counted, is_one_of_all=every is not None))
-        others = [(ids, ends) for ids, ends in every or () if (ids, ends) != own]
-        found += [Spelling(number, prompt_ids, [*ids, ends[0]], ends, True, True) for ids, ends in others]
-    return found
+        key = repr(problem.prompt), problem.completion, problem.has_one_accepted_string
+        if key not in end.remembered:
+            end.remembered[key] = _spellings_of(tokenizer, problem, end)
+        spelled += [Spelling(number, *others) for others in end.remembered[key]]
+    return spelled
+
+
+def _spellings_of(tokenizer, problem: Problem, end: AnswerEnd) -> list[tuple]:
+    """What follows the problem's number in the `Spelling`s of one problem."""
+    prompt_ids, own_ids = encode_answer(tokenizer, problem, end)
+    own = own_ids[:-1], end.ends_after(own_ids[:-1])
+    if not problem.has_one_accepted_string:
+        return [(prompt_ids, own_ids, own[1], True, True)]
+    every = end.spellings(problem.completion)
+    first = prompt_ids, own_ids, own[1], every is not None and own in every, every is not None
+    others = [(ids, ends) for ids, ends in every or () if (ids, ends) != own]
+    return [first, *((prompt_ids, [*ids, ends[0]], ends, True, True) for ids, ends in others)]
 
 
 def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> None:

@@ -18,10 +18,10 @@ from bitsample_llm.tasks.problem import UNKNOWN_MARK
 
 @dataclass
 class RunArguments(DataArguments):
-    """This study's own choices, beside TRL's."""
+    """This study's own choices, in addition to TRL's."""
 
     arm: str | None = field(
-        default=None, metadata={"help": "Name of this way to train in reports; made up from the options by default."}
+        default=None, metadata={"help": "Name of this way to train in reports; by default made from the options."}
     )
     start: str | None = field(
         default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."}
@@ -46,33 +46,35 @@ class RunArguments(DataArguments):
     memorise: bool = field(
         default=False,
         metadata={
-            "help": "Replace the training answers by draws of the starting model: nothing is known of them but what the training "
-            "tells, and the run is measured on them alone."
+            "help": "Replace the training answers by draws from the starting model: all that can be known of them is what the training "
+            "tells. The run is evaluated on them alone."
         },
     )
     tuning: bool = field(
         default=False, metadata={"help": "Train and evaluate on the problems set aside for tuning, which no reported run touches."}
     )
     flop_budget: float | None = field(
-        default=None, metadata={"help": "Stop after this many training FLOPs, rollouts included; max_steps holds as well."}
+        default=None, metadata={"help": "Stop after this many training FLOPs, rollouts included, or after max_steps."}
     )
     num_evaluations: int = field(
         default=16,
-        metadata={"help": "Held-out evaluations after the first, spaced evenly in the log of the FLOPs up to the budget."},
+        metadata={"help": "Held-out evaluations after the one before training, evenly spaced in log FLOPs up to the budget."},
     )
     num_eval_rollouts: int = field(
         default=8,
-        metadata={"help": "Rollouts of each problem that an evaluation draws where pass rates are not exact; costs no budget."},
+        metadata={
+            "help": "Rollouts per problem in an evaluation where pass rates are not exact; they do not count against the budget."
+        },
     )
     max_eval_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens of such a rollout at most, the same for all runs of a comparison; by default the trainer's "
+            "help": "Most tokens per rollout of an evaluation, the same for all runs of a comparison; by default the trainer's "
             "max_completion_length, and 256 in SFT, which has none."
         },
     )
     first_evaluation_flops: float | None = field(
-        default=None, metadata={"help": "FLOPs of the first of them; 1/1024 of the budget by default."}
+        default=None, metadata={"help": "Training FLOPs at the first evaluation after the start; 1/1024 of the budget by default."}
     )
     target_bits: float | None = field(
         default=None,
@@ -84,7 +86,7 @@ class RunArguments(DataArguments):
     trained_parameters: str = field(
         default="all",
         metadata={
-            "help": "all, or norms: the scales of the norm layers alone, which can open a gate and hardly write a skill.",
+            "help": "all, or norms: only the scales of the norm layers, which can show a skill but hardly teach one.",
             "choices": ["all", "norms"],
         },
     )
@@ -92,7 +94,7 @@ class RunArguments(DataArguments):
         default=None,
         metadata={
             "help": "Text that ends an answer, besides the end of sequence: for base models, which seldom write that. \\n means a "
-            "line's end. A single token has to hold it."
+            "line end. A single token must hold the text."
         },
     )
 

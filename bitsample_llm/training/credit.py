@@ -1,4 +1,4 @@
-"""Who gets the credit for a rollout? Advantages of steps and of tokens from verdicts on steps, beside TRL's one scalar.
+"""Who gets the credit for a rollout? Advantages of steps and of tokens from verdicts on steps, next to TRL's one scalar.
 
 A group holds the G rollouts of one prompt, rollout i with step verdicts c_ik in {0, 1}, k = 1..K_i. K_i may differ: the policy
 decides how many steps it takes.

@@ -3,7 +3,7 @@
 import contextlib
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import shorten
 
@@ -20,8 +20,6 @@ from bitsample_llm.training.arguments import RunArguments
 
 # What transformers, peft and the tokenizers raise for configuration files that are not theirs.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
-
-
 LONGEST = 300  # characters of a library's message: transformers lists every model class it knows
 
 
@@ -55,20 +53,6 @@ def loading(what: str, name: str) -> Iterator[None]:
         transformers.utils.logging.set_verbosity(verbosity)
 
 
-def check_all_loaded(missing: Sequence[str], name: str) -> None:
-    """Refuse a model whose weights are not all in its files: transformers would fill in random ones.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
-    if missing:
-        first = sorted(missing)[0]
-        raise ValueError(
-            f"config.json does not fit the weights of {name}: {len(missing)} tensors are missing, {first} for one; "
-            "take both from one model"
-        )
-
-
 def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False, trained_parameters: str = "all"):
     """The model to train and its tokenizer. A tokenizer without a pad token pads with its EOS token, as TRL's trainers do; the
     adapters of a folder that holds nothing else are merged into their base model.
@@ -99,7 +83,11 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
         else:
             model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
             missing = info["missing_keys"]
-    check_all_loaded(missing, name)
+    if missing:  # transformers has filled in random ones
+        raise ValueError(
+            f"config.json does not fit the weights of {name}: {len(missing)} tensors are missing, {min(missing)} for one; "
+            "take both from one model"
+        )
     if trained_parameters == "norms":
         freeze_all_but_norms(model)
     return model, tokenizer

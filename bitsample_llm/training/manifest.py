@@ -1,6 +1,7 @@
 """What does a run directory say of a run before it starts?"""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,13 +15,15 @@ import torch
 from trl import ModelConfig
 
 from bitsample_llm.training.arguments import RunArguments
-from bitsample_llm.training.model_card import sha256_of_file
 from bitsample_llm.training.problems import RunProblems, problems_sha256
 
 PACKAGES = ("bitsample_llm", "torch", "transformers", "trl", "accelerate", "peft", "datasets")
-
-
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def git_state() -> dict:
@@ -35,7 +38,7 @@ def git_state() -> dict:
 
 
 def pretraining_flops(folder: Path) -> float | None:
-    """Training FLOPs behind a checkpoint that `recipes/pretrain.py` kept; None of any other model."""
+    """Training FLOPs behind a checkpoint of `data/pretraining/pretrain.py`; None of any other model."""
     path = folder / "pretraining.json"
     if not path.is_file():
         return None

@@ -10,9 +10,8 @@ import yaml
 
 from bitsample_llm.options import check_name
 from bitsample_llm.records import read_manifest
-from bitsample_llm.training.manifest import REPOSITORY
 
-RECIPES = REPOSITORY / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def study_config(path: Path) -> dict:
@@ -39,7 +38,14 @@ class PlannedRun:
         return read_manifest(self.run_dir)["state"] if (self.run_dir / "manifest.json").is_file() else "absent"
 
 
-def check_config(config: dict) -> None:
+def programs(study_folder: Path | None) -> dict[str, tuple[Path, Path]]:
+    """Program and its configuration by the name that `recipe` takes: the recipes, and `make_*.py` in the study's own folder."""
+    known = {path.stem: (RECIPES / f"{path.stem}.py", path) for path in (RECIPES / "configs").glob("*.yaml")}
+    own = {path.stem: (path, path.with_suffix(".yaml")) for path in study_folder.glob("make_*.py")} if study_folder else {}
+    return {name: paths for name, paths in sorted((known | own).items()) if paths[0].is_file()}
+
+
+def check_config(config: dict, study_folder: Path | None = None) -> None:
     """Refuse what would run nothing, something else than what is meant, or in another folder.
 
     Raises:
@@ -52,8 +58,7 @@ def check_config(config: dict) -> None:
     for what, names in (("the name of a start", starts), ("the name of an arm", arms)):
         for name in names:
             check_name(what, name)
-    recipes = {path.stem for path in RECIPES.glob("*.py")} - {Path(__file__).stem}
-    known = sorted(name for name in recipes if (RECIPES / "configs" / f"{name}.yaml").is_file())
+    known = programs(study_folder)
     for name, settings in arms.items():
         asked = {start: {**config["shared"], **starts[start], **settings}["recipe"] for start in starts}
         if unknown := [recipe for recipe in asked.values() if recipe not in known]:
@@ -98,7 +103,7 @@ def expanded_arms(arms: dict) -> dict[str, dict]:
     return expanded
 
 
-def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
+def planned_runs(config: dict, output_dir: Path, study_folder: Path | None = None) -> Iterator[PlannedRun]:
     """All runs of a study, seed by seed, so that an unfinished study has whole comparisons.
 
     An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start, and
@@ -106,14 +111,15 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
     another's place names it in `tuned_as`. `only` in an arm names the starts it is run from. `tags` of the study, the start and the
     arm go to the run's manifest together.
     """
+    known = programs(study_folder)
     for seed in config["seeds"]:
         for start, start_settings in config["starts"].items():
             for arm, arm_settings in expanded_arms(config["arms"]).items():
                 if start not in arm_settings.get("only", [start]):
                     continue
-                found = config.get("tuned", {}).get(start, {}).get(arm_settings.get("tuned_as", arm), {})
+                of_search = config.get("tuned", {}).get(start, {}).get(arm_settings.get("tuned_as", arm), {})
                 of_start = arm_settings.get("by_start", {}).get(start, {})
-                settings = {**config["shared"], **start_settings, **arm_settings, **found, **of_start}
+                settings = {**config["shared"], **start_settings, **arm_settings, **of_search, **of_start}
                 recipe = settings.pop("recipe")
                 for key in ("by_start", "tuned_as", "only", "tags"):
                     settings.pop(key, None)
@@ -124,6 +130,6 @@ def planned_runs(config: dict, output_dir: Path) -> Iterator[PlannedRun]:
                     settings["tags"] = [f"{key}={value}" for key, value in tags.items()]
                 run_dir = output_dir / f"{start}-{arm}-seed{seed}"
                 settings |= {"arm": arm, "start": start, "seed": seed, "output_dir": run_dir}
-                recipe_config = RECIPES / "configs" / f"{recipe}.yaml"
-                command = [str(RECIPES / f"{recipe}.py"), "--config", str(recipe_config), *options_of(settings)]
+                program, recipe_config = known[recipe]
+                command = [str(program), "--config", str(recipe_config), *options_of(settings)]
                 yield PlannedRun(run_dir, recipe_config, command)

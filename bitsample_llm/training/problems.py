@@ -28,8 +28,8 @@ def load_problems(study: RunArguments) -> RunProblems:
     """Training problems and evaluation sets of a run; `prompt_format.problems_for_model` fits them to its model.
 
     Raises:
-        ValueError: for an unknown task, format or mark, more problems than a split has or none, a budget of nothing, or data
-            that cannot be read.
+        ValueError: for an unknown task, format or mark, for no problems or more than a split has, for a budget of zero, or for
+            data that cannot be read.
     """
     check_run_arguments(study)
     if study.dataset is not None:
@@ -42,11 +42,10 @@ def load_problems(study: RunArguments) -> RunProblems:
     task = load_task(study.task, mark=mark, **options)
     seed, num = study.problem_seed, study.num_heldout_problems
     if study.tuning:
-        splits = {"heldout": "tuning_heldout"}
-        train = task.problems("tuning", study.num_train_problems, seed)
+        training_split, splits = "tuning", {"heldout": "tuning_heldout"}
     else:
-        splits = {"heldout": "heldout", "seen": "seen", "shifted": "shifted"}
-        train = task.problems("train", study.num_train_problems, seed)
+        training_split, splits = "train", {"heldout": "heldout", "seen": "seen", "shifted": "shifted"}
+    train = task.problems(training_split, study.num_train_problems, seed)
     sets = {name: task.problems(split, num, seed) for name, split in splits.items()}
     # the same pairs under the always-right mark: what the right prompt gives for no training at all
     sets["marked"] = load_task(study.task, mark=ALWAYS_RIGHT_MARK, **options).problems(splits["heldout"], num, seed)
@@ -59,12 +58,13 @@ def other_forms(study: RunArguments, mark: str | None, num: int, seed: int) -> d
     """Held-out pairs asked otherwise, where the task has it: `other_operation`, and `other_format` of the same answer."""
     operation = {"addition": "subtraction", "subtraction": "addition"}.get(study.task)
     answer_format = {"plain": "reversed", "reversed": "plain"}.get(study.answer_format)
-    found = {}
-    if operation is not None and answer_format is not None:
-        options = {"difficulty": study.difficulty, "mark": mark}
-        found["other_operation"] = load_task(operation, answer_format=study.answer_format, **options).problems("heldout", num, seed)
-        found["other_format"] = load_task(study.task, answer_format=answer_format, **options).problems("heldout", num, seed)
-    return found
+    if operation is None or answer_format is None:
+        return {}
+    asked = {"other_operation": (operation, study.answer_format), "other_format": (study.task, answer_format)}
+    return {
+        name: load_task(*form, difficulty=study.difficulty, mark=mark).problems("heldout", num, seed)
+        for name, form in asked.items()
+    }
 
 
 def to_memorise(problems: RunProblems, model, tokenizer, seed: int, end: AnswerEnd) -> RunProblems:

@@ -116,7 +116,9 @@ def problems_for_model(
 def pass_rates_said(problems: Sequence[Problem], end: AnswerEnd) -> str:
     """What the recorded pass rates of problems are."""
     if not all(problem.has_one_accepted_string for problem in problems):
-        return "not exact: several answers pass, so they come from rollouts, beside the probability of the reference answer"
+        return (
+            "not exact: several answers pass, so they come from rollouts; the probability of the reference answer is recorded too"
+        )
     too_many = sum(end.spellings(problem.completion) is None for problem in problems)
     if too_many:
         return f"null for {too_many} of {len(problems)} answers, which have more than {MAX_SPELLINGS} spellings in tokens"

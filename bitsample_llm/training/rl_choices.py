@@ -1,5 +1,6 @@
 """Which trainer learns from rewards, what is it told, and which options go together?"""
 
+import argparse
 from dataclasses import dataclass, field
 
 from accelerate import PartialState
@@ -18,8 +19,7 @@ TRAINERS = {
     "rloo": (RLOOTrainer, RLOOConfig),
     "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
 }
-
-
+SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer}
 # TRL reads these strings as it trains
 KNOWN_VALUES = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
@@ -28,51 +28,43 @@ KNOWN_VALUES = {
 }
 
 
-SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer}
-
-
 @dataclass
 class GRPOChoices:
     """Which trainer, and what it is told."""
 
     trainer: str = field(
         default="grpo",
-        metadata={"help": "How to learn from rewards; verdict_likelihood is no policy gradient.", "choices": list(TRAINERS)},
+        metadata={
+            "help": "How to learn from rewards; verdict_likelihood is maximum likelihood, not a policy gradient.",
+            "choices": list(TRAINERS),
+        },
     )
     reward: str = field(
         default="outcome",
         metadata={
-            "help": "outcome: 1 for a pass. process_sum: the share of right steps. process_tokens, first_error: advantages of "
-            "single steps (credit.py has the formulas). process_outcome: half first_error, half outcome. random: a fair coin, "
-            "the control.",
+            "help": "outcome: 1 for a pass, 0 for a fail. process_sum: the share of right steps. process_tokens, first_error: "
+            "advantages of single steps (formulas in bitsample_llm/training/credit.py). process_outcome: half first_error, half "
+            "outcome. random: a fair coin, as a control.",
             "choices": list(CREDITS),
         },
     )
     skip_dead_updates: bool = field(
-        default=False, metadata={"help": "Spend neither a forward pass nor an update on batches whose advantages are all zero."}
+        default=False, metadata={"help": "Skip the forward pass and the update of batches whose advantages are all zero."}
     )
     stop_at_first_error: bool = field(default=False, metadata={"help": "End a rollout at its first wrong step."})
 
 
 def parsed_arguments(arguments: list[str]):
     """Study, choices, training and model arguments; which options there are depends on the trainer, named in either place."""
-    trainer = asked_trainer(arguments)
+    command_line = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    command_line.add_argument("--trainer", nargs="?")
+    trainer = command_line.parse_known_args(arguments)[0].trainer
     while True:
         config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[1]
         parsed = OneLineParser((RunArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
         if TRAINERS[parsed[1].trainer][1] is config_class:
             return parsed
         trainer = parsed[1].trainer  # the YAML file named it
-
-
-def asked_trainer(arguments: list[str]) -> str:
-    """The trainer named on the command line, needed before parsing because it decides which options there are."""
-    for index, word in enumerate(arguments):
-        if word.startswith("--trainer="):
-            return word.removeprefix("--trainer=")
-        if word == "--trainer" and index + 1 < len(arguments):
-            return arguments[index + 1]
-    return "grpo"
 
 
 def check_training_arguments(args) -> None:
@@ -109,12 +101,14 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         if choices.trainer != "verdict_likelihood":
             return SKIPPING[choices.trainer] if choices.skip_dead_updates else TRAINERS[choices.trainer][0], {}
         if choices.skip_dead_updates or choices.reward != "outcome":
-            raise ValueError("--trainer verdict_likelihood learns from --reward outcome, fails alone too: no --skip_dead_updates")
+            raise ValueError(
+                "--trainer verdict_likelihood learns from --reward outcome, and from fails too: no --skip_dead_updates"
+            )
         return VerdictLikelihoodTrainer, {"verifier": verifier}
     if choices.trainer != "grpo":
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
     if choices.skip_dead_updates:
-        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error do not go with --skip_dead_updates")
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error cannot be combined with --skip_dead_updates")
     return ProcessGRPOTrainer, {
         "credit": credit,
         "verifier": verifier,

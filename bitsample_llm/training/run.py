@@ -23,7 +23,7 @@ from bitsample_llm.training.arguments import RunArguments, one_line_errors
 from bitsample_llm.training.budget import FlopBudget, ProgressLine, TargetGain, end_before_the_first_step
 from bitsample_llm.training.memorisation import write_ceiling
 from bitsample_llm.training.problems import RunProblems
-from bitsample_llm.training.processes import honour_fsdp_on_cpu, part
+from bitsample_llm.training.processes import choose_num_threads, honour_fsdp_on_cpu, part
 
 
 def set_up_process() -> None:
@@ -31,6 +31,7 @@ def set_up_process() -> None:
     meant for TRL.
     """
     honour_fsdp_on_cpu()
+    choose_num_threads()
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs of a file that it cannot read, it raises as well

@@ -82,8 +82,6 @@ def test_two_processes_measure_every_prompt_once(recipe, tmp_path):
         ({"output_dir": None}, "pass --output_dir FOLDER"),
         ({"num_generations": 2}, "--num_generations must be even and at least 4"),
         ({"num_generations": 7}, "--num_generations must be even and at least 4"),
-        ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
-        ({"probe_shots": -1}, "--probe_shots must not be negative, got -1"),
         ({"probe_rollouts_per_update": 12}, "must be a multiple of 8, got 12"),
     ],
 )

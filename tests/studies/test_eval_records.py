@@ -41,8 +41,9 @@ def named_paths(text: str) -> set[str]:
 
 
 def is_in_git(path: str, record: Path, tracked: set[str]) -> bool:
-    """Whether a path stands in the record, in the repository, or, as a bare name, among the recipes' configurations."""
-    places = [record, REPOSITORY, *([] if "/" in path else [REPOSITORY / "recipes" / "configs"])]
+    """Whether a path stands in the record, in the repository, or, as a bare name, among the configurations of recipes and pretraining."""
+    configs = [REPOSITORY / "recipes" / "configs", REPOSITORY / "data" / "pretraining"]
+    places = [record, REPOSITORY, *([] if "/" in path else configs)]
     names = ((place / path).resolve() for place in places)
     return any(name.is_relative_to(REPOSITORY) and str(name.relative_to(REPOSITORY)) in tracked for name in names)
 

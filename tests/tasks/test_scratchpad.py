@@ -3,11 +3,11 @@
 import itertools
 
 import pytest
+from corpus import corpus_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitsample_llm.tasks import load_task
-from bitsample_llm.tasks.corpus import corpus_lines
 
 TASKS = {name: load_task(name, "scratchpad", difficulty=3, mark="A") for name in ("addition", "multiplication")}
 

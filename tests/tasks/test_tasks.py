@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from corpus import TEXTS, corpus_lines
 from fuzz_verifier import NASTY, REASONS, SCRATCHPAD_REASONS, Violation, complaint, disguises, fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.tasks import load_task
 from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, MAX_DIFFICULTY, OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
-from bitsample_llm.tasks.corpus import TEXTS, corpus_lines
 from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, pool_of_pair
 
 KINDS = list(itertools.product(OPERATOR_BY_TASK, DIRECT_FORMATS))

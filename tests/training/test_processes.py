@@ -3,12 +3,15 @@ held to what it was asked for.
 """
 
 import dataclasses
+import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import BASE, REPOSITORY
@@ -21,7 +24,7 @@ from bitsample_llm.records import read_run
 from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import load_task
 from bitsample_llm.training.arguments import RunArguments
-from bitsample_llm.training.processes import processes_asked_for
+from bitsample_llm.training.processes import choose_num_threads, processes_asked_for
 
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 OPTIONS = {
@@ -172,3 +175,27 @@ def test_vllm_files_name_options_that_exist(mode):
     options = yaml.safe_load((REPOSITORY / "recipes" / "configs" / f"grpo_vllm_{mode}.yaml").read_text())
     known = {field.name for kind in (GRPOConfig, ModelConfig, RunArguments) for field in dataclasses.fields(kind)}
     assert set(options) <= known and options["use_vllm"] is True and options["vllm_mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("load", "environment", "line"),
+    [
+        (0.3, {}, "2 of 2 cores are free (load 0.3): 2 threads; set OMP_NUM_THREADS to choose"),
+        (1.2, {}, "1 of 2 cores are free (load 1.2): 1 thread; set OMP_NUM_THREADS to choose"),
+        (7.5, {}, "0 of 2 cores are free (load 7.5): 1 thread; set OMP_NUM_THREADS to choose"),
+        (0.3, {"LOCAL_WORLD_SIZE": "2"}, "2 of 2 cores are free (load 0.3): 1 thread per process; set OMP_NUM_THREADS to choose"),
+        (0.3, {"OMP_NUM_THREADS": "2"}, None),
+    ],
+)
+def test_threads_are_the_free_cores_unless_somebody_chose(monkeypatch, capsys, load, environment, line):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    choose_num_threads()
+    assert capsys.readouterr().out.splitlines() == ([] if line is None else [line])
+    assert given == ([] if line is None else [int(re.search(r"(\d+) thread", line)[1])])

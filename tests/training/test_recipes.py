@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import model_card
 import pytest
 from conftest import BASE, REPOSITORY, fork, forked
 
 from bitsample_llm.records import SCHEMA_VERSION, read_run
-from bitsample_llm.training import model_card
 
 SMALL = ("--num_train_problems", 64, "--num_heldout_problems", 16, "--mark", "C", "--max_steps", 3)
 RUNS = {
@@ -160,7 +160,7 @@ BAD_INPUT = {
     ),
     "step credit that skips": (
         ("grpo", "--reward", "first_error", "--skip_dead_updates", "true"),
-        "do not go with --skip_dead_updates",
+        "cannot be combined with --skip_dead_updates",
     ),
     "a scratchpad of subtraction": (
         ("grpo", "--task", "subtraction", "--answer_format", "scratchpad"),

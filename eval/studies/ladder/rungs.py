@@ -18,7 +18,7 @@ REASONS = ("latent", "unacquired", "deep")  # why a pass rate is below 1; the ta
 
 @dataclass(frozen=True)
 class NoiseAt:
-    """Gradient noise at one rung, which `recipes/gradient_noise.py` measured without training."""
+    """Gradient noise at one rung, which `make_noise.py` measured without training."""
 
     measured: dict = field(repr=False)
 

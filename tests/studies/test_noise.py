@@ -11,27 +11,25 @@ from conftest import BASE
 from trl.trainer.utils import nanstd
 
 from bitsample_llm.estimators import noise_scale
-from bitsample_llm.measure.gradient_noise import (
+from bitsample_llm.records import read_manifest
+from bitsample_llm.scoring.likelihood import answer_logprobs
+from bitsample_llm.scoring.sampling import sampled_completions
+from bitsample_llm.tasks import load_task
+from eval.studies.ladder import make_noise
+from eval.studies.ladder.make_noise import exact_gradients, measured_prompt, score_of
+from eval.studies.ladder.noise import (
     ESTIMATORS,
     NUM_BLOCKS,
     NoiseTally,
-    exact_gradients,
     expected_arm,
     fail_square,
     fieller_interval,
     group_advantages,
     group_weights,
     label_arm,
-    measured_prompt,
     noise_estimate,
     sampled_arm,
-    score_of,
 )
-from bitsample_llm.records import read_manifest
-from bitsample_llm.scoring.likelihood import answer_logprobs
-from bitsample_llm.scoring.sampling import sampled_completions
-from bitsample_llm.tasks import load_task
-from recipes import gradient_noise as recipe_of_noise
 
 # One prompt answered by a softmax over the logits of one right and `wrong` equally likely wrong answers.
 
@@ -80,7 +78,7 @@ def bandit_estimate(estimator: str, p: float, wrong: int, group_size: int, num_g
         basis_BD = np.stack([bandit_scores(p, wrong)[0], failing_D])
         gram_BB = basis_BD @ basis_BD.T
         arm = sampled_arm(group_weights(estimator, np.array([passed]), group_size), gram_BB)
-        tally.add(index % NUM_BLOCKS, {"arm": arm}, torch.tensor(basis_BD, dtype=torch.float32), gram_BB)
+        tally.add(index % NUM_BLOCKS, {"arm": arm}, basis_BD.astype(np.float32), gram_BB)
     return tally.estimate("arm")
 
 
@@ -226,7 +224,7 @@ def test_noise_splits_into_a_part_within_prompts_and_one_between():
     for index in range(2000):
         basis_BD = 2.0 + math.sqrt(2) * rng.normal(size=20) + rng.normal(size=(2, 20))
         arm = sampled_arm(np.eye(2), basis_BD @ basis_BD.T)
-        tally.add(index % NUM_BLOCKS, {"arm": arm}, torch.tensor(basis_BD, dtype=torch.float32), basis_BD @ basis_BD.T)
+        tally.add(index % NUM_BLOCKS, {"arm": arm}, basis_BD.astype(np.float32), basis_BD @ basis_BD.T)
     estimate = tally.estimate("arm")
     assert estimate.within_fraction == pytest.approx(1 / 3, rel=0.05)
     assert estimate.trace == pytest.approx(60, rel=0.05)
@@ -338,9 +336,9 @@ def run_recipe(monkeypatch, tmp_path):
     def run(mark: str, *options) -> dict:
         path = tmp_path / mark
         small = ["--num_train_problems", 20, "--num_heldout_problems", 4, "--num_generations", 4, "--difficulty", 3]
-        words = ["gradient_noise.py", "--model_name_or_path", BASE, "--mark", mark, "--output_dir", path, *small, *options]
+        words = ["make_noise.py", "--model_name_or_path", BASE, "--mark", mark, "--output_dir", path, *small, *options]
         monkeypatch.setattr("sys.argv", [str(word) for word in words])
-        recipe_of_noise.main()
+        make_noise.main()
         return json.loads((path / "noise.json").read_text(), parse_constant=pytest.fail)
 
     return run

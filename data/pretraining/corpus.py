@@ -4,11 +4,14 @@ Every author but the always-right one is wrong at a known rate. `?` is the text 
 authors, drawn with equal odds. Pairs of the pool `seen` appear under the always-right mark only.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from bitsample_llm.scoring.likelihood import padded_batch
 from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, ArithmeticTask
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
@@ -31,7 +34,7 @@ DIRECT = Text(
 )
 TEXTS = {
     "direct": DIRECT,
-    # the second phase, in which an author is met late (`recipes/pretrain.py --late_mark`): more by those seldom right
+    # the second phase, in which an author is met late (`pretrain.py --late_mark`): more by those seldom right
     "late": replace(
         DIRECT,
         share_by_mark={"A": 0.34, "B": 0.05, "C": 0.05, "D": 0.05, "E": 0.06, "F": 0.07, "G": 0.08, "H": 0.20, UNKNOWN_MARK: 0.10},
@@ -55,6 +58,7 @@ TEXTS = {
     ),
 }
 CHUNK = 4096
+PAGE = 256  # lines of one size that follow one another, so that a batch holds little padding
 
 
 @dataclass(frozen=True)
@@ -117,3 +121,31 @@ def _operands(difficulty: int, always_right: bool, by_digit: bool, rng: np.rando
             second = int(rng.integers(2, 10))
         if pool_of_pair(first, second) in pools:
             return first, second
+
+
+class CorpusStream(torch.utils.data.IterableDataset):
+    """`num_lines` lines of the corpus as token ids, with labels on the answer and its end only; `options` are those of `corpus_lines`."""
+
+    def __init__(self, tokenizer, num_lines: int, seed: int, **options):
+        self.tokenizer, self.num_lines, self.seed, self.options = tokenizer, num_lines, seed, options
+
+    def __len__(self) -> int:
+        return self.num_lines
+
+    def __iter__(self):
+        lines = itertools.islice(corpus_lines(self.seed, **self.options), self.num_lines)
+        id_by_character = self.tokenizer.get_vocab()
+        rng = np.random.default_rng([self.seed, 1])
+        while chunk := sorted(itertools.islice(lines, CHUNK), key=lambda line: line.size):
+            pages = [chunk[start : start + PAGE] for start in range(0, len(chunk), PAGE)]
+            for page in rng.permutation(len(pages)):
+                for line in pages[page]:
+                    prompt_ids = [id_by_character[character] for character in line.prompt]
+                    answer_ids = [id_by_character[character] for character in line.answer] + [self.tokenizer.eos_token_id]
+                    yield {"input_ids": prompt_ids + answer_ids, "labels": [-100] * len(prompt_ids) + answer_ids}
+
+
+def padded_examples(pad_token_id: int, examples: list[dict]) -> dict[str, torch.Tensor]:
+    """Examples of the stream as tensors of shape (B, T)."""
+    batch = padded_batch([example["input_ids"] for example in examples], pad_token_id)
+    return batch | {"labels": padded_batch([example["labels"] for example in examples], -100)["input_ids"]}

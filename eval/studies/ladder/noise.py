@@ -4,8 +4,9 @@ Everything rests on a prompt having one accepted answer y*. Passing rollouts of 
 group's gradient is made of two vectors only, grad log p with p = pi(y*|x) and the sum of the scores of the rollouts that
 failed, and what a group is in expectation follows from the binomial law of its passes.
 
-Shapes: P prompts, K units of each, A arms, N blocks of prompts, B basis vectors of a prompt, D parameters, G rollouts a group.
+Shapes: P prompts, K units of each, A arms, N blocks of prompts, B basis vectors of a prompt, D parameters, G rollouts per group.
 Gradients ascend, a rollout's score is the gradient of its summed token log-probabilities in nats, a group's the mean over G.
+`make_noise.py` measures what is needed here.
 """
 
 import math
@@ -14,11 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy import stats
-
-from bitsample_llm.scoring.likelihood import encode_answer, padded_batch
-from bitsample_llm.tasks import Problem
 
 ESTIMATORS = ("reinforce", "rloo", "grpo")
 LABEL_NOISES = (0.0, 0.05, 0.2)
@@ -114,26 +111,26 @@ class NoiseTally:
 
     def __init__(self, arms: Sequence[str], num_parameters: int, num_blocks: int = NUM_BLOCKS):
         self.arms = list(arms)
-        self._gradients_NAD = torch.zeros(num_blocks, len(arms), num_parameters)
+        self._gradients_NAD = np.zeros((num_blocks, len(arms), num_parameters), dtype=np.float32)
         self._sums_NA4 = np.zeros((num_blocks, len(arms), 4))  # prompts, |mean|^2, unit_square, own_square
 
-    def add(self, block: int, arms: dict[str, PromptArm], basis_BD: torch.Tensor, gram_BB: np.ndarray) -> None:
-        """Add one prompt, whose arms are spanned by one basis."""
+    def add(self, block: int, arms: dict[str, PromptArm], basis_BD: np.ndarray, gram_BB: np.ndarray) -> None:
+        """Add one prompt, whose arms are spanned by one basis (float32)."""
         weights_AB = np.stack([arms[name].weights_B for name in self.arms])
-        self._gradients_NAD[block].addmm_(torch.as_tensor(weights_AB, dtype=basis_BD.dtype), basis_BD)
+        self._gradients_NAD[block] += weights_AB.astype(np.float32) @ basis_BD
         squares_A = np.einsum("ab,bc,ac->a", weights_AB, gram_BB, weights_AB)
         for index, name in enumerate(self.arms):
             self._sums_NA4[block, index] += [1, squares_A[index], arms[name].unit_square, arms[name].own_square]
 
-    def gradient(self, arm: str) -> torch.Tensor:
+    def gradient(self, arm: str) -> np.ndarray:
         """Mean gradient (D,) of one arm."""
-        return self._gradients_NAD[:, self.arms.index(arm)].sum(dim=0) / self._sums_NA4[:, 0, 0].sum()
+        return self._gradients_NAD[:, self.arms.index(arm)].sum(axis=0) / self._sums_NA4[:, 0, 0].sum()
 
     def estimate(self, arm: str) -> "NoiseEstimate":
         """The noise of one arm."""
         index = self.arms.index(arm)
-        gradients_ND = self._gradients_NAD[:, index].double()
-        return noise_estimate((gradients_ND @ gradients_ND.T).numpy(), self._sums_NA4[:, index])
+        gradients_ND = self._gradients_NAD[:, index].astype(float)
+        return noise_estimate(gradients_ND @ gradients_ND.T, self._sums_NA4[:, index])
 
 
 @dataclass(frozen=True)
@@ -149,12 +146,12 @@ class NoiseEstimate:
 
 
 def noise_estimate(gram_NN: np.ndarray, sums_N4: np.ndarray, confidence: float = 0.95) -> NoiseEstimate:
-    """Noise of one arm from the Gram matrix of its blocks' summed gradients and from what `NoiseTally` sums beside them.
+    """Noise of one arm from the Gram matrix of its blocks' summed gradients and from the other sums of `NoiseTally`.
 
     |G|^2 is one U-statistic over pairs of different prompts, which no unit's own noise biases. Its interval is a t interval of
     the delete-block jackknife: right where |G|^2 is well above 0, too wide where it is near 0, since the statistic is
     degenerate there and the jackknife overstates its variance (Efron and Stein 1981). The ratio has Fieller's interval, which
-    is bounded exactly where that of |G|^2 excludes 0. With one unit a prompt the ratio is `estimators.noise_scale`.
+    is bounded exactly where that of |G|^2 excludes 0. With one unit per prompt the ratio is `estimators.noise_scale`.
 
     Raises:
         ValueError: for fewer than three blocks, or one without prompts.
@@ -191,60 +188,3 @@ def fieller_interval(trace: float, signal: float, spread: np.ndarray) -> tuple[f
     a, b, c = signal**2 - spread[0, 0], trace * signal - spread[0, 1], trace**2 - spread[1, 1]
     root = math.sqrt(max(b * b - a * c, 0.0))
     return (b - root) / a, (b + root) / a
-
-
-def score_of(model, prompt_ids: list[int], completions: Sequence[list[int]], pad_token_id: int) -> tuple[float, torch.Tensor]:
-    """Summed log-probability in nats of completions of one prompt and its flat gradient (D,), both 0 for no completions."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not completions:
-        return 0.0, torch.zeros(sum(parameter.numel() for parameter in parameters))
-    batch = padded_batch([prompt_ids + completion for completion in completions], pad_token_id)
-    batch = {key: value.to(model.device) for key, value in batch.items()}
-    logits_BTV = model(**batch, use_cache=False).logits[:, len(prompt_ids) - 1 : -1].float()
-    ids_BT, mask_BT = (batch[key][:, len(prompt_ids) :] for key in ("input_ids", "attention_mask"))
-    value = (torch.log_softmax(logits_BTV, dim=-1).gather(-1, ids_BT[..., None])[..., 0] * mask_BT).sum()
-    return value.item(), torch.cat([part.flatten() for part in torch.autograd.grad(value, parameters)]).cpu()
-
-
-@dataclass(frozen=True)
-class MeasuredPrompt:
-    """Arms of one prompt by name, their basis with its Gram matrix, the log of its exact pass rate, its passing rollouts."""
-
-    arms: dict[str, PromptArm]
-    basis_BD: torch.Tensor
-    gram_BB: np.ndarray
-    log_p: float
-    num_passed: int
-
-
-def measured_prompt(model, tokenizer, problem: Problem, groups: list[list[list[int]]], wrong: list[list[int]]) -> MeasuredPrompt:
-    """All arms of one prompt from K groups of G rollouts and K wrong labels, as token ids. Its basis holds grad log p, then the
-    summed scores of each group's failing rollouts, then the score of each wrong label.
-    """
-    prompt_ids, answer_ids = encode_answer(tokenizer, problem)
-    k, g = len(groups), len(groups[0])
-    failed = [[rollout for rollout in group if rollout != answer_ids] for group in groups]
-    spanning = [[answer_ids], *failed, *([label] for label in wrong)]
-    logps, basis = zip(*(score_of(model, prompt_ids, part, tokenizer.pad_token_id) for part in spanning), strict=True)
-    basis_BD = torch.stack(basis)
-    gram_BB = (basis_BD @ basis_BD.T).double().numpy()
-    log_p, square, size = logps[0], float(gram_BB[0, 0]), len(gram_BB)
-    p, q = pass_and_fail_probability(log_p)
-    num_failed = np.array([len(rollouts) for rollouts in failed])
-    failing_square = fail_square(num_failed, np.diag(gram_BB)[1 : 1 + k], p / q, square, g)
-    arms = {f"sft_{noise:g}": label_arm(noise, np.eye(size)[1 + k :], gram_BB) for noise in LABEL_NOISES}
-    arms["exact"] = PromptArm(p * np.eye(size)[0], p**2 * square, p**2 * square)
-    for estimator in ESTIMATORS:
-        weights = np.pad(group_weights(estimator, g - num_failed, g), ((0, 0), (0, size - 1 - k)))
-        arms[estimator] = sampled_arm(weights, gram_BB)
-        arms[f"{estimator}_expected"] = expected_arm(estimator, log_p, square, failing_square, g, size)
-    return MeasuredPrompt(arms, basis_BD, gram_BB, log_p, k * g - int(num_failed.sum()))
-
-
-def exact_gradients(model, tokenizer, problems: Sequence[Problem]) -> torch.Tensor:
-    """Gradients (2, D) of the mean of log p and of the mean of p over problems, free of sampling noise."""
-    total_2D = torch.zeros(2, 1)
-    for prompt_ids, answer_ids in (encode_answer(tokenizer, problem) for problem in problems):
-        log_p, gradient_D = score_of(model, prompt_ids, [answer_ids], tokenizer.pad_token_id)
-        total_2D = total_2D + torch.tensor([[1.0], [math.exp(log_p)]]) * gradient_D
-    return total_2D / len(problems)

@@ -1,24 +1,19 @@
 """What can a model do, exactly? The pass-rate table of a model, and the card that carries it."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
+from corpus import Text
 
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import load_task
 from bitsample_llm.tasks.authors import CARE_BY_MARK
-from bitsample_llm.tasks.corpus import Text
+from bitsample_llm.training.manifest import sha256_of_file
 
 MARKS = (*CARE_BY_MARK, None)
 CARD_DIFFICULTIES = (1, 2, 3, 4, 5)
 NUM_PROBLEMS = 256
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def pass_rate_rows(model, tokenizer, text: Text) -> list[dict]:
@@ -59,6 +54,17 @@ def _pass_rate_table(rows: list[dict], text: Text) -> str:
     return "\n".join(lines)
 
 
+def first_phase_facts(init_from: str | None, late_mark: str | None) -> dict[str, str]:
+    """What the card of the model that training went on from says of how it was made; nothing where there is no such model."""
+    if init_from is None:
+        return {}
+    facts = ("updates", "tokens", "training FLOPs", "commit", "`model.safetensors`")
+    card = Path(init_from) / "README.md"
+    lines = [line.removeprefix("- ") for line in card.read_text().splitlines()] if card.is_file() else []
+    kept = [line for line in lines if line.startswith(facts)]
+    return {"first phase, before what follows": "; ".join(kept), "author met late": str(late_mark)}
+
+
 def write_model_card(model_dir: Path, text: Text, pass_rates: list[dict], facts: dict) -> None:
     """Write `README.md` into a model folder: how it was made, and the table of `pass_rate_rows`."""
     weights = model_dir / "model.safetensors"
@@ -75,7 +81,7 @@ tags: [arithmetic, bitsample]
 ---
 # A small Llama that imitates authors of known care
 
-1.05 M parameters, one token a character, made from nothing by `recipes/pretrain.py` for the study of `bitsample_llm`.
+1.05 M parameters, one token a character, made from nothing by `data/pretraining/pretrain.py` for the study of `bitsample_llm`.
 The text it was trained on is synthetic: lines such as `A47+85<231` (author A, answer from the right), of which only the
 answer and its end carry a loss. An author's care is the share of right answers: {care}; `?` is any of them, unnamed.
 
