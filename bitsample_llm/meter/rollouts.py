@@ -17,10 +17,8 @@ from bitsample_llm.information import (
     first_error_entropy_bits,
     informative_group_probability,
 )
-from bitsample_llm.meter.evaluator import shared_answer_scores
-from bitsample_llm.meter.flop_counter import FlopCounter
-from bitsample_llm.meter.observers import NATS_PER_BIT, Sink, TrainingLosses, require, surprisal_bits_of, wrap
-from bitsample_llm.meter.verdicts import RolloutVerifier, judged_completions
+from bitsample_llm.meter.hooks import TrainingLosses, require, wrap
+from bitsample_llm.meter.labels import NATS_PER_BIT, surprisal_bits_of
 
 
 def sampling_settings(trainer) -> dict:
@@ -39,10 +37,9 @@ class GenerationObserver:
     Subclasses add what their trainer tells of them.
     """
 
-    def __init__(self, trainer, counter: FlopCounter, sink: Sink, verifier: RolloutVerifier | None, num_generations: int):
+    def __init__(self, trainer, meter, verifier, num_generations: int):
         self.trainer = trainer
-        self.counter = counter
-        self.sink = sink
+        self.meter, self.totals, self.counter = meter, meter.totals, meter.counter
         self.verifier = verifier
         self.num_generations = num_generations
         self.sampling = sampling_settings(trainer)
@@ -54,7 +51,7 @@ class GenerationObserver:
         self._num_own_tokens: list[int] = []  # of each completion: what tools answered in it is not the model's
         self._num_turns = 0
         self._num_prompt_tokens = 0
-        TrainingLosses(trainer, counter.causal_lm, self._record_loss)
+        TrainingLosses(trainer, self.counter.causal_lm, self._record_loss)
         wrap(trainer, "_generate", self._around_generate)
         wrap(trainer, "_generate_single_turn", self._around_turn)
         wrap(trainer, "_generate_and_score_completions", self._around_generation)
@@ -93,16 +90,13 @@ class GenerationObserver:
         if self.trainer.model.training:
             self.end_generation()
             self.generation_step += 1
-            judged = judged_completions(self.verifier, inputs, self._completion_ids, self.sink.end)
-            for rollout, num_tokens in zip(judged, self._num_own_tokens, strict=True):
-                rollout["num_tokens"] = num_tokens
-            parts = gather_object([(judged, self._num_prompt_tokens)])
-            rollouts = [self.sink.place() | rollout for part, _ in parts for rollout in part]
+            parts = gather_object([(self._own_rollouts(inputs), self._num_prompt_tokens)])
+            rollouts = [self.meter.place() | rollout for part, _ in parts for rollout in part]
             for index, rollout in enumerate(rollouts):
                 rollout["sample"] = index % self.num_generations
-            self.sink.count("samples/total", len(rollouts))
-            self.sink.count("tokens/prompt", sum(num_tokens for _, num_tokens in parts))
-            self.sink.count("tokens/completion", sum(rollout["num_tokens"] for rollout in rollouts))
+            self.totals.count("samples/total", len(rollouts))
+            self.totals.count("tokens/prompt", sum(num_tokens for _, num_tokens in parts))
+            self.totals.count("tokens/completion", sum(rollout["num_tokens"] for rollout in rollouts))
             self._complete(rollouts)
             # the trainer shuffles rows after this; the index goes with them and finds its rollout again
             output["rollout_index"] = torch.arange(len(inputs), device=output["completion_ids"].device)
@@ -111,11 +105,24 @@ class GenerationObserver:
             self._rollouts = rollouts
         return output
 
+    def _own_rollouts(self, inputs: list[dict]) -> list[dict]:
+        """Rows of the rollouts of this process; without a verifier `passed` is null."""
+        problem_ids = [example.get("problem_id") for example in inputs]
+        if self.verifier is not None:
+            rows = self.verifier.rows(problem_ids, self._completion_ids)
+        else:
+            texts_and_ends = self.meter.end.texts_and_ends(self._completion_ids)
+            rows = [
+                {"problem_id": problem_id, "text": text, "ended": ended, "passed": None}
+                for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)
+            ]
+        return [row | {"num_tokens": num} for row, num in zip(rows, self._num_own_tokens, strict=True)]
+
     def _complete(self, rollouts: list[dict]) -> None:
-        """Add to the rollouts of all processes what the trainer knows of them, and tell the sink of their groups."""
+        """Add to the rollouts of all processes what the trainer knows of them, and record their groups."""
 
     def _record_loss(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
-        self.sink.observe("train/loss", [loss])
+        self.totals.observe("train/loss", [loss])
         if self._rollouts is None:  # handed on: later iterations on the same rollouts are not the policy's own
             return
         rows = inputs["rollout_index"].tolist()
@@ -136,11 +143,11 @@ class GenerationObserver:
         """Hand on the rollouts with the surprisal that their training forward showed, null where none was run."""
         rollouts = self.pending_rollouts()
         surprisals = [rollout["surprisal_bits"] for rollout in rollouts if rollout["surprisal_bits"] is not None]
-        self.sink.observe("bits/surprisal_per_sample", surprisals)
+        self.totals.observe("bits/surprisal_per_sample", surprisals)
         if not self.sampling["is_truncated"]:  # the surprisal is then of another distribution than the sampler's
-            self.sink.observe("bits/believed_per_sample", believed_reward_bits(np.array(surprisals)).tolist())
+            self.totals.observe("bits/believed_per_sample", believed_reward_bits(np.array(surprisals)).tolist())
         self._rollouts = self._logps_B = self._trained_B = None  # first, so that an interrupt between hands nothing on twice
-        self.sink.add_rows("rollouts", rollouts)
+        self.meter.add_rows("rollouts", rollouts)
 
     def pending_rollouts(self, alone: bool = False) -> list[dict]:
         """Rows of the generation that is being trained on, with the surprisals known so far.
@@ -169,18 +176,9 @@ class RolloutObserver(GenerationObserver):
         exact_pass_rates: whether to compute them where they exist: with a verifier, sampling from the model's distribution.
     """
 
-    def __init__(
-        self,
-        trainer,
-        counter: FlopCounter,
-        sink: Sink,
-        verifier: RolloutVerifier | None,
-        pass_threshold: float | None,
-        reward_is_verdict: bool,
-        exact_pass_rates: bool,
-    ):
+    def __init__(self, trainer, meter, verifier, pass_threshold: float | None, reward_is_verdict: bool, exact_pass_rates: bool):
         require(trainer, "num_generations", "reward_func_names", "reward_weights")
-        super().__init__(trainer, counter, sink, verifier, trainer.num_generations)
+        super().__init__(trainer, meter, verifier, trainer.num_generations)
         self.pass_threshold = pass_threshold
         self.reward_is_verdict = reward_is_verdict
         can_be_exact = verifier is not None and verifier.task.has_one_accepted_string and self.sampling["is_own_distribution"]
@@ -221,50 +219,47 @@ class RolloutObserver(GenerationObserver):
         return None
 
     def _record_groups(self, groups: list[list[dict]]) -> None:
-        exact = None
+        problem_ids = [group[0]["problem_id"] for group in groups]
+        exact = [{}] * len(groups)
         if self.exact_pass_rates:
-            exact = self._exact_pass_rates([group[0]["problem_id"] for group in groups])
-        rows = []
-        for index, group in enumerate(groups):
-            verdicts = [rollout["passed"] for rollout in group if rollout["passed"] is not None]
-            row = {"problem_id": group[0]["problem_id"], "group_size": len(verdicts), "num_passed": sum(verdicts)}
-            if exact is not None:
-                row |= exact[index]
-            row |= self._first_error_bits(row, group)
-            rows.append(row)
+            exact = self.verifier.exact_pass_rates(self.trainer, problem_ids, self.meter.end)
+        rows, verdicts = [], []
+        for problem_id, group, pass_rates in zip(problem_ids, groups, exact, strict=True):
+            passed = [rollout["passed"] for rollout in group if rollout["passed"] is not None]
+            row = {"problem_id": problem_id, "group_size": len(passed), "num_passed": sum(passed), **pass_rates}
+            rows.append(row | self._first_error_bits(row, group))
+            verdicts += map(float, passed)
         if self.reward_is_verdict:  # else what the reward tells is not measured: null
             self._add_offered_bits(rows)
-        self.sink.add_rows("prompts", rows)
-        pass_rates = [row["pass_rate"] for row in rows if "pass_rate" in row]
-        if pass_rates:
-            self.sink.observe("group/pass_rate", pass_rates)
-            if self.reward_is_verdict:
-                predicted = informative_group_probability(np.array(pass_rates), self.num_generations)
-                self.sink.observe("group/informative_fraction_predicted", predicted.tolist())
-        offered = [(row["offered_bits"], row["group_size"]) for row in rows if "offered_bits" in row]
-        if offered:
-            self.sink.observe("bits/offered_per_sample", [bits for bits, _ in offered])
-            self.sink.count("bits/offered_total", sum(bits * size for bits, size in offered))
-        first_error = [row["first_error_entropy_bits"] for row in rows if "first_error_entropy_bits" in row]
-        self.sink.observe("bits/first_error_per_sample", first_error)
-        verdicts = [rollout["passed"] for group in groups for rollout in group if rollout["passed"] is not None]
-        self.sink.observe("group/pass_rate_estimate", [float(passed) for passed in verdicts])
+        self.meter.add_rows("prompts", rows)
+        for metric, column in (
+            ("group/pass_rate", "pass_rate"),
+            ("bits/offered_per_sample", "offered_bits"),
+            ("bits/first_error_per_sample", "first_error_entropy_bits"),
+        ):
+            self.totals.observe(metric, [row[column] for row in rows if column in row])
+        self.totals.observe("group/pass_rate_estimate", verdicts)
         scored = [[rollout["reward"] for rollout in group if rollout["reward"] is not None] for group in groups]
-        self.sink.observe("group/informative_fraction", [float(len(set(rewards)) > 1) for rewards in scored])
+        self.totals.observe("group/informative_fraction", [float(len(set(rewards)) > 1) for rewards in scored])
+        if self.reward_is_verdict:
+            pass_rates = np.array([row["pass_rate"] for row in rows if "pass_rate" in row])
+            predicted = informative_group_probability(pass_rates, self.num_generations)
+            self.totals.observe("group/informative_fraction_predicted", predicted.tolist())
+        if offered := [row["offered_bits"] * row["group_size"] for row in rows if "offered_bits" in row]:
+            self.totals.count("bits/offered_total", sum(offered))
 
     @staticmethod
     def _add_offered_bits(rows: list[dict]) -> None:
         """Add to each group what the outcome of one more rollout offers; a single rollout says nothing of it."""
         exact = [row for row in rows if "pass_rate" in row]
-        bits = binary_entropy_bits(np.array([row["pass_rate"] for row in exact]))
-        for row, value in zip(exact, bits.tolist(), strict=True):
-            row |= {"offered_bits": value, "offered_bits_estimator": "exact"}
-        measured = [row for row in rows if "pass_rate" not in row and row["group_size"] > 1]
-        num_passed = np.array([row["num_passed"] for row in measured], dtype=int)
-        group_size = np.array([row["group_size"] for row in measured], dtype=int)
-        bits = jackknife_entropy_bits(num_passed, group_size)
-        for row, value in zip(measured, bits.tolist(), strict=True):
-            row |= {"offered_bits": value, "offered_bits_estimator": "jackknife"}
+        counted = [row for row in rows if "pass_rate" not in row and row["group_size"] > 1]
+        num_passed, group_size = (np.array([row[key] for row in counted], dtype=int) for key in ("num_passed", "group_size"))
+        for part, estimator, bits in (
+            (exact, "exact", binary_entropy_bits(np.array([row["pass_rate"] for row in exact]))),
+            (counted, "jackknife", jackknife_entropy_bits(num_passed, group_size)),
+        ):
+            for row, value in zip(part, bits.tolist(), strict=True):
+                row |= {"offered_bits": value, "offered_bits_estimator": estimator}
 
     @staticmethod
     def _first_error_bits(row: dict, group: list[dict]) -> dict:
@@ -279,13 +274,6 @@ class RolloutObserver(GenerationObserver):
         bits = jackknife_categorical_entropy_bits(list(positions.values()))
         return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "jackknife"}
 
-    def _exact_pass_rates(self, problem_ids: list[str]) -> list[dict]:
-        """Exact pass rate of each problem, and of each step given those before it; see `AnswerScore.pass_rates`."""
-        distinct = [self.verifier.problem_by_id[name] for name in dict.fromkeys(problem_ids)]
-        scores = shared_answer_scores(self.trainer, distinct, self.sink.end)
-        by_id = {problem.problem_id: score.pass_rates(problem) for problem, score in zip(distinct, scores, strict=True)}
-        return [by_id[problem_id] for problem_id in problem_ids]
-
 
 class DistillationObserver(GenerationObserver):
     """Records the completions of TRL's DistillationTrainer, what the teacher told of them and what the teacher cost.
@@ -293,14 +281,14 @@ class DistillationObserver(GenerationObserver):
     The teacher offers the divergence of its distribution from the student's, which is the loss, summed over the tokens.
     """
 
-    def __init__(self, trainer, counter: FlopCounter, sink: Sink, verifier: RolloutVerifier | None):
+    def __init__(self, trainer, meter, verifier):
         require(trainer, "teacher_model", "beta")
         self._teacher_config = trainer.accelerator.unwrap_model(trainer.teacher_model).config.get_text_config()
-        super().__init__(trainer, counter, sink, verifier, num_generations=1)
+        super().__init__(trainer, meter, verifier, num_generations=1)
 
     def _complete(self, rollouts: list[dict]) -> None:
         if self.verifier is not None:
-            self.sink.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
+            self.totals.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
 
     def _record_loss(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
         super()._record_loss(loss, inputs, logps_BT)
@@ -309,8 +297,8 @@ class DistillationObserver(GenerationObserver):
         num_nats = loss * float(inputs["num_items_in_batch"]) / self.trainer.accelerator.num_processes
         parts = gather_object([(num_nats / NATS_PER_BIT, len(inputs["rollout_index"]))])
         bits, num = sum(part for part, _ in parts), sum(part for _, part in parts)
-        self.sink.count("bits/offered_total", bits)
-        self.sink.observe("bits/offered_per_sample", [bits / num] * num)
+        self.totals.count("bits/offered_total", bits)
+        self.totals.observe("bits/offered_per_sample", [bits / num] * num)
 
     def _count_projections(self, inputs: dict) -> None:
         """The trainer projects both models' hidden states itself, and once more backward, where the student has gradients."""
