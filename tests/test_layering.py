@@ -46,7 +46,6 @@ ELSEWHERE = {"__main__": "command", "likelihood": "scoring", "InformationMeter":
 DRAWERS = {"utils", "common", "helpers", "misc", "core", "base"}
 MOST_LINES = 350
 LONG = {
-    "bitsample_llm/meter/flop_counter.py": "one table of the kinds of forward passes and their prices",
     "bitsample_llm/report/columns.py": "a glossary: one column after another",
     "bitsample_llm/tasks/dataset_rows.py": "every way in which a row of somebody's data can be wrong",
 }

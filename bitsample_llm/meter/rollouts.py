@@ -307,5 +307,5 @@ class DistillationObserver(GenerationObserver):
         num_forward = 2 if 0 < self.trainer.beta < 1 else 1  # a mixture needs both log-partitions first
         count = self.counter.count_projections
         count("train_forward", num_forward, ran, useful)
-        count("train_backward", 2 + self.counter.output_trainable, ran, useful)
+        count("train_backward", 2 + self.counter.layers.output_trainable, ran, useful)
         count("score_reference", num_forward + 1, ran, useful, self._teacher_config)
