@@ -15,11 +15,12 @@ import torch
 import trl
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
+from bitsample_llm.meter.distillation import DistillationObserver
 from bitsample_llm.meter.flop_counter import FlopCounter
+from bitsample_llm.meter.groups import RolloutObserver
 from bitsample_llm.meter.hooks import wrap
 from bitsample_llm.meter.labels import LabelObserver
 from bitsample_llm.meter.recording import Recording, tell
-from bitsample_llm.meter.rollouts import DistillationObserver, RolloutObserver
 from bitsample_llm.meter.totals import Totals
 from bitsample_llm.records import RecordError
 from bitsample_llm.scoring.answer_end import AnswerEnd

@@ -36,14 +36,15 @@ def encode_answer(tokenizer, problem: Problem, end: AnswerEnd | None = None) -> 
     return encode_prompt(tokenizer, problem.prompt), answer_ids + [end_id]
 
 
-def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of shape (B, T), padded on the right."""
+def padded_batch(sequences: Sequence[list[int]], pad_token_id: int, on_left: bool = False) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of shape (B, T), padded on the right, or on the left."""
     length = max(map(len, sequences))
     ids_BT = torch.full((len(sequences), length), pad_token_id)
     mask_BT = torch.zeros_like(ids_BT)
     for row, ids in enumerate(sequences):
-        ids_BT[row, : len(ids)] = torch.tensor(ids)
-        mask_BT[row, : len(ids)] = 1
+        place = slice(length - len(ids), length) if on_left else slice(len(ids))
+        ids_BT[row, place] = torch.tensor(ids)
+        mask_BT[row, place] = 1
     return {"input_ids": ids_BT, "attention_mask": mask_BT}
 
 
