@@ -10,9 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize, special, stats
 
-from bitsample_llm.jackknife import checked_counts
-from bitsample_llm.jackknife import jackknife_categorical_entropy_bits as jackknife_categorical_entropy_bits
-from bitsample_llm.jackknife import jackknife_entropy_bits as jackknife_entropy_bits
+from bitsample_llm.jackknife import checked_counts, jackknife_categorical_entropy_bits, jackknife_entropy_bits  # noqa: F401
 
 
 def _check_confidence(confidence: float) -> None:
@@ -34,14 +32,8 @@ def pass_at_k(num_samples, num_passed, k):
     c, n = checked_counts(num_passed, num_samples)
     if not ((np.asarray(k) >= 1) & (np.asarray(k) <= n)).all():
         raise ValueError(f"k must lie between 1 and num_samples, got k={k} of {num_samples}")
-    result = np.vectorize(_pass_at_k, otypes=[float])(n, c, k)
-    return float(result) if result.ndim == 0 else result
-
-
-def _pass_at_k(n: int, c: int, k: int) -> float:
-    if n - c < k:
-        return 1.0
-    return float(-np.expm1(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum())) + 0.0
+    result = stats.hypergeom.sf(0, n, c, k)
+    return float(result) if np.ndim(result) == 0 else result
 
 
 def group_pass_probabilities(num_passed, num_samples, group_size: int) -> np.ndarray:

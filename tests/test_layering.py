@@ -47,7 +47,6 @@ DRAWERS = {"utils", "common", "helpers", "misc", "core", "base"}
 MOST_LINES = 350
 LONG = {
     "bitsample_llm/report/columns.py": "a glossary: one column after another",
-    "bitsample_llm/tasks/dataset_rows.py": "every way in which a row of somebody's data can be wrong",
 }
 MOST_LINES_OF_THE_METER = 3600
 

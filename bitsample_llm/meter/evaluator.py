@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 
 from bitsample_llm.estimators import wilson_interval
+from bitsample_llm.flops import widths
 from bitsample_llm.meter.exact import shared_answer_scores
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.answer_end import AnswerEnd
@@ -30,8 +31,8 @@ class EvaluationRollouts:
 
     Attributes:
         task: judges the rollouts.
-        per_problem: rollouts of each problem at each evaluation.
-        max_tokens: of a rollout, fewer where the model's context has no room.
+        per_problem: rollouts per problem at each evaluation.
+        max_tokens: at most so many per rollout, fewer where the model's context has no room.
     """
 
     task: object
@@ -106,7 +107,5 @@ def shared_num_passed(trainer, problems: Sequence[Problem], rollouts: Evaluation
 
 def _sampling_batch_size(config, num_tokens: int) -> int:
     """Rows of a batch whose keys and values fit into memory."""
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    width = (getattr(config, "num_key_value_heads", None) or heads) * head_dim
-    return max(1, min(MAX_ROWS, MAX_CACHED // (2 * config.num_hidden_layers * width * num_tokens)))
+    model = widths(config)
+    return max(1, min(MAX_ROWS, MAX_CACHED // (2 * model["layers"] * model["key_value"] * num_tokens)))

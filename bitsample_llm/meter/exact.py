@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from accelerate.utils import gather_object
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
@@ -23,5 +22,6 @@ def shared_answer_scores(trainer, problems: Sequence[Problem], end: AnswerEnd) -
     batch_size = scoring_batch_size(model, spelled)
     share = spelling_logprobs(model, trainer.processing_class, filled[accelerator.process_index :: num_shares], batch_size)
     by_process = gather_object(share)
-    in_order = [logps for round_ in zip(*np.array_split(np.arange(len(filled)), num_shares), strict=True) for logps in round_]
-    return answer_scores(spelled, [by_process[index] for index in in_order[: len(spelled)]])
+    per_share = len(filled) // num_shares
+    logps = [by_process[index % num_shares * per_share + index // num_shares] for index in range(len(spelled))]
+    return answer_scores(spelled, logps)

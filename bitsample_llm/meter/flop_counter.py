@@ -149,7 +149,7 @@ class FlopCounter:
             self._train_forward_ended = None
 
     def count_generation(self, prompts: Sequence[Sequence[int]], completion_lengths: Sequence[int]) -> None:
-        """Price a generation that ran out of sight (vLLM) by its tokens: no padding, each distinct prompt put in once.
+        """Price a generation whose passes were not seen (vLLM) by its tokens: no padding, each distinct prompt once.
 
         A completion of T tokens takes T - 1 decoding passes: the prompt's pass gives the first token.
         """

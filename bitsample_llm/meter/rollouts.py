@@ -1,7 +1,7 @@
 """What trainers that sample show of their rollouts. B rollouts of this process, T tokens.
 
 The rollouts of a generation are held back until all of them have been trained on, because their surprisal is that of the training
-forward; what a checkpoint finds half-trained is kept beside it.
+forward; what is half-trained when a checkpoint is saved is kept with the records.
 """
 
 import numpy as np
@@ -24,9 +24,8 @@ def sampling_settings(trainer) -> dict:
 
 
 class GenerationObserver:
-    """Takes down the completions of every generation, and what they cost where no forward pass was seen.
-
-    Subclasses add what their trainer tells of them.
+    """Records the completions of every generation, and what they cost where no forward pass was seen; subclasses add what their
+    trainer tells of them.
     """
 
     def __init__(self, trainer, meter, verifier, num_generations: int):
@@ -154,6 +153,6 @@ class GenerationObserver:
         return [rollout | {"surprisal_bits": value} for rollout, value in zip(self._rollouts, bits, strict=True)]
 
     def resume(self, generation_step: int) -> None:
-        """Go on after a generation; the one under way is forgotten: the record has what its checkpoint knew of it."""
+        """Go on after a generation. The one under way is forgotten: the record holds what was known of it at the checkpoint."""
         self.generation_step = generation_step
         self._rollouts = self._logps_B = self._trained_B = None

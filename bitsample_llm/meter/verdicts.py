@@ -1,7 +1,7 @@
 """What passes? Sampled token ids as text, and the verdict of a task on it, for reward functions, the meter and measurements alike.
 
-TRL decodes completions without special tokens, which would let a completion pass that holds one in its middle; here the verdict is
-on all that was sampled.
+TRL decodes completions without their special tokens, so a completion with one in its middle could pass. Here the verdict is on
+all that was sampled.
 """
 
 from collections.abc import Sequence

@@ -34,7 +34,7 @@ GLOSSARY: dict[str, Metric] = {
     ),
     "bits/offered_per_sample": Metric(
         "bits",
-        "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) a rollout (rl), "
+        "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) per rollout (rl), "
         "the divergence from the teacher over the completion (distillation)",
         "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss; "
         "mean over the step's samples",

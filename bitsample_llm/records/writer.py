@@ -1,4 +1,4 @@
-"""How a run directory is written: atomically, once, and on from where a killed run stopped. `__init__.py` says what it holds."""
+"""How a run directory is written: atomically, each row once, and on from where a killed run stopped."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from bitsample_llm.records import (
 from bitsample_llm.records.glossary import TRAINING_PHASES, unknown_keys
 from bitsample_llm.records.lock import RunLock
 
-FLUSH_SECONDS = 300  # rows wait no longer than this and a step
+FLUSH_SECONDS = 300  # rows wait no longer than this and one step
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def _json_lines(lines: list[dict]) -> str:
 
 @contextlib.contextmanager
 def _writing_to(run_dir: Path) -> Iterator[None]:
-    """What the disk refuses is one line that names the place."""
+    """An error of the disk becomes one line that names the place."""
     try:
         yield
     except OSError as error:
@@ -211,9 +211,8 @@ class RunWriter:
             self.flush()
 
     def hold(self, step: int, rollouts: list[dict]) -> None:
-        """Keep rollouts that the checkpoint of `step` finds half-trained, beside the tables: a resume from it takes them in.
-
-        The run itself goes on to record them whole.
+        """Keep rollouts that are half-trained at the checkpoint of `step` in a file of their own, for a resume from it. A run that
+        goes on records them whole.
         """
         with self._writing():
             path = _pending_path(self.run_dir, step)
@@ -233,7 +232,7 @@ class RunWriter:
         self._segments[table][1].extend(rows)
 
     def flush(self) -> None:
-        """Write the collected rows as one new segment a table."""
+        """Write the collected rows as one new segment per table."""
         self._flushed_at = time.monotonic()
         for name, (number, rows) in self._segments.items():
             if rows:

@@ -1,4 +1,4 @@
-"""One rollout for each problem, drawn as exact pass rates have it: temperature 1, no truncation."""
+"""One rollout per problem, sampled as exact pass rates assume: temperature 1, no truncation."""
 
 from collections.abc import Sequence
 
