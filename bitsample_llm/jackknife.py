@@ -6,11 +6,7 @@ from bitsample_llm.information import binary_entropy_bits
 
 
 def checked_counts(num_passed, num_samples) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays.
-
-    Raises:
-        ValueError: for counts that are not whole numbers with 0 <= num_passed <= num_samples and num_samples >= 1.
-    """
+    """Both as arrays; a ValueError unless they are whole numbers, 0 <= num_passed <= num_samples, and 1 <= num_samples."""
     c, n = np.asarray(num_passed), np.asarray(num_samples)
     if not (np.issubdtype(c.dtype, np.integer) and np.issubdtype(n.dtype, np.integer)):
         raise ValueError(f"counts are whole numbers, got {num_passed} of {num_samples}")

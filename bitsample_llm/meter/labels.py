@@ -74,15 +74,14 @@ class LabelObserver:
             sequences += [(row, start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
         return sequences
 
-    # labels are recorded as they are trained on, so nothing is held back
     def end_step(self) -> None:
-        """Nothing is left to hand on."""
+        """Nothing is held back: labels are recorded as they are trained on."""
 
     end_generation = end_step
 
     def pending_rollouts(self, alone: bool = False) -> list[dict]:
-        """None."""
+        """None: see `end_step`."""
         return []
 
     def resume(self, generation_step: int) -> None:
-        """Nothing to go on from."""
+        """Nothing to go on from: see `end_step`."""

@@ -91,11 +91,6 @@ def is_cumulative(key: str) -> bool:
     return key in GLOSSARY and GLOSSARY[key].cumulative
 
 
-def unknown_keys(keys) -> list[str]:
-    """The keys that the glossary does not define, sorted."""
-    return sorted(set(keys) - set(GLOSSARY))
-
-
 def glossary_table() -> str:
     """All metrics as a Markdown table; the phases of one kind of metric share a row."""
     rows = {key: metric for key, metric in GLOSSARY.items() if key.split("/")[1] not in PHASES}
