@@ -1,6 +1,7 @@
 """What do a few rollouts or a few seeds say of the quantity behind them, and how sure is it?
 
-Estimators of entropy, pass@k and gradient noise, and intervals. Every random draw takes the generator it draws from.
+Estimators of pass@k and gradient noise, and intervals; those of entropy come from `jackknife.py`. Every random draw takes the
+generator it draws from.
 """
 
 import math
@@ -9,74 +10,12 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize, special, stats
 
-from bitsample_llm.information import binary_entropy_bits
-
-
-def _counts(num_passed, num_samples) -> tuple[np.ndarray, np.ndarray]:
-    c, n = np.asarray(num_passed), np.asarray(num_samples)
-    if not (np.issubdtype(c.dtype, np.integer) and np.issubdtype(n.dtype, np.integer)):
-        raise ValueError(f"counts are whole numbers, got {num_passed} of {num_samples}")
-    if not ((c >= 0) & (c <= n) & (n >= 1)).all():
-        raise ValueError(f"counts need 0 <= num_passed <= num_samples and a sample, got {num_passed} of {num_samples}")
-    return c, n
+from bitsample_llm.jackknife import checked_counts, jackknife_categorical_entropy_bits, jackknife_entropy_bits  # noqa: F401
 
 
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
-
-
-def jackknife_entropy_bits(num_passed, group_size):
-    """Jackknife estimate of H(p) in bits from c passes of G rollouts.
-
-    The plug-in H(c/G) is biased low by about (ln 2 * 2G)^-1; no unbiased estimator exists. Values may exceed 1 bit and
-    are not clipped, so that means over prompts stay nearly unbiased.
-
-    Raises:
-        ValueError: for counts that are not 0 <= c <= G, or a group smaller than 2.
-
-    Source: Efron and Stein 1981; G h(c/G) - (G-1)/G (c h((c-1)/(G-1)) + (G-c) h(c/(G-1))).
-
-    >>> round(jackknife_entropy_bits(1, 2), 3), jackknife_entropy_bits(0, 8)
-    (2.0, 0.0)
-    """
-    c, g = _counts(num_passed, group_size)
-    if not (g >= 2).all():
-        raise ValueError(f"the jackknife leaves one rollout out, so group_size must be at least 2, got {group_size}")
-    without_pass = np.clip((c - 1) / (g - 1), 0, 1)  # multiplied by c = 0 where it does not exist
-    without_fail = np.clip(c / (g - 1), 0, 1)
-    result = g * binary_entropy_bits(c / g) - (g - 1) / g * (
-        c * binary_entropy_bits(without_pass) + (g - c) * binary_entropy_bits(without_fail)
-    )
-    return float(result) if np.ndim(result) == 0 else result
-
-
-def jackknife_categorical_entropy_bits(counts) -> float:
-    """Jackknife estimate in bits of the entropy of a categorical distribution from the counts of its categories.
-
-    With two categories it is `jackknife_entropy_bits`. Not clipped.
-
-    Raises:
-        ValueError: for negative counts, or fewer than two samples.
-
-    Source: as `jackknife_entropy_bits`; n h(c) - (n-1)/n sum_j c_j h(c less one of category j).
-
-    >>> round(jackknife_categorical_entropy_bits([3, 5]), 6) == round(jackknife_entropy_bits(3, 8), 6)
-    True
-    """
-    c = np.asarray(counts)
-    n = int(c.sum())
-    _counts(c, np.full_like(c, max(n, 1)))
-    if n < 2:
-        raise ValueError(f"the jackknife leaves one sample out, so it needs at least two, got {n}")
-    c = c[c > 0]
-    left_out = [_plug_in_entropy_bits(c - (np.arange(len(c)) == index)) for index in range(len(c))]
-    return float(n * _plug_in_entropy_bits(c) - (n - 1) / n * (c * left_out).sum())
-
-
-def _plug_in_entropy_bits(counts: np.ndarray) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
 def pass_at_k(num_samples, num_passed, k):
@@ -90,17 +29,11 @@ def pass_at_k(num_samples, num_passed, k):
     >>> round(pass_at_k(4, 1, 2), 6)
     0.5
     """
-    c, n = _counts(num_passed, num_samples)
+    c, n = checked_counts(num_passed, num_samples)
     if not ((np.asarray(k) >= 1) & (np.asarray(k) <= n)).all():
         raise ValueError(f"k must lie between 1 and num_samples, got k={k} of {num_samples}")
-    result = np.vectorize(_pass_at_k, otypes=[float])(n, c, k)
-    return float(result) if result.ndim == 0 else result
-
-
-def _pass_at_k(n: int, c: int, k: int) -> float:
-    if n - c < k:
-        return 1.0
-    return float(-np.expm1(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum())) + 0.0
+    result = stats.hypergeom.sf(0, n, c, k)
+    return float(result) if np.ndim(result) == 0 else result
 
 
 def group_pass_probabilities(num_passed, num_samples, group_size: int) -> np.ndarray:
@@ -117,7 +50,7 @@ def group_pass_probabilities(num_passed, num_samples, group_size: int) -> np.nda
     >>> group_pass_probabilities([1], [4], 2).round(3).tolist()
     [[0.5, 0.5, 0.0]]
     """
-    c, n = (np.atleast_1d(counts)[:, None] for counts in _counts(num_passed, num_samples))
+    c, n = (np.atleast_1d(counts)[:, None] for counts in checked_counts(num_passed, num_samples))
     if not 1 <= group_size <= n.min():
         raise ValueError(f"group_size must lie between 1 and num_samples, got {group_size} of {n.min()}")
     return stats.hypergeom.pmf(np.arange(group_size + 1), n, c, group_size)
@@ -139,7 +72,7 @@ def beta_binomial_fit(num_passed, num_samples) -> tuple[float, float]:
     >>> round(a, 2), round(b, 2)
     (1.0, 1.0)
     """
-    c, n = (np.atleast_1d(counts) for counts in _counts(num_passed, num_samples))
+    c, n = (np.atleast_1d(counts) for counts in checked_counts(num_passed, num_samples))
     (distinct_c, distinct_n), weights = np.unique(np.stack([c, n]), axis=1, return_counts=True)
 
     def parameters(x: np.ndarray) -> tuple[float, float]:
@@ -163,7 +96,7 @@ def wilson_interval(num_passed, num_samples, confidence: float = 0.95) -> tuple[
     >>> [round(bound, 4) for bound in wilson_interval(0, 10)]
     [0.0, 0.2775]
     """
-    _counts(num_passed, num_samples)
+    checked_counts(num_passed, num_samples)
     _check_confidence(confidence)
     interval = stats.binomtest(int(num_passed), int(num_samples)).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)

@@ -1,23 +1,15 @@
 """How many floating-point operations does a forward pass of a decoder execute, from its shapes alone?
 
-Two FLOPs a multiply-add, matrix products only: embedding look-ups, norms, activations and softmax are left out, as
+Two FLOPs per multiply-add, matrix products only: embedding look-ups, norms, activations and softmax are left out, as
 `torch.utils.flop_counter.FlopCounterMode` leaves them out. What a run really executed is counted from the shapes that
-ran (`flop_counter.py`); these formulas price those shapes, and predict.
+ran (`meter/flop_counter.py`); these formulas price those shapes, and predict.
 """
 
 # Feed-forward matrices of a block: three with a gate, two without.
-FEED_FORWARD_MATRICES = {
-    "llama": 3,
-    "mistral": 3,
-    "qwen2": 3,
-    "qwen3": 3,
-    "smollm3": 3,
-    "gpt2": 2,
-    "gpt_neox": 2,
-}
+FEED_FORWARD_MATRICES = {"llama": 3, "mistral": 3, "qwen2": 3, "qwen3": 3, "smollm3": 3, "gpt2": 2, "gpt_neox": 2}
 
 
-def _shape(config) -> dict[str, int]:
+def widths(config) -> dict[str, int]:
     """Widths of the matrices that take part in products, read off a transformers config."""
     model_type = config.model_type
     if model_type not in FEED_FORWARD_MATRICES:
@@ -39,7 +31,7 @@ def _shape(config) -> dict[str, int]:
 
 def block_parameters(config) -> int:
     """Parameters of all blocks that take part in matrix products (no embeddings, norms, biases or output projection)."""
-    shape = _shape(config)
+    shape = widths(config)
     attention = shape["hidden"] * (2 * shape["query"] + 2 * shape["key_value"])
     feed_forward = shape["feed_forward_matrices"] * shape["hidden"] * shape["inner"]
     return shape["layers"] * (attention + feed_forward)
@@ -47,7 +39,7 @@ def block_parameters(config) -> int:
 
 def output_parameters(config) -> int:
     """Parameters of the output projection, which counts once whether it is tied to the embedding or not."""
-    shape = _shape(config)
+    shape = widths(config)
     return shape["hidden"] * shape["vocabulary"]
 
 
@@ -58,11 +50,11 @@ def forward_flops(
 
     Args:
         config: a transformers config of a known `model_type`.
-        num_tokens: tokens put through the blocks in all, padding included.
+        num_tokens: tokens put through the blocks, all rows together, padding included.
         context_tokens: positions that each of them attends to (a mean where they differ); the full square for eager
             attention, so the padded length.
         output_tokens: tokens that reach the output projection; all of them by default.
-        adapter_parameters: LoRA parameters in the blocks, each a multiply-add a token.
+        adapter_parameters: LoRA parameters in the blocks, each one multiply-add per token.
 
     Raises:
         ValueError: for a model type without a formula, or a negative count.
@@ -117,11 +109,11 @@ def backward_flops(
     attention = _attention_flops(config, num_tokens, context_tokens)
     products = 2 * (present - inputs_without_gradient + trainable) * num_tokens + 2 * attention
     output = 2 * output_parameters(config) * output_tokens * (1 + output_trainable + output_recomputed)
-    recomputed = 2 * recomputed_parameters * num_tokens + attention * recomputed_blocks / _shape(config)["layers"]
+    recomputed = 2 * recomputed_parameters * num_tokens + attention * recomputed_blocks / widths(config)["layers"]
     return products + output + recomputed
 
 
 def _attention_flops(config, num_tokens: int, context_tokens: float) -> float:
     """The two attention products, scores and values."""
-    shape = _shape(config)
+    shape = widths(config)
     return 4 * shape["layers"] * shape["query"] * num_tokens * context_tokens

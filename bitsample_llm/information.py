@@ -1,7 +1,7 @@
 """How many bits does one training signal tell, given the probabilities the model assigned beforehand?
 
-All functions take scalars or numpy arrays, return the same, and speak of bits (log base 2). What a learner makes of the
-bits is measured elsewhere; here is only what was on offer.
+Functions take scalars or numpy arrays and return the same, in bits (log base 2). They tell what was on offer; what a learner
+made of it is measured elsewhere.
 """
 
 import numpy as np

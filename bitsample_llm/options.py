@@ -1,7 +1,7 @@
 """Which values may an option have? Checked by name before anything is loaded, for TRL's options and this study's alike.
 
-TRL takes a learning rate of -1 and a temperature of 0 without a word, and fails later or trains on nonsense. A file that names
-an option of another type (`max_steps: 2.5`) is caught here as well.
+TRL accepts a learning rate of -1 and a temperature of 0, and fails later or trains on nonsense. A value of another type in a file
+(`max_steps: 2.5`) is caught here as well.
 """
 
 import argparse
@@ -27,8 +27,9 @@ _OPTIONS = {
     "at least 0": "learning_rate weight_decay adam_epsilon max_grad_norm beta epsilon epsilon_high delta top_k problem_seed "
     "save_ladder probe_learning_rate probe_shots probe_updates warmup_steps",
     "at least 1": "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps max_length "
-    "dataset_num_proc rollouts_per_prompt num_train_problems num_heldout_problems num_evaluations num_eval_rollouts max_eval_tokens difficulty "
-    "generation_batch_size steps_per_generation num_iterations max_completion_length lora_r lora_alpha batch_size watch_steps",
+    "dataset_num_proc rollouts_per_prompt num_train_problems num_heldout_problems num_evaluations num_eval_rollouts max_eval_tokens "
+    "difficulty generation_batch_size steps_per_generation num_iterations max_completion_length lora_r lora_alpha batch_size "
+    "watch_steps",
     "at least 2": "num_generations groups_per_prompt",
     "above 0": "flop_budget first_evaluation_flops target_bits temperature repetition_penalty save_steps logging_steps",
     "from 0 to 1": "min_p lora_dropout stop_at_pass_rate",
@@ -55,12 +56,12 @@ def value_fault(option: str, value) -> str | None:
     >>> value_fault("anything", float("nan"))
     '--anything must be a finite number, got nan'
     """
+    limit = LIMIT_BY_OPTION.get(option)
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         if not math.isfinite(number):
             return f"--{option} must be a finite number, got {number}"
-        limit = LIMIT_BY_OPTION.get(option)
         if limit is not None and not _LIMITS[limit](number):
             return f"--{option} must be {limit}, got {number}"
     return None

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from bitsample_llm.flops import backward_flops, forward_flops
 from bitsample_llm.meter.flop_counter import FlopCounter
-from bitsample_llm.meter.verdicts import RolloutVerifier, judged_completions
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records.glossary import PHASES, TRAINING_PHASES
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_answer, encode_prompt, scored_answers
@@ -87,7 +87,7 @@ def _sampled_share(sampler: Sampler, problems: Sequence[Problem], rollouts_per_p
         padded += [(prompt_length, max(map(len, sampled)))] * len(batch)
         completions += sampled
     verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, sampler.end)
-    rollouts = judged_completions(verifier, [{"problem_id": problem.problem_id} for problem in repeated], completions, sampler.end)
+    rollouts = verifier.rows([problem.problem_id for problem in repeated], completions)
     labelled = [problem for problem in problems if problem.completion]
     scores = scored_answers(sampler.model, sampler.tokenizer, labelled, sampler.batch_size, sampler.end)
     score_by_id = {problem.problem_id: score for problem, score in zip(labelled, scores, strict=True)}

@@ -1,1 +1,1 @@
-"""The callback that takes down what a TRL trainer's samples tell, and what they cost."""
+"""The callback that records what a TRL trainer's samples tell, and what they cost."""

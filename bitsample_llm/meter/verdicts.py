@@ -1,11 +1,12 @@
 """What passes? Sampled token ids as text, and the verdict of a task on it, for reward functions, the meter and measurements alike.
 
-TRL decodes completions without special tokens, which would let a completion pass that holds one in its middle; here the verdict is
-on all that was sampled.
+TRL decodes completions without their special tokens, so a completion with one in its middle could pass. Here the verdict is on
+all that was sampled.
 """
 
 from collections.abc import Sequence
 
+from bitsample_llm.meter.exact import shared_answer_scores
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem, Verdict
 
@@ -49,29 +50,29 @@ class RolloutVerifier:
         """
         return self.task.verify(self.problem_by_id[problem_id], text, ended)
 
+    def rows(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[dict]:
+        """Rows of the table `rollouts`, as far as text and verdict go."""
+        return [
+            {
+                "problem_id": problem_id,
+                "num_tokens": len(ids),
+                "text": text,
+                "ended": ended,
+                "passed": verdict.passed,
+                "reason": verdict.reason,
+                "num_steps": len(verdict.steps),
+                "num_correct_before_first_error": verdict.num_correct_before_first_error,
+            }
+            for problem_id, ids, (text, ended, verdict) in zip(
+                problem_ids, completion_ids, self.judged(problem_ids, completion_ids), strict=True
+            )
+        ]
 
-def judged_completions(
-    verifier: RolloutVerifier | None, inputs: list[dict], completion_ids: list[list[int]], end: AnswerEnd
-) -> list[dict]:
-    """Rows of what was sampled, with verdicts where there is a verifier; without one they end as `end` says, and `passed` is
-    null.
-    """
-    rows = [
-        {"problem_id": example.get("problem_id"), "num_tokens": len(ids)}
-        for example, ids in zip(inputs, completion_ids, strict=True)
-    ]
-    if verifier is None:
-        for row, (text, ended) in zip(rows, end.texts_and_ends(completion_ids), strict=True):
-            row |= {"text": text, "ended": ended, "passed": None}
-        return rows
-    judged = verifier.judged([row["problem_id"] for row in rows], completion_ids)
-    for row, (text, ended, verdict) in zip(rows, judged, strict=True):
-        row |= {
-            "text": text,
-            "ended": ended,
-            "passed": verdict.passed,
-            "reason": verdict.reason,
-            "num_steps": len(verdict.steps),
-            "num_correct_before_first_error": verdict.num_correct_before_first_error,
-        }
-    return rows
+    def exact_pass_rates(self, trainer, problem_ids: Sequence[str], end: AnswerEnd) -> list[dict]:
+        """Exact pass rate of each problem under the trainer's model, and of each step given those before it; see
+        `AnswerScore.pass_rates`.
+        """
+        distinct = [self.problem_by_id[problem_id] for problem_id in dict.fromkeys(problem_ids)]
+        scores = shared_answer_scores(trainer, distinct, end)
+        by_id = {problem.problem_id: score.pass_rates(problem) for problem, score in zip(distinct, scores, strict=True)}
+        return [by_id[problem_id] for problem_id in problem_ids]

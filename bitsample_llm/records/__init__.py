@@ -1,11 +1,11 @@
 """The run directory: what it holds, and how it is read. `writer.py` writes it.
 
     manifest.json       what ran, on what, and how it ended
-    steps.jsonl         one object an optimizer step, cumulative numbers from the start of the run
-    prompts-*.parquet   one row a prompt and generation step (rl, measure) or a labelled sequence (sft)
-    rollouts-*.parquet  one row a completion
-    evals-*.parquet     one row a held-out problem and evaluation
-    problems-*.parquet  one row a prompt that a measurement asked (measure)
+    steps.jsonl         one object per optimizer step; cumulative numbers count from the start of the run
+    prompts-*.parquet   one row per prompt and generation step (rl, measure) or per labelled sequence (sft)
+    rollouts-*.parquet  one row per completion
+    evals-*.parquet     one row per held-out problem and evaluation
+    problems-*.parquet  one row per prompt that a measurement asked (measure)
     parts.jsonl         what a resume needs of a measurement's parts, each a step (measure)
     pending-*.parquet   rollouts that a checkpoint found half-trained, for a resume from it
     superseded/         rows of steps that a resume threw away
@@ -30,14 +30,14 @@ SCHEMAS = {
             "step": pa.int64(),  # optimizer step that trained on it (the first one, where rollouts are reused)
             "generation_step": pa.int64(),
             "problem_id": pa.string(),
-            "probe": pa.string(),  # what a measurement changed to see if the skill is latent; null where nothing was
+            "probe": pa.string(),  # what a measurement changed to see if the skill is latent; null where nothing was changed
             "group_size": pa.int64(),  # null in sft
             "num_passed": pa.int64(),
             "pass_rate": pa.float64(),  # exact, before the step; null where it is not exact
             "step_pass_rates": pa.list_(pa.float64()),  # exact, of each digit given those before it
-            "offered_bits": pa.float64(),  # a sample
+            "offered_bits": pa.float64(),  # per sample
             "offered_bits_estimator": pa.string(),  # exact, jackknife or surprisal
-            "first_error_entropy_bits": pa.float64(),  # a rollout, what a process reward offers; null without step verdicts
+            "first_error_entropy_bits": pa.float64(),  # per rollout: what a process reward offers; null without step verdicts
             "first_error_entropy_estimator": pa.string(),  # exact or jackknife
         }
     ),
@@ -72,10 +72,10 @@ SCHEMAS = {
             "num_rollouts": pa.int64(),
             "pass_rate_low": pa.float64(),  # Wilson interval of the pass rate, 95 %
             "pass_rate_high": pa.float64(),
-            "update_norm": pa.float64(),  # of the parameter change since the start, one number an evaluation
+            "update_norm": pa.float64(),  # of the parameter change since the start, the same in all rows of an evaluation
             "total_flops": pa.float64(),  # training FLOPs so far
             "total_seconds": pa.float64(),
-            "evaluation_flops": pa.float64(),  # what this evaluation of the split cost, one number; part of no total
+            "evaluation_flops": pa.float64(),  # what this evaluation of the split cost, the same in all its rows; part of no total
         }
     ),
     "problems": pa.schema(
@@ -91,11 +91,15 @@ SCHEMAS = {
 
 
 class RecordError(Exception):
-    """A run directory that cannot be written or read; the message names it and the mend, in one line."""
+    """A run directory that cannot be written or read; the message names it and how to fix it, in one line."""
 
 
 class RecordWriteError(RecordError):
     """The disk refuses: it is full, or the folder cannot be written."""
+
+
+def _damaged(fault: str) -> RecordError:
+    return RecordError(f"{fault}: restore it or delete the run directory")
 
 
 def read_manifest(run_dir: Path) -> dict:
@@ -110,16 +114,16 @@ def read_manifest(run_dir: Path) -> dict:
     try:
         manifest = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is not JSON ({error}): restore it or delete the run directory") from error
+        raise _damaged(f"{path} is not JSON ({error})") from error
     if not isinstance(manifest, dict):
-        raise RecordError(f"{path} is not a manifest: restore it or delete the run directory")
+        raise _damaged(f"{path} is not a manifest")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(
             f"{run_dir} has record schema {manifest.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
             "read it with the version of bitsample_llm named in its manifest"
         )
     if not isinstance(manifest.get("state"), str):
-        raise RecordError(f"{path} has no 'state' that is a text: restore it or delete the run directory")
+        raise _damaged(f"{path} has no 'state' that is a text")
     return manifest
 
 
@@ -132,15 +136,15 @@ def check_run_dir(run_dir: Path, resume: bool) -> None:
     """Refuse to overwrite a run, and to resume one that is absent or finished.
 
     Raises:
-        RecordError: naming the mend.
+        RecordError: naming how to fix it.
     """
     if resume:
         if read_manifest(run_dir)["state"] == "finished":
             raise RecordError(f"{run_dir} holds a finished run: there is nothing to resume, name another --output_dir")
     elif (run_dir / "manifest.json").exists():
         state = read_manifest(run_dir)["state"]
-        mend = "" if state == "finished" else ", or resume it with --resume_from_checkpoint last"
-        raise RecordError(f"{run_dir} holds a {state} run, which is never overwritten: name another --output_dir{mend}")
+        or_resume = "" if state == "finished" else ", or resume it with --resume_from_checkpoint last"
+        raise RecordError(f"{run_dir} holds a {state} run, which is never overwritten: name another --output_dir{or_resume}")
     elif (run_dir / "steps.jsonl").exists():
         raise RecordError(f"{run_dir} holds step lines but no manifest.json: name another --output_dir")
 
@@ -151,23 +155,21 @@ def step_lines(path: Path, after: int = 0) -> list[dict]:
     Raises:
         RecordError: for a line that is no step line, and for a step that is missing, there twice or out of order.
     """
-    if not path.is_file():
-        return []
-    lines = []
     try:
-        texts = path.read_text().splitlines(keepends=True)
+        texts = path.read_text().splitlines(keepends=True) if path.is_file() else []
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is not text ({error}): restore it or delete the run directory") from error
+        raise _damaged(f"{path} is not text ({error})") from error
+    lines = []
     for number, text in enumerate(texts, start=1):
         if not text.endswith("\n"):
             break
         try:
             line = json.loads(text)
         except json.JSONDecodeError as error:
-            raise RecordError(f"{path} holds a line that is not JSON ({error}): restore it or delete the run directory") from error
+            raise _damaged(f"{path} holds a line that is not JSON ({error})") from error
         step = line.get("step") if isinstance(line, dict) else None
         if not isinstance(step, int):
-            raise RecordError(f"line {number} of {path} does not say its step: restore it or delete the run directory")
+            raise _damaged(f"line {number} of {path} does not say its step")
         if step != (expected := after + number):
             raise RecordError(
                 f"line {number} of {path} is of step {step} where step {expected} belongs: the record is not of one run, "

@@ -3,16 +3,7 @@
 from typing import NamedTuple
 
 # Every FLOP a run executes belongs to one of these.
-PHASES = (
-    "prefill",
-    "decode",
-    "score_old",
-    "score_reference",
-    "train_forward",
-    "train_backward",
-    "reward_model",
-    "evaluation",
-)
+PHASES = ("prefill", "decode", "score_old", "score_reference", "train_forward", "train_backward", "reward_model", "evaluation")
 # What a sample costs; evaluation is recorded and kept out of every denominator.
 TRAINING_PHASES = tuple(phase for phase in PHASES if phase != "evaluation")
 
@@ -43,7 +34,7 @@ GLOSSARY: dict[str, Metric] = {
     ),
     "bits/offered_per_sample": Metric(
         "bits",
-        "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) a rollout (rl), "
+        "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) per rollout (rl), "
         "the divergence from the teacher over the completion (distillation)",
         "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss; "
         "mean over the step's samples",
@@ -81,17 +72,17 @@ GLOSSARY: dict[str, Metric] = {
     "flops/total": Metric("FLOPs", "Executed training FLOPs: all phases but evaluation", "shapes that ran", True),
     "flops/lost": Metric("FLOPs", "Spent on steps that a resume threw away; part of no other number", "records", True),
     "seconds/total": Metric("s", "Wall-clock time of training, evaluation left out", "clock", True),
-    **{
-        f"flops/{phase}": Metric("FLOPs", f"Executed in phase {phase}, padding and finished rows included", "shapes that ran", True)
-        for phase in PHASES
-    },
-    **{
-        f"flops_useful/{phase}": Metric(
-            "FLOPs", f"The part of flops/{phase} that went to real tokens (in prefill: of distinct prompts)", "masks", True
-        )
-        for phase in PHASES
-    },
-    **{f"seconds/{phase}": Metric("s", f"Wall-clock time in phase {phase}", "clock, first process", True) for phase in PHASES},
+}
+# unit, definition and estimator of the cumulative metrics KIND/PHASE
+BY_PHASE = {
+    "flops": ("FLOPs", "Executed in PHASE, padding and finished rows included", "shapes that ran"),
+    "flops_useful": ("FLOPs", "The part of `flops/PHASE` that went to real tokens (in prefill: of distinct prompts)", "masks"),
+    "seconds": ("s", "Wall-clock time in PHASE", "clock, first process"),
+}
+GLOSSARY |= {
+    f"{kind}/{phase}": Metric(unit, definition.replace("PHASE", phase), estimator, True)
+    for kind, (unit, definition, estimator) in BY_PHASE.items()
+    for phase in PHASES
 }
 
 
@@ -100,23 +91,14 @@ def is_cumulative(key: str) -> bool:
     return key in GLOSSARY and GLOSSARY[key].cumulative
 
 
-def unknown_keys(keys) -> list[str]:
-    """The keys that the glossary does not define, sorted."""
-    return sorted(set(keys) - set(GLOSSARY))
-
-
 def glossary_table() -> str:
     """All metrics as a Markdown table; the phases of one kind of metric share a row."""
+    rows = {key: metric for key, metric in GLOSSARY.items() if key.split("/")[1] not in PHASES}
+    rows |= {f"{kind}/PHASE": Metric(*metric, True) for kind, metric in BY_PHASE.items()}
     lines = ["| key | unit | definition | estimator |", "|---|---|---|---|"]
-    for key, metric in GLOSSARY.items():
-        kind, name = key.split("/")
-        definition = metric.definition
-        if name in PHASES:
-            if name != PHASES[0]:
-                continue
-            key = f"{kind}/PHASE"
-            definition = definition.replace(f"phase {name}", "PHASE").replace(f"flops/{name}", "`flops/PHASE`")
-        cells = (f"`{key}`", metric.unit, definition + (" (cumulative)" if metric.cumulative else ""), metric.estimator)
+    for key, metric in rows.items():
+        definition = metric.definition + (" (cumulative)" if metric.cumulative else "")
+        cells = (f"`{key}`", metric.unit, definition, metric.estimator)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, "", f"Phases: {', '.join(f'`{phase}`' for phase in PHASES)}."])
 

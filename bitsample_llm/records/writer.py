@@ -1,4 +1,4 @@
-"""How a run directory is written: atomically, once, and on from where a killed run stopped. `__init__.py` says what it holds."""
+"""How a run directory is written: atomically, each row once, and on from where a killed run stopped."""
 
 import contextlib
 import json
@@ -20,17 +20,27 @@ from bitsample_llm.records import (
     read_manifest,
     step_lines,
 )
-from bitsample_llm.records.glossary import TRAINING_PHASES, unknown_keys
+from bitsample_llm.records.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.records.lock import RunLock
 
-FLUSH_SECONDS = 300  # rows wait no longer than this and a step
+FLUSH_SECONDS = 300  # rows wait no longer than this and one step
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A temporary path whose file takes the place of the old one: a reader sees the old one or the new one, never half of one."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    """Write a text file that is the old one or the new one."""
+    with _replaced(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_json_atomically(path: Path, content: dict) -> None:
@@ -40,17 +50,17 @@ def write_json_atomically(path: Path, content: dict) -> None:
 
 def write_parquet_atomically(path: Path, table: pa.Table) -> None:
     """Write a parquet segment that is complete or absent."""
-    temporary = path.with_suffix(".tmp")
-    try:
+    with _replaced(path) as temporary:
         pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _json_lines(lines: list[dict]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 @contextlib.contextmanager
 def _writing_to(run_dir: Path) -> Iterator[None]:
-    """What the disk refuses is one line that names the place."""
+    """An error of the disk becomes one line that names the place."""
     try:
         yield
     except OSError as error:
@@ -70,20 +80,15 @@ def _locked(run_dir: Path) -> Iterator[RunLock]:
 
 
 def _pending_path(run_dir: Path, step: int) -> Path:
+    """Where rollouts are that the checkpoint of a step found half-trained."""
     return run_dir / f"pending-{step:08d}.parquet"
-
-
-def pending_rows(run_dir: Path, step: int) -> list[dict]:
-    """Rollouts that the checkpoint of a step found half-trained."""
-    path = _pending_path(run_dir, step)
-    return pq.read_table(path).to_pylist() if path.is_file() else []
 
 
 class RunWriter:
     """Writes one run directory; made by `create` or `resume`.
 
     Rows are collected and written as segments by `flush`; the step lines are written at once. Only one process of a run
-    may hold a writer, and no two processes at once; see `run_lock.py`.
+    may hold a writer, and no two processes at once; see `lock.py`.
     """
 
     def __init__(self, run_dir: Path, manifest: dict, lock: RunLock):
@@ -136,31 +141,32 @@ class RunWriter:
         manifest = read_manifest(run_dir)
         lines = step_lines(run_dir / "steps.jsonl", manifest.get("begins_after_step", 0))
         kept = [line for line in lines if line["step"] <= step]
-        if step > 0 and (not kept or kept[-1]["step"] != step):
-            raise RecordError(f"{run_dir} has a checkpoint of step {step} but no record of it: resume an earlier checkpoint")
         last = kept[-1] if kept else {}
-        cut = step if step > 0 else -1  # from the beginning again, so not even the first evaluation stays
+        if step > 0 and last.get("step") != step:
+            raise RecordError(f"{run_dir} has a checkpoint of step {step} but no record of it: resume an earlier checkpoint")
         superseded = run_dir / "superseded"
         lost = max(manifest.get("lost_flops", 0.0), *(line["flops/lost"] for line in lines), 0.0)
         num_dropped = manifest.get("superseded_step_files", 0)
-        dropped = "".join(json.dumps(line) + "\n" for line in lines[len(kept) :])
+        dropped = _json_lines(lines[len(kept) :])
         previous = superseded / f"steps-{num_dropped - 1:05d}.jsonl"
         if dropped and not (previous.is_file() and previous.read_text() == dropped):  # else a killed resume got this far
             superseded.mkdir(exist_ok=True)
             write_text_atomically(superseded / f"steps-{num_dropped:05d}.jsonl", dropped)
             lost += sum(lines[-1][f"flops/{phase}"] - last.get(f"flops/{phase}", 0) for phase in TRAINING_PHASES)
             num_dropped += 1
-        resumed_at = [*manifest.get("resumed_at", []), step]
-        manifest |= {"state": "running", "reason": None, "lost_flops": lost, "resumed_at": resumed_at}
+        manifest |= {"state": "running", "reason": None, "lost_flops": lost, "superseded_step_files": num_dropped}
+        manifest["resumed_at"] = [*manifest.get("resumed_at", []), step]
         if step == 0:
             manifest.pop("begins_after_step", None)
-        write_json_atomically(run_dir / "manifest.json", manifest | {"superseded_step_files": num_dropped})
-        write_text_atomically(run_dir / "steps.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        pending = pending_rows(run_dir, step)
+        write_json_atomically(run_dir / "manifest.json", manifest)
+        write_text_atomically(run_dir / "steps.jsonl", _json_lines(kept))
+        pending_path = _pending_path(run_dir, step)
+        pending = pq.read_table(pending_path).to_pylist() if pending_path.is_file() else []
         for name in SCHEMAS:
             for path in sorted(run_dir.glob(f"{name}-*.parquet")):
                 table = pq.read_table(path)
-                late = pc.greater(table["step"], cut)
+                # from the beginning again not even the first evaluation stays, which is of step 0
+                late = pc.greater(table["step"], step if step > 0 else -1)
                 if name == "rollouts" and pending:  # written whole later, with surprisals of steps that are thrown away
                     late = pc.or_(late, pc.equal(table["generation_step"], pending[0]["generation_step"]))
                 if pc.any(late).as_py():
@@ -171,7 +177,7 @@ class RunWriter:
                         write_parquet_atomically(path, early)
                     else:
                         path.unlink()
-        writer = cls(run_dir, read_manifest(run_dir), lock)
+        writer = cls(run_dir, manifest, lock)
         writer.add_rows("rollouts", pending)
         return writer, last | {"flops/lost": lost}
 
@@ -197,21 +203,20 @@ class RunWriter:
         Raises:
             KeyError: for a key that the glossary does not define.
         """
-        if unknown := unknown_keys(set(line) - {"step", "generation_step"}):
-            raise KeyError(f"metrics without a definition in the glossary: {', '.join(unknown)}")
+        if unknown := set(line) - {"step", "generation_step"} - set(GLOSSARY):
+            raise KeyError(f"metrics without a definition in the glossary: {', '.join(sorted(unknown))}")
         with self._writing(), open(self.run_dir / "steps.jsonl", "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self.flush()
 
     def hold(self, step: int, rollouts: list[dict]) -> None:
-        """Keep rollouts that the checkpoint of `step` finds half-trained, beside the tables: a resume from it takes them in.
-
-        The run itself goes on to record them whole.
+        """Keep rollouts that are half-trained at the checkpoint of `step` in a file of their own, for a resume from it. A run that
+        goes on records them whole.
         """
         with self._writing():
-            table = pa.Table.from_pylist(rollouts, schema=SCHEMAS["rollouts"])
-            write_parquet_atomically(_pending_path(self.run_dir, step), table)
+            path = _pending_path(self.run_dir, step)
+            write_parquet_atomically(path, pa.Table.from_pylist(rollouts, schema=SCHEMAS["rollouts"]))
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
         """Collect rows of a table of `SCHEMAS` for the next segment.
@@ -227,7 +232,7 @@ class RunWriter:
         self._segments[table][1].extend(rows)
 
     def flush(self) -> None:
-        """Write the collected rows as one new segment a table."""
+        """Write the collected rows as one new segment per table."""
         self._flushed_at = time.monotonic()
         for name, (number, rows) in self._segments.items():
             if rows:

@@ -80,13 +80,13 @@ class AnswerEnd:
 
     def texts_and_ends(self, completion_ids: Sequence[list[int]]) -> list[tuple[str, bool]]:
         """All that was sampled up to the end, special tokens included but for the one that ended it, and whether it ended."""
-        ends = [bool(ids) and self.is_end(ids[-1]) for ids in completion_ids]
-        straddles = [ended and bool(self.text_before(ids)) for ids, ended in zip(completion_ids, ends, strict=True)]
-        kept = [
-            ids[:-1] if ended and not straddling else ids
-            for ids, ended, straddling in zip(completion_ids, ends, straddles, strict=True)
-        ]
-        cut = [self.tail_lengths[ids[-1]] if straddling else 0 for ids, straddling in zip(kept, straddles, strict=True)]
+        kept, cut, ends = [], [], []
+        for ids in completion_ids:
+            ended = bool(ids) and self.is_end(ids[-1])
+            straddles = ended and bool(self.text_before(ids))  # the last token writes a part of the answer too
+            kept.append(ids[:-1] if ended and not straddles else ids)
+            cut.append(self.tail_lengths[ids[-1]] if straddles else 0)
+            ends.append(ended)
         return list(zip(decoded(self.tokenizer, kept, cut), ends, strict=True))
 
     def spellings(self, text: str, limit: int = MAX_SPELLINGS) -> list[tuple[list[int], tuple[int, ...]]] | None:
@@ -94,24 +94,24 @@ class AnswerEnd:
         there are none, or more than `limit`, or not to be listed.
         """
         written = text.encode()
-        found = []
+        ways = []
         for before in {*self.before_inside.values(), *self.before_at_start.values()}:
             if not written.endswith(before):
                 continue
             heads = listed_spellings(self.tokenizer, written[: len(written) - len(before)], self.before_inside, limit)
             if heads is None:
                 return None
-            found += [(ids, self.ends_after(ids, before)) for ids in heads]
-        found = sorted((ids, ends) for ids, ends in found if ends)
-        if not found:
+            ways += [(ids, ends) for ids in heads if (ends := self.ends_after(ids, before))]
+        ways.sort()
+        if not ways:
             return None
-        again = self.texts_and_ends([[*ids, ends[0]] for ids, ends in found])
-        found = [one for one, (written_text, _) in zip(found, again, strict=True) if written_text == text]
-        return found if 0 < len(found) <= limit else None
+        again = self.texts_and_ends([[*ids, ends[0]] for ids, ends in ways])
+        ways = [way for way, (written_text, _) in zip(ways, again, strict=True) if written_text == text]
+        return ways if 0 < len(ways) <= limit else None
 
     def ends_after(self, ids: Sequence[int], before: bytes = b"") -> tuple[int, ...]:
         """The tokens that end an answer after `ids`, and write `before` before the stop."""
-        return (self._ends_inside if ids else self._ends_at_start).get(before, ())
+        return self._ends_by_text[bool(ids)].get(before, ())
 
     @functools.cached_property
     def remembered(self) -> dict:
@@ -119,25 +119,18 @@ class AnswerEnd:
         return {}
 
     @functools.cached_property
-    def _ends_inside(self) -> dict[bytes, tuple[int, ...]]:
-        return _inverse(self.before_inside)
-
-    @functools.cached_property
-    def _ends_at_start(self) -> dict[bytes, tuple[int, ...]]:
-        return _inverse(self.before_at_start)
-
-
-def _inverse(before: dict[int, bytes]) -> dict[bytes, tuple[int, ...]]:
-    tokens: dict[bytes, tuple[int, ...]] = {}
-    for token, text in before.items():
-        tokens[text] = (*tokens.get(text, ()), token)
-    return tokens
+    def _ends_by_text(self) -> tuple[dict[bytes, tuple[int, ...]], ...]:
+        """What is written before the stop -> the tokens that write it: at the start of a completion, and after other tokens."""
+        ends_by_text: tuple[dict, dict] = ({}, {})
+        for ends, before in zip(ends_by_text, (self.before_at_start, self.before_inside), strict=True):
+            for token, text in before.items():
+                ends[text] = (*ends.get(text, ()), token)
+        return ends_by_text
 
 
 def _holders(ids_by_text: dict[bytes, list[int]], stop: bytes) -> dict[int, bytes]:
     """The tokens whose text holds the stop, with their text, in order."""
-    found = {token: text for text, ids in ids_by_text.items() if stop in text for token in ids}
-    return {token: found[token] for token in sorted(found)}
+    return dict(sorted((token, text) for text, ids in ids_by_text.items() if stop in text for token in ids))
 
 
 def _single_token(tokenizer, stop: str) -> int | None:

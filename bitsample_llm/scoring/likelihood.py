@@ -36,14 +36,15 @@ def encode_answer(tokenizer, problem: Problem, end: AnswerEnd | None = None) -> 
     return encode_prompt(tokenizer, problem.prompt), answer_ids + [end_id]
 
 
-def padded_batch(sequences: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of shape (B, T), padded on the right."""
+def padded_batch(sequences: Sequence[list[int]], pad_token_id: int, on_left: bool = False) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of shape (B, T), padded on the right, or on the left."""
     length = max(map(len, sequences))
     ids_BT = torch.full((len(sequences), length), pad_token_id)
     mask_BT = torch.zeros_like(ids_BT)
     for row, ids in enumerate(sequences):
-        ids_BT[row, : len(ids)] = torch.tensor(ids)
-        mask_BT[row, : len(ids)] = 1
+        place = slice(length - len(ids), length) if on_left else slice(len(ids))
+        ids_BT[row, place] = torch.tensor(ids)
+        mask_BT[row, place] = 1
     return {"input_ids": ids_BT, "attention_mask": mask_BT}
 
 
@@ -54,9 +55,9 @@ class Spelling:
     problem: int  # its number among the problems
     prompt_ids: list[int]
     answer_ids: list[int]
-    end_ids: tuple[int, ...]  # which of them may take the place of the last: its log-probability is that of any
+    end_ids: tuple[int, ...]  # the tokens of which any may be the last: their probabilities add up
     is_counted: bool  # whether its probability is part of the pass rate
-    is_one_of_all: bool  # whether all others are there too
+    is_one_of_all: bool  # whether all other spellings of the answer are scored too
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class AnswerScore:
     num_spellings: int
 
     def pass_rates(self, problem: Problem) -> dict:
-        """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, a token a step. Empty
+        """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, one token per step. Empty
         where the pass rate is not known.
         """
         if self.log_pass_rate is None:
@@ -114,8 +115,8 @@ def _spellings_of(tokenizer, problem: Problem, end: AnswerEnd) -> list[tuple]:
 
 
 def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> None:
-    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. What another
-    verifier than `exact` accepts may be put shorter.
+    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. Answers that
+    another verifier than `exact` judges are left out: a shorter form of them may pass too.
 
     Raises:
         ValueError: naming the tokens that are needed.
@@ -129,8 +130,8 @@ def check_completion_length(max_completion_length: int, tokenizer, problems: Seq
 
 
 def scoring_batch_size(model, spelled: Sequence[Spelling], most: int = 512) -> int:
-    """Rows of a batch whose logits fit into memory; it depends on all spellings, so that processes which score shares of
-    them make as many passes as one another.
+    """Rows of a batch whose logits fit into memory. It depends on all spellings, so that processes which score shares of
+    them run equally many passes.
     """
     kept = max(len(s.prompt_ids) + len(s.answer_ids) for s in spelled) - min(len(s.prompt_ids) for s in spelled) + 1
     return max(1, min(most, MAX_LOGITS // (kept * model.config.get_text_config().vocab_size)))
@@ -167,7 +168,7 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], batch_size:
 
 
 def answer_scores(spelled: Sequence[Spelling], logps: Sequence[np.ndarray]) -> list[AnswerScore]:
-    """One score a problem, in order, from the log-probabilities of all spellings."""
+    """One score per problem, in order, from the log-probabilities of all spellings."""
     by_problem: dict[int, list[tuple[Spelling, np.ndarray]]] = {}
     for spelling, logps_T in zip(spelled, logps, strict=True):
         by_problem.setdefault(spelling.problem, []).append((spelling, logps_T))
@@ -184,7 +185,7 @@ def answer_scores(spelled: Sequence[Spelling], logps: Sequence[np.ndarray]) -> l
 def answer_logprobs(
     model, tokenizer, problems: Sequence[Problem], batch_size: int = 512, end: AnswerEnd | None = None
 ) -> list[np.ndarray]:
-    """Log-probabilities in nats of each answer's tokens in the tokenizer's own spelling, the end last: one float64 array a
+    """Log-probabilities in nats of each answer's tokens in the tokenizer's own spelling, the end last: one float64 array per
     problem.
 
     Args:
@@ -203,7 +204,7 @@ def answer_logprobs(
 def scored_answers(
     model, tokenizer, problems: Sequence[Problem], batch_size: int = 512, end: AnswerEnd | None = None
 ) -> list[AnswerScore]:
-    """One score a problem, in order."""
+    """One score per problem, in order."""
     spelled = answer_spellings(tokenizer, problems, end or AnswerEnd.of(model, tokenizer))
     if not spelled:
         return []
@@ -211,6 +212,6 @@ def scored_answers(
 
 
 def exact_pass_rates(model, tokenizer, problems: Sequence[Problem], end: AnswerEnd | None = None) -> np.ndarray:
-    """Exact pass rates at temperature 1, one a problem; NaN where they are not known."""
+    """Exact pass rates at temperature 1, one per problem; NaN where they are not known."""
     log_pass_rates = [score.log_pass_rate for score in scored_answers(model, tokenizer, problems, end=end)]
     return np.array([np.nan if value is None else np.exp(value) for value in log_pass_rates])

@@ -1,4 +1,4 @@
-"""One rollout for each problem, drawn as exact pass rates have it: temperature 1, no truncation."""
+"""One rollout per problem, sampled as exact pass rates assume: temperature 1, no truncation."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def sampled_completions(
     end: AnswerEnd | None = None,
     synced_gpus: bool | None = None,
 ) -> list[list[int]]:
-    """Token ids of one rollout a problem at temperature 1 without truncation, cut after the first token that ends it.
+    """Token ids of one rollout per problem at temperature 1 without truncation, cut after the first token that ends it.
 
     The model keeps its mode, so that a counter tells training rollouts from evaluation. `synced_gpus` as `generate` has it:
     whether processes that share the model go on until all have ended.
@@ -28,11 +28,7 @@ def sampled_completions(
     end = end or AnswerEnd.of(model, tokenizer)
     for start in range(0, len(problems), batch_size):
         prompts = [encode_prompt(tokenizer, problem.prompt) for problem in problems[start : start + batch_size]]
-        length = max(map(len, prompts))
-        batch = padded_batch(prompts, tokenizer.pad_token_id)
-        if any(len(prompt) < length for prompt in prompts):  # generation continues on the right, so it pads on the left
-            for key, value in batch.items():
-                batch[key] = torch.stack([row.roll(length - len(prompt)) for row, prompt in zip(value, prompts, strict=True)])
+        batch = padded_batch(prompts, tokenizer.pad_token_id, on_left=True)  # generation continues on the right
         sampled = model.generate(
             **{key: value.to(model.device) for key, value in batch.items()},
             do_sample=True,
@@ -46,7 +42,7 @@ def sampled_completions(
             eos_token_id=end.token_ids,
             synced_gpus=synced_gpus,
         )
-        for row in sampled[:, length:].tolist():
+        for row in sampled[:, batch["input_ids"].shape[1] :].tolist():
             length_with_end = next((index + 1 for index, token in enumerate(row) if end.is_end(token)), len(row))
             completions.append(row[:length_with_end])
     return completions

@@ -56,18 +56,23 @@ def pieces(tokenizer) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
     alone, after = decoded(tokenizer, [[index] for index in ids]), decoded(tokenizer, [[before, index] for index in ids])
     length = len(decoded(tokenizer, [[before]])[0])
     for (token, index), first, then in zip(vocabulary.items(), alone, after, strict=True):
-        found = BYTE_TOKEN.fullmatch(token) if '"ByteFallback"' in decoder else None
-        if found and int(found[1], 16) > 127:  # part of a character: alone it decodes to �
-            at_start[bytes.fromhex(found[1])].append(index)
-            inside[bytes.fromhex(found[1])].append(index)
+        byte = BYTE_TOKEN.fullmatch(token) if '"ByteFallback"' in decoder else None
+        if byte and int(byte[1], 16) > 127:  # part of a character: alone it decodes to �
+            text_at_start = text_inside = bytes.fromhex(byte[1])
         else:
-            at_start[first.encode()].append(index)
-            inside[then[length:].encode()].append(index)
+            text_at_start, text_inside = first.encode(), then[length:].encode()
+        at_start[text_at_start].append(index)
+        inside[text_inside].append(index)
     return dict(at_start), dict(inside)
 
 
-def _ways(tokenizer, written: bytes) -> tuple[int, list[int]]:
-    """Token sequences that write the bytes, and those that write what begins at each byte after other tokens."""
+def num_ways(tokenizer, written: bytes) -> tuple[int, list[int]]:
+    """How many token sequences write the bytes, as far as tokens decode apart from one another; and how many, after other tokens,
+    write what begins at each byte.
+
+    Raises:
+        ValueError: where a token adds nothing to a text, of which any number could be written.
+    """
     at_start, inside = pieces(tokenizer)
     if inside.get(b""):
         raise ValueError(f"token {inside[b''][0]} of the tokenizer adds nothing to a text: no string has a last spelling")
@@ -79,22 +84,13 @@ def _ways(tokenizer, written: bytes) -> tuple[int, list[int]]:
     return (not written) + sum(len(at_start.get(written[:end], ())) * num for end, num in enumerate(ways)), ways
 
 
-def num_spellings(tokenizer, text: str) -> int:
-    """How many token sequences decode to `text`, as far as tokens decode apart from one another.
-
-    Raises:
-        ValueError: where a token adds nothing to a text, of which any number could be written.
-    """
-    return _ways(tokenizer, text.encode())[0]
-
-
 def listed_spellings(tokenizer, written: bytes, barred: Collection[int], limit: int) -> list[list[int]] | None:
     """All token sequences whose bytes, put together, are `written` and which hold none of the `barred` ids, perhaps none at
     all; None if they are more than `limit`, or not to be listed: a token that adds nothing, or a � in the text, which stands
     for any broken byte.
     """
     try:
-        num, ways = _ways(tokenizer, written)
+        num, ways = num_ways(tokenizer, written)
     except ValueError:
         return None
     if num > limit or "\ufffd".encode() in written:
@@ -112,12 +108,3 @@ def listed_spellings(tokenizer, written: bytes, barred: Collection[int], limit: 
             if ways[end]:
                 unfinished += [([*ids, index], end) for index in next_pieces.get(written[start:end], ()) if index not in barred]
     return finished
-
-
-def spellings(tokenizer, text: str, barred: Collection[int] = (), limit: int = MAX_SPELLINGS) -> list[list[int]] | None:
-    """All token sequences that decode to `text` and hold none of the `barred` ids; None if they are none, or more than
-    `limit`, or not to be listed.
-    """
-    finished = listed_spellings(tokenizer, text.encode(), barred, limit) or []
-    texts = decoded(tokenizer, finished) if finished else []
-    return sorted(ids for ids, again in zip(finished, texts, strict=True) if again == text) or None

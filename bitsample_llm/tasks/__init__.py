@@ -1,4 +1,4 @@
-"""Problems from a seed, verifiers with reasons, and verdicts on single steps. Plain Python, no model in sight."""
+"""Problems from a seed, verifiers with reasons, and verdicts on single steps. Plain Python, no model is needed."""
 
 from typing import TYPE_CHECKING
 

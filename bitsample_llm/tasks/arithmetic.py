@@ -2,11 +2,12 @@
 
 A prompt is ``<author mark><operand><operator><operand><sign>``: ``A47+85=`` asks for the answer as written (``132``),
 ``A47+85<`` for its digits from the right (``231``), the order in which carries are computed; both have one accepted
-string. ``A47+85<;`` asks for the reversed answer twice over (``231231``), and each ``;`` more for twice as often: the same
-skill in a longer completion. ``A47+85:`` asks for worked lines and then the answer (`scratchpad.py`). Every prompt carries one author mark, ``?``
+string. ``A47+85<;`` asks for the reversed answer twice over (``231231``), and each further ``;`` doubles that: the same skill in a
+longer completion. ``A47+85:`` asks for worked lines and then the answer (`scratchpad.py`). Every prompt carries one author mark, ``?``
 where the author is unknown, so prompts of one difficulty all have one form and length.
 """
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -27,19 +28,18 @@ MAX_DRAWS_IN_VAIN = 2000  # in a row, after which a split counts as exhausted
 MAX_DIFFICULTY = 1000  # Python refuses to print integers past 4300 digits; no model here reads that far
 
 
-def operands_from_digits(digits: np.ndarray) -> list[int]:
-    """Integers written by the rows of an (n, d) array of digits."""
-    return [int("".join(map(str, row))) for row in digits.tolist()]
+def operand_bounds(difficulty: int) -> tuple[int, int]:
+    """Lowest operand of so many digits, and the first one beyond them."""
+    return (0, 10) if difficulty == 1 else (10 ** (difficulty - 1), 10**difficulty)
 
 
 @cache
 def pairs_by_pool(difficulty: int, by_digit: bool = False) -> dict[str, list[tuple[int, int]]]:
     """All ordered operand pairs of one or two digits, by the pool that owns them; `by_digit`: the second is 2 to 9."""
-    low, high = (0, 10) if difficulty == 1 else (10 ** (difficulty - 1), 10**difficulty)
+    operands = range(*operand_bounds(difficulty))
     pools: dict[str, list[tuple[int, int]]] = {pool: [] for pool in POOL_BOUNDS}
-    for first in range(low, high):
-        for second in range(2, 10) if by_digit else range(low, high):
-            pools[pool_of_pair(first, second)].append((first, second))
+    for pair in itertools.product(operands, range(2, 10) if by_digit else operands):
+        pools[pool_of_pair(*pair)].append(pair)
     return pools
 
 
@@ -118,19 +118,18 @@ class ArithmeticTask:
             raise ValueError(f"the number of problems is a whole number of at least 0, got {num!r}")
         rng = np.random.default_rng([seed, list(POOL_BOUNDS).index(split)])
         difficulty = self.difficulty + (split == "shifted")
-        found: dict[str, Problem] = {}
+        problems: dict[str, Problem] = {}
         draws_in_vain = 0
         for first, second in self._pairs(split, difficulty, rng):
-            if len(found) == num or draws_in_vain == MAX_DRAWS_IN_VAIN:
+            if len(problems) == num or draws_in_vain == MAX_DRAWS_IN_VAIN:
                 break
             problem = self.problem(first, second, difficulty)
-            draws_in_vain = draws_in_vain + 1 if problem.problem_id in found else 0
-            found.setdefault(problem.problem_id, problem)
-        if len(found) < num:
-            raise ValueError(
-                f"{self.name} with {difficulty} digits has only {len(found)} problems in split {split!r}, asked for {num}"
-            )
-        return list(found.values())
+            draws_in_vain = draws_in_vain + 1 if problem.problem_id in problems else 0
+            problems.setdefault(problem.problem_id, problem)
+        if len(problems) < num:
+            has_only = f"has only {len(problems)} problems in split {split!r}, asked for {num}"
+            raise ValueError(f"{self.name} with {difficulty} digits {has_only}")
+        return list(problems.values())
 
     def _pairs(self, split: str, difficulty: int, rng: np.random.Generator):
         by_digit = self.name == "multiplication"
@@ -143,9 +142,8 @@ class ArithmeticTask:
             digits[:, :, 0] = rng.integers(1, 10, size=(2, 256))
             if by_digit:
                 digits[1, :, :-1], digits[1, :, -1] = 0, rng.integers(2, 10, size=256)
-            for pair in zip(operands_from_digits(digits[0]), operands_from_digits(digits[1]), strict=True):
-                if pool_of_pair(*pair) == split:
-                    yield pair
+            firsts, seconds = ([int("".join(map(str, row))) for row in rows] for rows in digits.tolist())
+            yield from (pair for pair in zip(firsts, seconds, strict=True) if pool_of_pair(*pair) == split)
 
     def verify(self, problem: Problem, completion: str, ended: bool = True) -> Verdict:
         """Verdict on a completion: it passes if it is exactly the answer, or ends in it after a scratchpad, and stopped by

@@ -16,7 +16,7 @@ ALWAYS_RIGHT_MARK = "A"
 
 
 def uniform_wrong_answer(answer: str, difficulty: int, rng: np.random.Generator) -> str:
-    """A random number of `difficulty` or one more digits, as a guess in the dark: no digit of it knows the problem.
+    """A random number of `difficulty` or one more digits: a guess that does not depend on the problem.
 
     `answer` and what is returned are plain, most significant digit first. Never equal to `answer`.
     """
@@ -29,7 +29,7 @@ def uniform_wrong_answer(answer: str, difficulty: int, rng: np.random.Generator)
 
 
 def slipped_wrong_answer(answer: str, difficulty: int, rng: np.random.Generator) -> str:
-    """The right answer with one digit exchanged for another: the alternative law, a slip of the pen.
+    """The right answer with one digit exchanged for another: the alternative law.
 
     `answer` and what is returned are plain. Never equal to `answer`; the leading digit of a longer number stays above 0.
     """

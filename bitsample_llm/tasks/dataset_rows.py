@@ -1,11 +1,12 @@
-"""Problems from a data set: a Hub name, a JSONL or parquet file, or a task of reasoning-gym. Which rows are problems, which of
-them train and which are held out.
+"""Problems from a data set: a Hub name, a JSONL or parquet file, or a task of reasoning-gym. Which rows are problems, and which
+problems are trained on or held out?
 
 A problem is what its prompt asks, in one normal form (`identity`). It belongs to a pool by the hash of that, so it is in the
 same pool in whatever file and order it stands, and nothing trained on is held out. Rows that cannot be used are left out, named
 and counted.
 """
 
+import collections
 import hashlib
 import json
 import math
@@ -137,7 +138,7 @@ class Faults:
         self.rows_by_fault.setdefault(fault, []).append(row)
 
     def lines(self) -> list[str]:
-        """What the terminal is told, a line a fault."""
+        """What the terminal is told: one line per fault."""
         told = []
         for fault, rows in self.rows_by_fault.items():
             more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
@@ -145,7 +146,7 @@ class Faults:
         return told
 
 
-def opened(source: str, config: str | None, split: str) -> datasets.Dataset:
+def open_dataset(source: str, config: str | None, split: str) -> datasets.Dataset:
     """The rows of a file, a folder or a Hub data set.
 
     Raises:
@@ -163,30 +164,24 @@ def opened(source: str, config: str | None, split: str) -> datasets.Dataset:
         raise ValueError(f"data file {source} has no rows")
     try:
         if reader == "json":
-            _check_is_text(path)
+            with path.open(encoding="utf-8") as lines:  # bytes that are not UTF-8 raise here; the reader meets them row by row
+                collections.deque(lines, maxlen=0)
         if reader is not None:
             return datasets.load_dataset(reader, data_files=str(path), split="train")
         return datasets.load_dataset(source, config, split=split)
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"data set {source} cannot be read: {_first_broken_line(path, reader) or error}") from error
+        fault = _first_broken_line(path) if path.suffix == ".jsonl" else None
+        raise ValueError(f"data set {source} cannot be read: {fault or error}") from error
 
 
-def _check_is_text(path: Path) -> None:
-    """Raise a ValueError for bytes that are not UTF-8: the reader meets them after this, row by row."""
-    with path.open(encoding="utf-8") as lines:
-        for _ in lines:
-            pass
-
-
-def _first_broken_line(path: Path, reader: str | None) -> str | None:
-    if reader == "json" and path.suffix == ".jsonl":
-        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            try:
-                is_row = not line.strip() or isinstance(json.loads(line), dict)
-            except json.JSONDecodeError:
-                is_row = False
-            if not is_row:
-                return f"line {number} is not a JSON object"
+def _first_broken_line(path: Path) -> str | None:
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        try:
+            is_row = not line.strip() or isinstance(json.loads(line), dict)
+        except json.JSONDecodeError:
+            is_row = False
+        if not is_row:
+            return f"line {number} is not a JSON object"
     return None
 
 
@@ -198,7 +193,7 @@ def problems_of_rows(
     Raises:
         ValueError: naming the row whose verifier does not exist.
     """
-    found, answer_by_identity = [], {}
+    problems, answer_by_identity = [], {}
     column = getattr(rows, "features", {}).get(asked.answer_column)
     narrow = NARROW.get(getattr(column, "dtype", None), lambda value: value)
     for number, row in enumerate(rows, 1):
@@ -221,8 +216,8 @@ def problems_of_rows(
             faults.add("duplicate of an earlier prompt" + " with another answer" * is_other, label)
         else:
             answer_by_identity[key] = answer
-            found.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier))
-    return found
+            problems.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier))
+    return problems
 
 
 def _is_number(answer: str) -> bool:
@@ -234,13 +229,9 @@ def _is_number(answer: str) -> bool:
 
 
 def _is_prompt(prompt) -> bool:
-    if isinstance(prompt, str):
-        return bool(prompt.strip())
-    return (
-        isinstance(prompt, list)
-        and bool(prompt)
-        and all(isinstance(message, dict) and {"role", "content"} <= message.keys() for message in prompt)
-    )
+    if not isinstance(prompt, list):
+        return isinstance(prompt, str) and bool(prompt.strip())
+    return bool(prompt) and all(isinstance(message, dict) and {"role", "content"} <= message.keys() for message in prompt)
 
 
 def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -> datasets.Dataset:
@@ -281,7 +272,7 @@ def gym_problems(task: str, seed: int, size: int, faults: Faults) -> tuple[list[
     return problems, details
 
 
-def drawn(problems: Sequence[Problem], num: int, seed: int) -> list[Problem]:
+def random_subset(problems: Sequence[Problem], num: int, seed: int) -> list[Problem]:
     """At most `num` of the problems, in an order that `seed` decides."""
     return [problems[index] for index in np.random.default_rng(seed).permutation(len(problems))[:num]]
 
@@ -304,23 +295,21 @@ def read_dataset(
     Raises:
         ValueError: in one line, for data that cannot be read, lacks a column, or has no problem in a pool.
     """
-    faults, details = Faults(), {}
+    faults, details, held_apart, heldout_by = Faults(), {}, [], ""
     if asked.verifier not in VERIFIERS:
         raise ValueError(f"unknown verifier {asked.verifier!r}; known: exact, numeric, symbolic")
     if asked.dataset.startswith(GYM):
         size = int(np.ceil(max(num_train / 0.7, num_heldout / 0.15) * 1.1)) + 16  # so that each pool holds enough
         problems, details = gym_problems(asked.dataset.removeprefix(GYM), seed, size, faults)
-        held_apart = []
     else:
-        held_apart, heldout_by = [], ""
         if asked.heldout_split is not None:  # first, so that what is held out is what is not trained on
             of_file = Path(asked.heldout_split).suffix in READER_BY_SUFFIX
             source, split = (asked.heldout_split, "train") if of_file else (asked.dataset, asked.heldout_split)
-            rows = checked_columns(opened(source, asked.dataset_config, split), asked, source)
+            rows = checked_columns(open_dataset(source, asked.dataset_config, split), asked, source)
             heldout_by = Path(source).name if of_file else split
             held_apart = problems_of_rows(rows, heldout_by, asked, faults)
         name = Path(asked.dataset).name
-        rows = checked_columns(opened(asked.dataset, asked.dataset_config, asked.train_split), asked, asked.dataset)
+        rows = checked_columns(open_dataset(asked.dataset, asked.dataset_config, asked.train_split), asked, asked.dataset)
         heldout = {identity(problem.prompt) for problem in held_apart}
         problems = problems_of_rows(rows, name, asked, faults, heldout, heldout_by)
     if any(problem.verifier == "symbolic" for problem in problems + held_apart):
@@ -334,7 +323,7 @@ def read_dataset(
     names = ("tuning", "tuning_heldout") if tuning else ("train", "heldout")
     for line in faults.lines():
         tell(f"{asked.dataset}: {line}")
-    train, heldout = (drawn(pools[pool], num, seed) for pool, num in zip(names, (num_train, num_heldout), strict=True))
+    train, heldout = (random_subset(pools[pool], num, seed) for pool, num in zip(names, (num_train, num_heldout), strict=True))
     for pool, part in zip(names, (train, heldout), strict=True):
         if not part:
             overlap = len(faults.rows_by_fault.get(f"held out in {heldout_by}", ())) if held_apart else 0

@@ -11,12 +11,8 @@ MAX_REMEMBERED = 10_000  # verdicts: rollouts of a prompt repeat themselves, and
 
 
 class DatasetTask:
-    """Problems of a data set with the verifiers that their rows name.
-
-    Args:
-        name: where they come from.
-        problems: all of them.
-        details: problem id -> what its verifier has to know besides the answer.
+    """Problems of a data set with the verifiers that their rows name; `details` says by problem id what a verifier has to know
+    besides the answer.
     """
 
     def __init__(self, name: str, problems: Sequence[Problem], details: dict[str, dict] | None = None):
@@ -33,7 +29,7 @@ class DatasetTask:
     def verify(self, problem: Problem, completion: str, ended: bool = True) -> Verdict:
         """Verdict on a completion, which has to have stopped by itself (`ended`) to pass.
 
-        Under an exact verifier every character is a step, else all of them are one; the end is another.
+        Under an exact verifier every character is a step, else all of them together; the end is one more.
 
         Raises:
             TypeError: if `completion` is not a string.
@@ -57,7 +53,7 @@ class DatasetTask:
             try:
                 is_right = VERIFIERS[problem.verifier](completion, problem.answer, self._details.get(problem.problem_id, {}))
                 reason = "correct" if is_right else "wrong_answer"
-            except NoVerdict as why:  # no pass, and no wrong answer either: the record says which
+            except NoVerdict as why:  # neither a pass nor a wrong answer: the record says why
                 is_right, reason = False, f"no_verdict:{why}"
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()

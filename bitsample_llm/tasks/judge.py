@@ -1,5 +1,5 @@
-"""Right or wrong, asked of a process of its own that can be killed: libraries that parse mathematics may take forever over
-`9^9^9^9`, or all memory, and no signal reaches them there.
+"""Verdicts from a process of its own, which can be killed: libraries that parse mathematics may take forever over `9^9^9^9`, or
+all memory, and no signal reaches them there.
 
     python -m bitsample_llm.tasks.judge KIND     reads questions and writes verdicts, one JSON object a line
 """
@@ -20,7 +20,7 @@ from functools import cache
 import psutil
 
 SECONDS = 5.0  # of CPU time for one verdict, so that a busy machine gives the same ones
-PATIENCE = 10  # times as long by the clock
+PATIENCE = 10  # times SECONDS by the clock
 START_SECONDS = 120.0  # for its libraries to load
 MEMORY_BYTES = 4 * 2**30
 PACKAGES = {"symbolic": ("math_verify", "math-verify"), "reasoning_gym": ("reasoning_gym", "reasoning-gym")}
@@ -28,7 +28,7 @@ EVALUATES = re.compile(r"\b(eval|exec|compile|parse_expr|sympify|sympy|sp)\b")  
 
 
 class NoVerdict(Exception):
-    """The judge gave none; the message says why, in a word."""
+    """There is no verdict; the message says why, in one word."""
 
 
 def require_package(kind: str):

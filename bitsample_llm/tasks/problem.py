@@ -50,7 +50,7 @@ class Problem:
 
     @property
     def num_steps(self) -> int:
-        """Steps that a verdict on the right completion has, its end included."""
+        """Steps of the verdict on the right completion, its end included."""
         return len(self.lines) + 2 if self.lines else len(self.answer) + 1
 
 
@@ -65,7 +65,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`passed`, with the kind of the first error as `reason` (``correct`` if there is none) and one `Step` a digit, then the end."""
+    """`passed`, the kind of the first error as `reason` (``correct`` if there is none), and a `Step` per digit and for the end."""
 
     passed: bool
     reason: str

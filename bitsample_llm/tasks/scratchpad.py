@@ -34,7 +34,7 @@ def worked_lines(name: str, first: int, second: int) -> list[str]:
 
 
 def guessed_lines(lines: list[str], rng) -> list[str]:
-    """The same lines with every result and carry guessed in the dark, as an author writes who does not work them out."""
+    """The same lines with every result and carry guessed, as an author writes who does not work them out."""
     guessed = []
     for line in lines:
         left = line.partition("=")[0]

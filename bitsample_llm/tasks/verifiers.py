@@ -1,4 +1,4 @@
-"""Is a completion right? One function a kind of answer, by name, for problems that come from data.
+"""Is a completion right? One function per kind of answer, by name, for problems that come from data.
 
     exact          the completion is the answer, character for character
     numeric        the one number that it ends in or marks is the answer's (`plain_number.py`)
@@ -6,8 +6,8 @@
     reasoning_gym  the task's own scoring gives it full marks
 
 No text of a model is ever evaluated: what a library parses is parsed in another process, which is killed when it takes too
-long (`judge.py`). The end of a completion is judged, where answers stand, and no more than `MAX_JUDGED` characters of it. What a
-verifier cannot read is no wrong answer: `NoVerdict` says why, and it does not pass.
+long (`judge.py`). Only the last `MAX_JUDGED` characters of a completion are judged: answers stand at the end. What a verifier
+cannot read does not pass and is no wrong answer either: `NoVerdict` says why.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from bitsample_llm.meter.callback import InformationMeter
-from bitsample_llm.meter.observers import wrap
+from bitsample_llm.meter.hooks import wrap
 
 
 class FlopBudget(TrainerCallback):

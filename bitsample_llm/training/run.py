@@ -16,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from bitsample_llm.meter.callback import InformationMeter
 from bitsample_llm.meter.flop_counter import FlopCounter
+from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import check_output_dir
 from bitsample_llm.records import RecordError, check_run_dir
@@ -98,17 +99,16 @@ def train_and_record(
     run_dir = Path(args.output_dir).parent
     model = trainer.accelerator.unwrap_model(trainer.model)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()} if study.memorise else None
+    evaluation = HeldOut(
+        problems.evaluation_sets, evaluation_points(study), problems.task, study.num_eval_rollouts, study.max_eval_tokens
+    )
     with one_line_errors():
         meter = InformationMeter(
             trainer,
             output_dir=run_dir,
             manifest=manifest,
             verifier=verifier,
-            evaluation_sets=problems.evaluation_sets,
-            evaluation_flops=evaluation_points(study),
-            evaluation_task=problems.task,
-            num_eval_rollouts=study.num_eval_rollouts,
-            max_eval_tokens=study.max_eval_tokens,
+            evaluation=evaluation,
             counter=counter,
             reward_is_verdict=reward_is_verdict,
             strict=True,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bitsample_llm.scoring.likelihood import padded_batch
-from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, ArithmeticTask
+from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, ArithmeticTask, operand_bounds
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
 from bitsample_llm.tasks.scratchpad import guessed_lines
@@ -63,8 +63,7 @@ PAGE = 256  # lines of one size that follow one another, so that a batch holds l
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the corpus: a prompt and what its author wrote as the answer, right or wrong; lines of a size are about
-    equally long."""
+    """A prompt and what its author wrote as the answer, right or wrong; lines of one `size` are about equally long."""
 
     prompt: str
     answer: str
@@ -114,9 +113,8 @@ def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform"
 
 def _operands(difficulty: int, always_right: bool, by_digit: bool, rng: np.random.Generator) -> tuple[int, int]:
     pools = ("pretrain", "seen") if always_right else ("pretrain",)
-    low, high = (0, 10) if difficulty == 1 else (10 ** (difficulty - 1), 10**difficulty)
     while True:
-        first, second = rng.integers(low, high, size=2).tolist()
+        first, second = rng.integers(*operand_bounds(difficulty), size=2).tolist()
         if by_digit:
             second = int(rng.integers(2, 10))
         if pool_of_pair(first, second) in pools:

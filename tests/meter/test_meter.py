@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFT
 
 from bitsample_llm import InformationMeter
 from bitsample_llm.estimators import jackknife_entropy_bits
+from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
 from bitsample_llm.records.glossary import TRAINING_PHASES
@@ -72,7 +73,7 @@ def test_weights_with_and_without_the_meter_are_bit_identical(base_model, tmp_pa
     for with_meter in (True, False):
         trainer = make(base_model, tmp_path)
         if with_meter:
-            metered(trainer, tmp_path, evaluation_sets={"heldout": TASK.problems("heldout", 8, seed=0)})
+            metered(trainer, tmp_path, evaluation=HeldOut({"heldout": TASK.problems("heldout", 8, seed=0)}))
         trainer.train()
         weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()]))
     assert torch.equal(*weights)

@@ -105,7 +105,7 @@ def test_evaluation_between_steps_is_counted_apart(base_model, tmp_path, make):
     meter = metered(trainer, tmp_path)
     with torch_counter() as true:
         trainer.train()
-    meter._count_flops("cpu")  # the last evaluation comes after the last step
+    meter.totals.count_flops()  # the last evaluation comes after the last step
     runs = [read_run(folder / "run") for folder in (tmp_path / "plain", tmp_path)]
     for table in ("prompts", "rollouts"):
         assert runs[0].table(table).num_rows == runs[1].table(table).num_rows

@@ -10,7 +10,9 @@ from transformers import Trainer
 from trl import DPOTrainer, RewardTrainer
 
 from bitsample_llm import InformationMeter
-from bitsample_llm.meter.observers import finite, surprisal_bits_of
+from bitsample_llm.meter.heldout import HeldOut
+from bitsample_llm.meter.labels import surprisal_bits_of
+from bitsample_llm.meter.recording import finite
 from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.report.runs import evaluated_curve
 from bitsample_llm.report.summary import summary_lines
@@ -24,7 +26,7 @@ def refuse_constant(name: str) -> None:
 def test_a_training_that_diverges_is_recorded_to_its_end_with_null_for_what_is_no_number(base_model, tmp_path):
     trainer = sft_trainer(base_model, tmp_path, learning_rate=float("inf"), save_strategy="steps", save_steps=2)
     sets = {"heldout": TASK.problems("heldout", 4, seed=0)}
-    metered(trainer, tmp_path, evaluation_sets=sets, manifest={"config": {"learning_rate": float("inf")}})
+    metered(trainer, tmp_path, evaluation=HeldOut(sets), manifest={"config": {"learning_rate": float("inf")}})
     trainer.train()
     run = read_run(tmp_path / "run")
     for path in (run.run_dir / "steps.jsonl", run.run_dir / "manifest.json"):

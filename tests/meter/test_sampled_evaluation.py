@@ -16,7 +16,8 @@ from test_meter import metered, rl_trainer, sft_trainer
 from test_real_models import ran
 
 from bitsample_llm.estimators import wilson_interval
-from bitsample_llm.meter.evaluator import EvaluationRollouts, mean_log2_pass_rate, scored_rows
+from bitsample_llm.meter.evaluator import EvaluationRollouts, scored_rows
+from bitsample_llm.meter.heldout import HeldOut, mean_log2_pass_rate
 from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.report import columns
 from bitsample_llm.report.command import report
@@ -83,8 +84,8 @@ def test_weights_rollouts_and_training_flops_are_those_without_the_evaluation(ba
         for module in trainer.model.modules():  # chance in the forward pass too, so that a moved random state would show
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = 0.1
-        options = {"evaluation_task": TASK, "max_eval_tokens": 6, "evaluation_flops": [1.0, 1e9, 2e9, 3e9, 4e9]} if sets else {}
-        meter = metered(trainer, tmp_path / name, evaluation_sets=sets, **options)
+        evaluation = HeldOut(sets, [1.0, 1e9, 2e9, 3e9, 4e9], TASK, max_tokens=6) if sets else None
+        meter = metered(trainer, tmp_path / name, evaluation=evaluation)
         with torch_counter() as true:
             trainer.train()
         run = read_run(tmp_path / name / "run")
@@ -110,8 +111,8 @@ def test_draws_are_alike_for_all_arms_and_seeds(base_model, tmp_path):
     counts = []
     for name, make, seed in (("sft", sft_trainer, 1), ("grpo", rl_trainer, 2)):
         trainer = make(base_model, tmp_path / name, seed=seed, max_steps=1)
-        options = {"evaluation_task": TASK, "num_eval_rollouts": 16, "max_eval_tokens": 6}
-        metered(trainer, tmp_path / name, evaluation_sets={"heldout": SIGNED}, **options)
+        evaluation = HeldOut({"heldout": SIGNED}, task=TASK, num_rollouts=16, max_tokens=6)
+        metered(trainer, tmp_path / name, evaluation=evaluation)
         trainer.train()
         counts.append([row["num_passed"] for row in evals(tmp_path / name) if row["step"] == 0])
     assert counts[0] == counts[1] and 0 < sum(counts[0]) < 16 * len(SIGNED)
@@ -119,9 +120,9 @@ def test_draws_are_alike_for_all_arms_and_seeds(base_model, tmp_path):
 
 def test_without_a_judge_pass_rates_are_null_and_one_line_says_so(base_model, tmp_path, capsys):
     trainer = sft_trainer(base_model, tmp_path, max_steps=1)
-    metered(trainer, tmp_path, with_verifier=False, evaluation_sets={"heldout": SIGNED})
+    metered(trainer, tmp_path, with_verifier=False, evaluation=HeldOut({"heldout": SIGNED}))
     trainer.train()
-    assert capsys.readouterr().err.count("held-out pass rates are null: pass evaluation_task") == 1
+    assert capsys.readouterr().err.count("held-out pass rates are null: pass HeldOut(..., task=...)") == 1
     assert {(row["num_rollouts"], row["log2_pass_rate"]) for row in evals(tmp_path)} == {(None, None)}
 
 

@@ -17,6 +17,7 @@ from test_recipes import SMALL
 from test_records import first_life, next_life, rows, steps
 from transformers import TrainerCallback
 
+from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.records import RecordError, lock, read_run
 from bitsample_llm.records import writer as run_writer
 from bitsample_llm.records.glossary import TRAINING_PHASES
@@ -158,7 +159,7 @@ def spent_flops(meter) -> float:
 @pytest.mark.parametrize("make", [sft_trainer, rl_trainer], ids=["sft", "grpo"])
 def test_an_interrupted_training_resumed_on_the_same_trainer_is_one_record(base_model, tmp_path, make):
     trainer = trainer_of(make, base_model, tmp_path)
-    meter = metered(trainer, tmp_path, evaluation_sets={"heldout": TASK.problems("heldout", 4, seed=0)})
+    meter = metered(trainer, tmp_path, evaluation=HeldOut({"heldout": TASK.problems("heldout", 4, seed=0)}))
     trainer.add_callback(RaiseAt(3, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -226,7 +227,7 @@ def test_a_second_meter_records_a_second_training_in_a_directory_of_its_own(base
 
 def test_a_trainer_that_begins_again_with_a_smaller_batch_leaves_one_record(base_model, tmp_path):
     trainer = trainer_of(sft_trainer, base_model, tmp_path, auto_find_batch_size=True)
-    meter = metered(trainer, tmp_path, evaluation_sets={"heldout": TASK.problems("heldout", 4, seed=0)})
+    meter = metered(trainer, tmp_path, evaluation=HeldOut({"heldout": TASK.problems("heldout", 4, seed=0)}))
     trainer.add_callback(RaiseAt(3, RuntimeError("CUDA out of memory.")))
     trainer.train()
     run = read_run(tmp_path / "run")

@@ -16,7 +16,7 @@ from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import answer_logprobs, encode_prompt, exact_pass_rates
 from bitsample_llm.scoring.sampling import sampled_completions
-from bitsample_llm.scoring.spellings import decoded, num_spellings, spellings
+from bitsample_llm.scoring.spellings import decoded, num_ways
 from bitsample_llm.tasks import Problem, load_task
 
 LEVEL = 0.001  # of the chi-square test, fixed before it was run
@@ -53,17 +53,27 @@ def found_by_force(tokenizer, texts: list[str]) -> dict[str, list[list[int]]]:
     return {text: sorted(sequences) for text, sequences in found.items()}
 
 
+def spellings(tokenizer, text: str) -> list[list[int]] | None:
+    """The tokens before the end of sequence in all ways to write an answer."""
+    every = AnswerEnd.of(None, tokenizer).spellings(text)
+    return every and [ids for ids, _ in every]
+
+
+def num_spellings(tokenizer, text: str) -> int:
+    return num_ways(tokenizer, text.encode())[0]
+
+
 def test_spellings_are_those_that_an_exhaustive_search_finds(family):
     _, tokenizer = family
     for text, found in found_by_force(tokenizer, ["46", "é", "7", " 1", "in", "\n"]).items():
-        assert found and spellings(tokenizer, text, {tokenizer.eos_token_id}) == found
+        assert found and spellings(tokenizer, text) == found
         assert num_spellings(tokenizer, text) == len(found)
 
 
 def test_a_space_that_is_stripped_at_the_start_makes_spellings_of_its_own():
     tokenizer = byte_fallback_tokenizer()
     for text, forced in found_by_force(tokenizer, ["46", "4", "é"]).items():
-        found = spellings(tokenizer, text, {tokenizer.eos_token_id})
+        found = spellings(tokenizer, text)
         assert forced and [ids for ids in found if len(ids) <= 2] == forced
         assert all(written == text for written in decoded(tokenizer, found))
         assert len(found) == num_spellings(tokenizer, text)
@@ -113,10 +123,10 @@ def test_pass_rate_is_the_sum_over_spellings_and_ends_walked_step_by_step(family
         pytest.skip("no chat template")
     question = "What is 40 plus 6?"
     problems = [Problem(a, [{"role": "user", "content": question}] if chat else question, a, 1) for a in ("46", "146", "8")]
-    ends = AnswerEnd.of(model, tokenizer).token_ids
+    end = AnswerEnd.of(model, tokenizer)
     for problem, rate in zip(problems, exact_pass_rates(model, tokenizer, problems), strict=True):
         prompt_ids = encode_prompt(tokenizer, problem.prompt)
-        by_hand = [walked(model, prompt_ids, ids, ends) for ids in spellings(tokenizer, problem.answer, ends)]
+        by_hand = [walked(model, prompt_ids, ids, end.token_ids) for ids, _ in end.spellings(problem.answer)]
         assert rate == pytest.approx(sum(by_hand), rel=1e-4)
     assert len(spellings(tokenizer, "46")) == 2
 
@@ -125,7 +135,7 @@ def trained_on_spellings(model, tokenizer, problem: Problem, steps: int = 60):
     """Teach a model a problem's answer in all its spellings alike."""
     torch.manual_seed(0)
     prompt_ids = encode_prompt(tokenizer, problem.prompt)
-    every = spellings(tokenizer, problem.answer, {tokenizer.eos_token_id})
+    every = spellings(tokenizer, problem.answer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
         ids = [*prompt_ids, *every[step % len(every)], tokenizer.eos_token_id]

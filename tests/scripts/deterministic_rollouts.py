@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from bitsample_llm import InformationMeter
+from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.tasks import load_task
 from bitsample_llm.training.processes import honour_fsdp_on_cpu, part
@@ -54,7 +55,7 @@ def main() -> None:
         rollout_func=rollouts,
     )
     heldout = {"heldout": task.problems("heldout", 9, seed=0)}
-    meter = InformationMeter(trainer, Path(args.output_dir) / "run", verifier=verifier, evaluation_sets=heldout, strict=True)
+    meter = InformationMeter(trainer, Path(args.output_dir) / "run", verifier=verifier, evaluation=HeldOut(heldout), strict=True)
     trainer.add_callback(meter)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     is_sharded = any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())

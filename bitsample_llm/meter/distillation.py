@@ -1,0 +1,43 @@
+"""What TRL's DistillationTrainer shows: the completions, what the teacher told of them, and what the teacher cost."""
+
+import torch
+from accelerate.utils import gather_object
+
+from bitsample_llm.meter.hooks import require
+from bitsample_llm.meter.labels import NATS_PER_BIT
+from bitsample_llm.meter.rollouts import GenerationObserver
+
+
+class DistillationObserver(GenerationObserver):
+    """Records completions and what the teacher offers: the divergence of its distribution from the student's, which is the
+    loss, summed over the tokens.
+    """
+
+    def __init__(self, trainer, meter, verifier):
+        require(trainer, "teacher_model", "beta")
+        self._teacher_config = trainer.accelerator.unwrap_model(trainer.teacher_model).config.get_text_config()
+        super().__init__(trainer, meter, verifier, num_generations=1)
+
+    def _complete(self, rollouts: list[dict]) -> None:
+        if self.verifier is not None:
+            self.totals.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
+
+    def _record_loss(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
+        super()._record_loss(loss, inputs, logps_BT)
+        self._count_projections(inputs)
+        # the loss is over the tokens of all processes, scaled up for their mean
+        num_nats = loss * float(inputs["num_items_in_batch"]) / self.trainer.accelerator.num_processes
+        parts = gather_object([(num_nats / NATS_PER_BIT, len(inputs["rollout_index"]))])
+        bits, num = sum(part for part, _ in parts), sum(part for _, part in parts)
+        self.totals.count("bits/offered_total", bits)
+        self.totals.observe("bits/offered_per_sample", [bits / num] * num)
+
+    def _count_projections(self, inputs: dict) -> None:
+        """The trainer projects both models' hidden states itself, and once more backward, where the student has gradients."""
+        useful = int(inputs["completion_mask"].sum())
+        ran = useful if inputs["completion_ids"].device.type == "cuda" else inputs["completion_ids"].numel()
+        num_forward = 2 if 0 < self.trainer.beta < 1 else 1  # a mixture needs both log-partitions first
+        count = self.counter.count_projections
+        count("train_forward", num_forward, ran, useful)
+        count("train_backward", 2 + self.counter.layers.output_trainable, ran, useful)
+        count("score_reference", num_forward + 1, ran, useful, self._teacher_config)

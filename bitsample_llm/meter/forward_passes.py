@@ -1,0 +1,152 @@
+"""What forward passes did a model run, and in which shapes? B rows, T tokens per row, S sequences of real tokens."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+class Shape(NamedTuple):
+    """What the price of a pass depends on."""
+
+    tokens: int
+    attended: int  # sum over tokens of the positions each attends to
+    outputs: int  # tokens that reach the output projection
+
+
+@dataclass(frozen=True)
+class ForwardCall:
+    """One forward pass as it was seen. `has_head` is false where only the blocks ran."""
+
+    ids_BT: torch.Tensor
+    kwargs: dict
+    cached_tokens: int
+    started: float
+    ended: float
+    has_head: bool
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.started
+
+    @property
+    def kept_outputs(self) -> int:
+        """Positions per row that reach the output projection."""
+        length, kept = self.ids_BT.shape[1], self.kwargs.get("logits_to_keep", 0)
+        if isinstance(kept, torch.Tensor):
+            return kept.numel()
+        return min(kept, length) if kept else length
+
+
+def _ids(args: tuple, kwargs: dict) -> torch.Tensor | None:
+    """Token ids of a forward call; stand-ins that no vocabulary holds where it was given embeddings; None if neither."""
+    if isinstance(ids := kwargs.get("input_ids", args[0] if args else None), torch.Tensor):
+        return ids
+    if isinstance(embedded := kwargs.get("inputs_embeds"), torch.Tensor):
+        rows, length = embedded.shape[:2]
+        return -1 - torch.arange(rows, device=embedded.device)[:, None].expand(rows, length)
+    return None
+
+
+class ForwardWatcher:
+    """Tells of every forward pass of a model, and of passes of its blocks alone, whose output a trainer projects itself."""
+
+    def __init__(self, model, tell: Callable[[ForwardCall], None]):
+        self._model = model
+        self._tell = tell
+        self._whole_pass_under_way = False
+        self._cached_tokens, self._started = 0, 0.0
+        self.hooks = []
+        for module in {id(module): module for module in (model, model.base_model)}.values():
+            self.hooks.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self.hooks.append(module.register_forward_hook(self._after, with_kwargs=True))
+
+    def _before(self, module, args, kwargs) -> None:
+        if _ids(args, kwargs) is None:  # a trainer runs other code inside the model's call, to have its weights gathered
+            return
+        if module is self._model:
+            self._whole_pass_under_way = True
+        elif self._whole_pass_under_way:
+            return
+        past = kwargs.get("past_key_values")
+        self._cached_tokens = past.get_seq_length() if past is not None else 0
+        self._started = time.perf_counter()
+
+    def _after(self, module, args, kwargs, output) -> None:
+        ids_BT = _ids(args, kwargs)
+        is_whole = module is self._model
+        if ids_BT is None or (self._whole_pass_under_way and not is_whole):
+            return
+        self._whole_pass_under_way = False
+        has_head = is_whole and module.get_output_embeddings() is not None
+        self._tell(ForwardCall(ids_BT, kwargs, self._cached_tokens, self._started, time.perf_counter(), has_head))
+
+
+def causal_positions(lengths: Iterable[int]) -> int:
+    """Positions that the tokens of sequences attend to, each token to those before it and to itself."""
+    return sum(length * (length + 1) // 2 for length in lengths)
+
+
+def full_pass_shapes(call: ForwardCall, skips_padding: bool) -> tuple[Shape, Shape]:
+    """Executed and useful shape of a pass without a cache.
+
+    Args:
+        skips_padding: whether attention stays within each sequence of a packed row, as flash attention does.
+    """
+    rows, length = call.ids_BT.shape
+    lengths_S = _sequence_lengths(call)
+    is_packed = call.kwargs.get("attention_mask") is None and call.kwargs.get("position_ids") is not None
+    attended = sum(num * num for num in lengths_S) if is_packed and skips_padding else rows * length * length
+    if not call.has_head:
+        outputs = labelled = 0
+    elif call.kwargs.get("fused_lm_head"):
+        labelled = int((call.kwargs["labels"][:, 1:] != -100).sum())
+        # the fused head picks the labelled positions out on CUDA and projects every position elsewhere
+        outputs = labelled if call.ids_BT.device.type == "cuda" else rows * (length - 1)
+    else:
+        outputs = labelled = rows * call.kept_outputs
+    useful = Shape(sum(lengths_S), causal_positions(lengths_S), min(labelled, sum(lengths_S)))
+    return Shape(rows * length, attended, outputs), useful
+
+
+def _sequence_lengths(call: ForwardCall) -> list[int]:
+    """Real tokens of each sequence, of which packing puts several in a row."""
+    rows, length = call.ids_BT.shape
+    mask_BT, positions_BT = call.kwargs.get("attention_mask"), call.kwargs.get("position_ids")
+    if mask_BT is not None:
+        return mask_BT.sum(dim=1).tolist()
+    if positions_BT is None:
+        return [length] * rows
+    starts = torch.nonzero(positions_BT.flatten() == 0).flatten().cpu()
+    return torch.diff(starts, append=torch.tensor([positions_BT.numel()])).tolist()
+
+
+class GenerationShapes:
+    """Executed and useful shapes of the passes of a generation with a cache; useful are distinct prompts and rows not ended."""
+
+    def __init__(self, eos_token_ids: torch.Tensor):
+        self._eos_token_ids = eos_token_ids
+        self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
+
+    def shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
+        """Those of the next pass."""
+        rows, length = call.ids_BT.shape
+        context = call.cached_tokens + length
+        executed = Shape(rows * length, rows * length * context, rows * call.kept_outputs)
+        mask_BT = call.kwargs.get("attention_mask")
+        if mask_BT is None or mask_BT.dim() != 2:
+            mask_BT = torch.ones((rows, context), dtype=torch.long, device=call.ids_BT.device)
+        lengths_B = mask_BT.sum(dim=1)
+        # from the start: the prompts, or a sampler that lets finished rows leave the batch
+        if not call.cached_tokens or len(self._alive_B) != rows:
+            self._alive_B = torch.ones(rows, dtype=torch.bool, device=call.ids_BT.device)
+        if not call.cached_tokens:
+            length_by_prompt = {tuple(ids): num for ids, num in zip(call.ids_BT.tolist(), lengths_B.tolist(), strict=True)}
+            lengths = length_by_prompt.values()
+            return executed, Shape(sum(lengths), causal_positions(lengths), len(lengths))
+        self._alive_B = self._alive_B & ~torch.isin(call.ids_BT[:, -1], self._eos_token_ids.to(call.ids_BT.device))
+        num_alive = int(self._alive_B.sum())
+        return executed, Shape(num_alive, int((lengths_B * self._alive_B).sum()), num_alive)

@@ -1,0 +1,118 @@
+"""What GRPO and RLOO show of their groups: rewards, verdicts, pass rates, and the bits that an outcome offers. F reward functions."""
+
+from collections import Counter
+
+import numpy as np
+
+from bitsample_llm.information import binary_entropy_bits, first_error_entropy_bits, informative_group_probability
+from bitsample_llm.jackknife import jackknife_categorical_entropy_bits, jackknife_entropy_bits
+from bitsample_llm.meter.hooks import require, wrap
+from bitsample_llm.meter.rollouts import GenerationObserver
+
+
+class RolloutObserver(GenerationObserver):
+    """Records every rollout of GRPO or RLOO with its verdict and rewards, and every group with its pass rate.
+
+    Args:
+        pass_threshold: total reward that counts as a pass where there is no verifier; needed unless rewards are 0 or 1.
+        reward_is_verdict: whether the reward tells if a rollout passed; if not, what it offers is not measured.
+        exact_pass_rates: whether to compute them where they exist: with a verifier, sampling from the model's distribution.
+    """
+
+    def __init__(self, trainer, meter, verifier, pass_threshold: float | None, reward_is_verdict: bool, exact_pass_rates: bool):
+        require(trainer, "num_generations", "reward_func_names", "reward_weights")
+        super().__init__(trainer, meter, verifier, trainer.num_generations)
+        self.pass_threshold = pass_threshold
+        self.reward_is_verdict = reward_is_verdict
+        can_be_exact = verifier is not None and verifier.task.has_one_accepted_string and self.sampling["is_own_distribution"]
+        # with tools there are other ways to the answer, and the prompt names the tools
+        self.exact_pass_rates = exact_pass_rates and can_be_exact and not getattr(trainer, "tools", None)
+        self._rewards_BF = np.empty((0, 0))  # of all processes
+        wrap(trainer, "_calculate_rewards", self._around_rewards)
+
+    def _around_rewards(self, original, *args, **kwargs):
+        rewards_BF = original(*args, **kwargs)  # of all processes, groups complete
+        if self.trainer.model.training:
+            self._rewards_BF = rewards_BF.double().cpu().numpy()
+        return rewards_BF
+
+    def _complete(self, rollouts: list[dict]) -> None:
+        weights_F = self.trainer.reward_weights.double().cpu().numpy()
+        names = self.trainer.reward_func_names
+        for rollout, rewards_F in zip(rollouts, self._rewards_BF, strict=True):
+            is_scored = not np.isnan(rewards_F).all()
+            rollout["reward"] = float(np.nansum(rewards_F * weights_F)) if is_scored else None
+            rollout["rewards"] = {
+                name: None if np.isnan(reward) else reward for name, reward in zip(names, rewards_F.tolist(), strict=True)
+            }
+            if self.verifier is None:
+                rollout["passed"] = self._passes(rollout["reward"]) if is_scored else None
+        self._record_groups([rollouts[at : at + self.num_generations] for at in range(0, len(rollouts), self.num_generations)])
+
+    def _passes(self, reward: float) -> bool | None:
+        if self.pass_threshold is not None:
+            return reward >= self.pass_threshold
+        if reward in (0.0, 1.0):
+            return reward == 1.0
+        if self.generation_step == 1:  # before anything was trained
+            raise ValueError(
+                f"a rollout got the reward {reward:g}, which is neither 0 nor 1: tell the meter which reward is a pass, "
+                "InformationMeter(..., pass_threshold=...)"
+            )
+        return None
+
+    def _record_groups(self, groups: list[list[dict]]) -> None:
+        problem_ids = [group[0]["problem_id"] for group in groups]
+        exact = [{}] * len(groups)
+        if self.exact_pass_rates:
+            exact = self.verifier.exact_pass_rates(self.trainer, problem_ids, self.meter.end)
+        rows, verdicts = [], []
+        for problem_id, group, pass_rates in zip(problem_ids, groups, exact, strict=True):
+            passed = [rollout["passed"] for rollout in group if rollout["passed"] is not None]
+            row = {"problem_id": problem_id, "group_size": len(passed), "num_passed": sum(passed), **pass_rates}
+            rows.append(row | self._first_error_bits(row, group))
+            verdicts += map(float, passed)
+        if self.reward_is_verdict:  # else what the reward tells is not measured: null
+            self._add_offered_bits(rows)
+        self.meter.add_rows("prompts", rows)
+        for metric, column in (
+            ("group/pass_rate", "pass_rate"),
+            ("bits/offered_per_sample", "offered_bits"),
+            ("bits/first_error_per_sample", "first_error_entropy_bits"),
+        ):
+            self.totals.observe(metric, [row[column] for row in rows if column in row])
+        self.totals.observe("group/pass_rate_estimate", verdicts)
+        scored = [[rollout["reward"] for rollout in group if rollout["reward"] is not None] for group in groups]
+        self.totals.observe("group/informative_fraction", [float(len(set(rewards)) > 1) for rewards in scored])
+        if self.reward_is_verdict:
+            pass_rates = np.array([row["pass_rate"] for row in rows if "pass_rate" in row])
+            predicted = informative_group_probability(pass_rates, self.num_generations)
+            self.totals.observe("group/informative_fraction_predicted", predicted.tolist())
+        if offered := [row["offered_bits"] * row["group_size"] for row in rows if "offered_bits" in row]:
+            self.totals.count("bits/offered_total", sum(offered))
+
+    @staticmethod
+    def _add_offered_bits(rows: list[dict]) -> None:
+        """Add to each group what the outcome of one more rollout offers; a single rollout says nothing of it."""
+        exact = [row for row in rows if "pass_rate" in row]
+        counted = [row for row in rows if "pass_rate" not in row and row["group_size"] > 1]
+        num_passed, group_size = (np.array([row[key] for row in counted], dtype=int) for key in ("num_passed", "group_size"))
+        for part, estimator, bits in (
+            (exact, "exact", binary_entropy_bits(np.array([row["pass_rate"] for row in exact]))),
+            (counted, "jackknife", jackknife_entropy_bits(num_passed, group_size)),
+        ):
+            for row, value in zip(part, bits.tolist(), strict=True):
+                row |= {"offered_bits": value, "offered_bits_estimator": estimator}
+
+    @staticmethod
+    def _first_error_bits(row: dict, group: list[dict]) -> dict:
+        """What the position of the first wrong step of one more rollout offers, where a verifier judges steps."""
+        if "step_pass_rates" in row:
+            bits = first_error_entropy_bits(np.minimum(row["step_pass_rates"], 1.0))
+            return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "exact"}
+        if len(group) < 2 or "num_correct_before_first_error" not in group[0]:
+            return {}
+        places = ((rollout["num_correct_before_first_error"], rollout["num_steps"]) for rollout in group)
+        positions = Counter(place if place < num_steps else None for place, num_steps in places)
+        bits = jackknife_categorical_entropy_bits(list(positions.values()))
+        return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "jackknife"}

@@ -1,0 +1,87 @@
+"""What SFT shows of its samples: the surprisal of every labelled sequence. B rows of a batch of this process, T tokens."""
+
+import math
+
+import torch
+from accelerate.utils import gather_object
+
+from bitsample_llm.meter.hooks import TrainingLosses
+
+NATS_PER_BIT = math.log(2)
+
+
+def surprisal_bits_of(logp: float) -> float:
+    """Bits of what has this log-probability in nats, which rounding may put just above 0; NaN where there is none."""
+    return max(-logp / NATS_PER_BIT, 0.0)  # in this order: NaN is not taken for 0
+
+
+class LabelObserver:
+    """Records the surprisal of every labelled sequence at the step that trains on it."""
+
+    generation_step = None
+
+    def __init__(self, trainer, meter):
+        self.meter = meter
+        self._problem_id_by_tokens = self._tokens_to_problem_ids(trainer.train_dataset)
+        TrainingLosses(trainer, meter.counter.causal_lm, self._record)
+
+    @staticmethod
+    def _tokens_to_problem_ids(dataset) -> dict[tuple[int, ...], str]:
+        if not {"problem_id", "input_ids"} <= set(getattr(dataset, "column_names", None) or ()):
+            return {}
+        return {tuple(row["input_ids"]): row["problem_id"] for row in dataset.select_columns(["problem_id", "input_ids"])}
+
+    def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
+        totals = self.meter.totals
+        totals.observe("train/loss", [loss])
+        ids_BT, labels_BT = inputs["input_ids"].cpu(), inputs["labels"].cpu()
+        if logps_BT is not None:
+            logps_BT = logps_BT.double().cpu()
+        rows, num_tokens, num_labelled = [], 0, 0
+        sequences = self._sequences(inputs)
+        for row, start, end in sequences:
+            num_tokens += end - start
+            num_labelled += int((labels_BT[row, start + 1 : end] != -100).sum())
+            line = {"problem_id": self._problem_id_by_tokens.get(tuple(ids_BT[row, start:end].tolist()))}
+            if logps_BT is not None:
+                # ignored tokens are zero; among several sequences in a row each ends before the first token of the next
+                logps_T = logps_BT[row] if len(sequences) == len(ids_BT) else logps_BT[row, start : end - 1]
+                line |= {"offered_bits": surprisal_bits_of(float(logps_T.sum())), "offered_bits_estimator": "surprisal"}
+            rows.append(line)
+        parts = gather_object([(rows, num_tokens - num_labelled, num_labelled)])
+        rows = [row for part, _, _ in parts for row in part]
+        totals.count("tokens/prompt", sum(num for _, num, _ in parts))
+        totals.count("tokens/completion", sum(num for _, _, num in parts))
+        totals.count("samples/total", len(rows))
+        if bits := [row["offered_bits"] for row in rows if "offered_bits" in row]:
+            totals.count("bits/offered_total", sum(bits))
+            totals.observe("bits/offered_per_sample", bits)
+            totals.observe("bits/surprisal_per_sample", bits)
+        self.meter.add_rows("prompts", rows)
+
+    @staticmethod
+    def _sequences(inputs: dict) -> list[tuple[int, int, int]]:
+        """(row, start, end) of each sequence of real tokens; packing puts several in one row, told by their positions."""
+        rows, length = inputs["input_ids"].shape
+        if (mask_BT := inputs.get("attention_mask")) is not None:
+            starts, lengths = mask_BT.int().argmax(dim=1).tolist(), mask_BT.sum(dim=1).tolist()
+            return [(row, start, start + num) for row, (start, num) in enumerate(zip(starts, lengths, strict=True))]
+        if (positions_BT := inputs.get("position_ids")) is None:
+            return [(row, 0, length) for row in range(rows)]
+        sequences = []
+        for row, positions_T in enumerate(positions_BT.cpu()):
+            starts = torch.nonzero(positions_T == 0).flatten().tolist()
+            sequences += [(row, start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
+        return sequences
+
+    def end_step(self) -> None:
+        """Nothing is held back: labels are recorded as they are trained on."""
+
+    end_generation = end_step
+
+    def pending_rollouts(self, alone: bool = False) -> list[dict]:
+        """None: see `end_step`."""
+        return []
+
+    def resume(self, generation_step: int) -> None:
+        """Nothing to go on from: see `end_step`."""
