@@ -138,6 +138,17 @@ def arms_of(runs: Iterable[MeasuredRun]) -> list[Arm]:
     return arms
 
 
+def by_start(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    """Start -> its arms, both in the order of the arms."""
+    return {start: [arm for arm in arms if arm.start == start] for start in dict.fromkeys(arm.start for arm in arms)}
+
+
+def rivals(arms: Sequence[Arm]) -> tuple[Arm | None, Arm | None]:
+    """The arm named sft, and the first arm of RL that is no control."""
+    sft = next((arm for arm in arms if arm.name == "sft"), None)
+    return sft, next((arm for arm in arms if arm.regime == "rl" and not arm.is_control), None)
+
+
 def draws_rollouts(arms: Sequence[Arm]) -> bool:
     """Whether held-out pass rates come from rollouts; `arms_of` sees to it that all do or none."""
     return any(run.curve.is_sampled for arm in arms for run in arm.runs)

@@ -11,7 +11,7 @@ from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.columns import ABSORBED_BITS, ABSORBED_ON, SAMPLES, SPLITS
 from bitsample_llm.report.estimates import Estimate, over_seeds
 from bitsample_llm.report.runs import Arm, MeasuredRun
-from eval.studies.ladder.rungs import Ladder, both_gained, by_start, pass_rates
+from eval.studies.ladder.rungs import Ladder, both_gained, pass_rates
 
 DECADE_MARGIN = math.log(1.5)  # claim 3: FLOPs of a half-decade of the pass rate over those of the half-decade before
 LOW_PASS_RATE = 0.1  # claim 4: early
@@ -179,7 +179,7 @@ def claim_12(ladder: Ladder) -> list[Claim]:
     found = []
     for reason in ("latent", "unacquired"):
         arms = [arm for arm in ladder.part("cells") if arm.tags.get("reason") == reason]
-        gained = [pair for of_start in by_start(arms).values() if (pair := both_gained(of_start))]
+        gained = both_gained(arms)
         for split in ELSEWHERE:
             pairs = [(transfer(grpo, split), transfer(sft, split)) for grpo, sft in gained]
             pairs = [(grpo, sft) for grpo, sft in pairs if grpo and sft]

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.report.columns import ABSORBED_BITS, FLOPS_TO_TARGET, PASS_RATE_BEFORE, SPLITS
 from bitsample_llm.report.estimates import number_text
-from bitsample_llm.report.pictures import starts_of
-from bitsample_llm.report.runs import Arm
+from bitsample_llm.report.pictures import lines_of
+from bitsample_llm.report.runs import Arm, by_start
 from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, TIP, error_bar, looks, plain, plt, tip
 from eval.studies.ladder.claims import ELSEWHERE, transfer
 from eval.studies.ladder.rungs import REASONS, NoiseAt, pass_rates
@@ -80,17 +80,13 @@ def mean_pass_at_k(pass_rates_: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 def pass_at_k_figure(arms: Sequence[Arm]) -> Figure:
     """Exact pass@k up to a million before and after, a panel a start, every seed a line."""
-    starts, look, k = starts_of(arms), looks(arms), np.geomspace(1, 1e6, 61)
+    starts, k = by_start(arms), np.geomspace(1, 1e6, 61)
+    look = {name: {key: style[key] for key in ("color", "linestyle")} for name, style in looks(arms).items()}
     figure, axes = plt.subplots(len(starts), 1, figsize=(7.0, 2.8 * len(starts) + 0.4), squeeze=False, sharex=True)
-    for axis, start in zip(axes[:, 0], starts, strict=True):
-        of_start = [arm for arm in arms if arm.start == start]
+    for axis, (start, of_start) in zip(axes[:, 0], starts.items(), strict=True):
         axis.plot(k, mean_pass_at_k(pass_rates(of_start[0].runs[0].run, "heldout")[0], k), color="black", label="before training")
-        for arm in of_start:
-            for index, run in enumerate(arm.runs):
-                style = {key: look[arm.name][key] for key in ("color", "linestyle")} | {"linewidth": 1.1, "alpha": 0.8}
-                label = plain(arm.name) if index == 0 else None
-                gid = tip(run, f"{run.value(ABSORBED_BITS):.3g} bits absorbed")
-                axis.plot(k, mean_pass_at_k(pass_rates(run.run, "heldout")[1], k), label=label, gid=gid, **style)
+        for run, style in lines_of(of_start, look, lambda run: f"{run.value(ABSORBED_BITS):.3g} bits absorbed"):
+            axis.plot(k, mean_pass_at_k(pass_rates(run.run, "heldout")[1], k), **style)
         axis.set(xscale="log", ylim=(0, 1.03), ylabel="pass@k")
         axis.set_title(plain(f"{start} start, p = {of_start[0].runs[0].value(PASS_RATE_BEFORE):.3g}"), loc="left")
         axis.legend(fontsize=9)
