@@ -22,7 +22,7 @@ from bitsample_llm.report.pairs import paired_ratio, seeds_at_target
 from bitsample_llm.report.runs import Arm, MeasuredRun, by_start, draws_rollouts, rivals
 from bitsample_llm.report.sampled import rate_bounds
 from bitsample_llm.report.study import Picture
-from bitsample_llm.report.style import COLOURS, GREY, error_bar, looks, plain, plt, tip
+from bitsample_llm.report.style import COLOURS, GREY, error_bars, looks, plain, plt, tip
 
 GAIN = (
     "Bits absorbed on held-out problems against training FLOPs, every seed a line. The arrow spans the FLOPs to the same gain, SFT "
@@ -61,7 +61,7 @@ def lines_of(arms: Sequence[Arm], look: dict[str, dict], told: Callable[[Measure
 
 
 def gain_figure(arms: Sequence[Arm]) -> Figure:
-    """Bits absorbed on held-out problems against training FLOPs, a panel a start, with the ratio of the FLOPs to the target between
+    """Bits absorbed on held-out problems against training FLOPs, a panel per start, with the ratio of the FLOPs to the target between
     SFT and the first arm of RL drawn in."""
     starts = by_start(arms)
     figure, axes = plt.subplots(len(starts), 1, figsize=(5.6, 2.8 * len(starts) + 0.8), squeeze=False, sharex=True)
@@ -105,7 +105,7 @@ def _draw_ratio(axis, arms: Sequence[Arm]) -> None:
 
 
 def learning_figure(arms: Sequence[Arm]) -> Figure:
-    """Held-out surprisal (above) and pass rate (below) against cumulative training FLOPs, one column a start."""
+    """Held-out surprisal (above) and pass rate (below) against cumulative training FLOPs, one column per start."""
     starts = by_start(arms)
     figure, axes = plt.subplots(2, len(starts), figsize=(5.2 * len(starts) + 1.2, 7), squeeze=False, sharex=True, sharey="row")
     left_edge = first_flops(arms) / 2
@@ -169,7 +169,7 @@ def _binned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def essay_figure(arms: Sequence[Arm]) -> Figure:
-    """Offered bits per sample against pass rate on log axes, and beside them the consistent pair, which exists where one answer
+    """Offered bits per sample against pass rate on log axes, and next to them the consistent pair, which exists where one answer
     passes.
     """
     look, has_belief = looks(arms), not draws_rollouts(arms)
@@ -214,7 +214,7 @@ def rate_figure(arms: Sequence[Arm]) -> Figure:
                 continue
             point = {"marker": look[arm.name]["marker"], "linestyle": "none", "alpha": 0.6, **style}
             axis.plot([value], [row], gid=tip(run, f"{number_text(value)} bits per PFLOP"), **point)
-        error_bar(axis, row - 0.25, arm.estimate(RATE_BEFORE_SATURATION), horizontal=True, marker="|", **style)
+        error_bars(axis, [row - 0.25], [arm.estimate(RATE_BEFORE_SATURATION)], horizontal=True, marker="|", **style)
     axis.set_yticks(range(len(arms)), [plain(f"{arm.name}, {arm.start} (n = {len(arm.runs)})") for arm in reversed(arms)])
     axis.axvline(0, color=GREY, linewidth=0.8)
     largest = max((abs(value) for arm in arms for value in arm.measured(RATE_BEFORE_SATURATION)), default=1.0)

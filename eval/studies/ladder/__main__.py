@@ -14,7 +14,7 @@ from bitsample_llm.report.command import report
 from bitsample_llm.report.comparison import provenance, results_of, runs_of
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.pictures import main_picture
-from bitsample_llm.report.runs import Arm
+from bitsample_llm.report.runs import Arm, by_start
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from bitsample_llm.report.tables import arm_table, column_table, text_of
 from eval.studies.ladder.claims import ELSEWHERE, claims_of
@@ -37,7 +37,7 @@ def starts_table(arms: Sequence[Arm], ladder: Ladder) -> Table:
     """Each rung before training."""
     coherence = {at.start: at.coherence for at in ladder.noise}
     rows = [["start", "reason", "ladder", "pass rate p", "p under the right mark", "−log2 p (bits)", "H(p) (bits)", "coherence"]]
-    for arm in {arm.start: arm for arm in reversed(arms)}.values():
+    for arm, *_ in by_start(arms).values():
         run = arm.runs[0]
         entropy = binary_entropy_bits(np.minimum(np.exp2(list(run.log2_before.values())), 1.0)).mean()
         values = [run.value(column) for column in (columns.PASS_RATE_BEFORE, columns.PASS_RATE_BEFORE_ON["marked"])]

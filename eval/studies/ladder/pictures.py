@@ -9,7 +9,7 @@ from bitsample_llm.report.columns import ABSORBED_BITS, FLOPS_TO_TARGET, PASS_RA
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.pictures import lines_of
 from bitsample_llm.report.runs import Arm, by_start
-from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, TIP, error_bar, looks, plain, plt, tip
+from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, TIP, error_bars, looks, plain, plt, tip
 from eval.studies.ladder.claims import ELSEWHERE, transfer
 from eval.studies.ladder.rungs import REASONS, NoiseAt, pass_rates
 
@@ -44,7 +44,7 @@ def noise_figure(noise: Sequence[NoiseAt]) -> Figure:
             if scale := at.scale(estimator):
                 gid = f"{TIP}{ESTIMATORS[estimator]} from {at.start}: {scale.text()} samples, {scale.n} prompts"
                 axis.plot([at.pass_rate], [scale.mean], gid=gid, **_look(at.reason, index))
-                error_bar(axis, at.pass_rate, scale, color=_look(at.reason, index)["color"], marker="none")
+                error_bars(axis, [at.pass_rate], [scale], color=_look(at.reason, index)["color"], marker="none")
     p = np.geomspace(min(at.pass_rate for at in noise), 0.97, 50)
     axis.plot(p, 1 / p, color=GREY, linestyle="--", label="1/p, one prompt")
     axis.set(xscale="log", yscale="log", xlabel="mean pass rate, exact", ylabel="noise scale (labels or rollouts)")
@@ -79,7 +79,7 @@ def mean_pass_at_k(pass_rates_: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def pass_at_k_figure(arms: Sequence[Arm]) -> Figure:
-    """Exact pass@k up to a million before and after, a panel a start, every seed a line."""
+    """Exact pass@k up to a million before and after, a panel per start, every seed a line."""
     starts, k = by_start(arms), np.geomspace(1, 1e6, 61)
     look = {name: {key: style[key] for key in ("color", "linestyle")} for name, style in looks(arms).items()}
     figure, axes = plt.subplots(len(starts), 1, figsize=(7.0, 2.8 * len(starts) + 0.4), squeeze=False, sharex=True)
@@ -95,7 +95,7 @@ def pass_at_k_figure(arms: Sequence[Arm]) -> Figure:
 
 
 def decomposition_figure(arms: Sequence[Arm]) -> Figure:
-    """FLOPs to the target, arm by arm, against pass rate; a panel a reason, lines join the rungs of one ladder."""
+    """FLOPs to the target, arm by arm, against pass rate; a panel per reason, lines join the rungs of one ladder."""
     reasons = [reason for reason in REASONS if any(arm.tags.get("reason") == reason for arm in arms)]
     names = list(dict.fromkeys(arm.name for arm in arms))
     figure, axes = plt.subplots(len(reasons), 1, figsize=(7.0, 3.4 * len(reasons) + 0.6), squeeze=False, sharex=True, sharey=True)

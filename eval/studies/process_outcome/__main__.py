@@ -19,7 +19,7 @@ from bitsample_llm.report.pairs import paired_difference, paired_ratio
 from bitsample_llm.report.pictures import pictures_of
 from bitsample_llm.report.runs import Arm, MeasuredRun, by_start
 from bitsample_llm.report.study import Headline, Picture, Study, Table
-from bitsample_llm.report.style import COLOURS, GREY, error_bar, plain, plt, tip
+from bitsample_llm.report.style import COLOURS, GREY, error_bars, plain, plt, tip
 from bitsample_llm.report.tables import column_table, detail_tables
 
 OUTCOME, SUM = "outcome", "process_sum"
@@ -153,7 +153,7 @@ def credit_table(ways_of: dict[str, dict]) -> Table:
 
 
 def credit_figure(ways_of: dict[str, dict]) -> Figure:
-    """Curve score by way of credit, a panel a start: every seed a point, mean and interval beside it."""
+    """Curve score by way of credit, a panel per start: every seed a point, mean and interval next to it."""
     figure, axes = plt.subplots(len(ways_of), 1, figsize=(6.4, 2.3 * len(ways_of) + 0.8), squeeze=False, sharex=True)
     rewards = [reward for reward in REWARDS if any(reward == r for ways in ways_of.values() for r, _ in ways)]
     for axis, (start, ways) in zip(axes[:, 0], ways_of.items(), strict=True):
@@ -163,7 +163,7 @@ def credit_figure(ways_of: dict[str, dict]) -> Figure:
             for run in arm.runs:
                 score = run.value(CURVE_SCORE)
                 axis.plot([x - 0.06], [score], gid=tip(run, f"curve score {score:.3g} bits"), **look)
-            error_bar(axis, x + 0.06, arm.estimate(CURVE_SCORE), color=COLOURS[stops], marker="_")
+            error_bars(axis, [x + 0.06], [arm.estimate(CURVE_SCORE)], color=COLOURS[stops], marker="_")
         axis.axhline(0, color=GREY, linewidth=0.8)
         axis.set_title(plain(f"{start} start"), loc="left")
         axis.set_ylabel("absorbed bits,\nmean over log FLOPs")
@@ -180,7 +180,7 @@ def ratio_figure(pairs: Sequence[tuple[Arm, Arm]]) -> Figure:
         predicted, observed = offered_ratio(process), paired_ratio(process, outcome, RATE_BEFORE_SATURATION)
         label = plain(f"{process.start} ({observed.n} of {len(outcome.runs)} seeds have a ratio)")
         axis.plot([predicted] * observed.n, observed.values, "o", color=COLOURS[index], alpha=0.6, label=label)
-        error_bar(axis, predicted * 1.06, observed, color=COLOURS[index], marker="_")
+        error_bars(axis, [predicted * 1.06], [observed], color=COLOURS[index], marker="_")
     line = np.geomspace(0.9, max(offered_ratio(process) for process, _ in pairs) * 1.3, 50)
     axis.plot(line, line, color=GREY, linewidth=1, label="absorbed in the proportion offered")
     axis.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
@@ -228,7 +228,7 @@ def process_study(arms: Sequence[Arm], command: str) -> Study:
             "credit",
             "Which way to assign credit absorbs most?",
             lambda: credit_figure(ways_of),
-            "Absorbed bits averaged over the log of the FLOPs, at the same FLOPs; each point is a seed, the bar beside it the mean "
+            "Absorbed bits averaged over the log of the FLOPs, at the same FLOPs; each point is a seed, the bar next to it the mean "
             "with its 95 % t interval over seeds.",
         ),
         table=column_table("What each way of credit was offered and absorbed", shown, shapes),
