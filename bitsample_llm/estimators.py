@@ -80,10 +80,12 @@ def beta_binomial_fit(num_passed, num_samples) -> tuple[float, float]:
         return float(mean * concentration), float((1 - mean) * concentration)
 
     def negative_log_likelihood(x: np.ndarray) -> float:
-        return float(-(weights * stats.betabinom.logpmf(distinct_c, distinct_n, *parameters(x))).sum() / weights.sum())
+        a, b = parameters(x)
+        return float(special.betaln(a, b) - weights @ special.betaln(distinct_c + a, distinct_n - distinct_c + b) / weights.sum())
 
     start = [special.logit((c.sum() + 0.5) / (n.sum() + 1)), 0.0]
-    found = optimize.minimize(negative_log_likelihood, start, method="L-BFGS-B", bounds=[(-12, 12), (-9, 8)])
+    # two parameters need no gradient, and L-BFGS-B would wake every BLAS thread at each of its tiny steps
+    found = optimize.minimize(negative_log_likelihood, start, method="Nelder-Mead", bounds=[(-12, 12), (-9, 8)])
     return parameters(found.x)
 
 

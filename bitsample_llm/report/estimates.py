@@ -81,7 +81,7 @@ def over_seeds(values: Sequence[float | None]) -> Estimate:
 
 
 def ratio_over_seeds(ratios: Sequence[float]) -> Estimate:
-    """Geometric mean of positive ratios, one a seed, with the t interval of their logarithms.
+    """Geometric mean of positive ratios, one per seed, with the t interval of their logarithms.
 
     >>> round(ratio_over_seeds([2.0, 8.0]).mean, 6)
     4.0

@@ -11,12 +11,12 @@ import numpy as np
 
 from bitsample_llm.records import Run
 from bitsample_llm.records.glossary import TRAINING_PHASES
+from bitsample_llm.report.columns import PETA
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.study import Table
 
 TITLE = "Runs without held-out evaluations"
 NOTE = "Pass rates are those of the training prompts (known where one answer passes, else the share of rollouts that passed)."
-PETA = 1e15
 
 
 def with_names(run: Run) -> Run:

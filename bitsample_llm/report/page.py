@@ -147,7 +147,7 @@ def aligned_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_page(study: Study) -> str:
-    """The same in Markdown, with the figures as files beside it."""
+    """The same in Markdown, with the figures as files next to it."""
     tables = [study.table, *([claims_table(study)] if study.claims else []), *study.tables]
     lines = [f"# {_markdown_cell(study.title)}", "", _markdown_cell(study.answer), ""]
     lines += [f"- {_markdown_cell(sentence)}" for sentence in study.sentences]

@@ -1,10 +1,11 @@
-"""Two arms beside one another, seed by seed: differences, ratios, and gains on problems of about the same pass rate."""
+"""Two arms compared seed by seed: differences, ratios, and gains on problems of about the same pass rate."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from bitsample_llm.report.columns import Column
+from bitsample_llm.report.columns import FLOPS_TO_TARGET, Column
 from bitsample_llm.report.estimates import Estimate, over_seeds, ratio_over_seeds
 from bitsample_llm.report.runs import Arm, MeasuredRun
 
@@ -42,3 +43,8 @@ def same_seeds(first: Arm, second: Arm) -> list[tuple[MeasuredRun, MeasuredRun]]
     """Pairs of runs of two arms that have the same seed."""
     by_seed = {run.seed: run for run in second.runs}
     return [(run, by_seed[run.seed]) for run in first.runs if run.seed in by_seed]
+
+
+def seeds_at_target(arms: Sequence[Arm], joined: str) -> str:
+    """How many seeds of each arm gained the target, in words."""
+    return joined.join(f"{len(arm.measured(FLOPS_TO_TARGET))} of {len(arm.runs)} seeds of {arm.spoken}" for arm in arms)

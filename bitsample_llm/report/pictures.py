@@ -1,13 +1,14 @@
 """The pictures that any comparison of runs has. Every seed is drawn; hovering over a point says which."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
 from bitsample_llm.records.glossary import TRAINING_PHASES
+from bitsample_llm.report import sampled
 from bitsample_llm.report.columns import (
     ABSORBED_BITS,
     FLOPS_BY_PHASE,
@@ -17,37 +18,57 @@ from bitsample_llm.report.columns import (
     TOTAL_FLOPS,
 )
 from bitsample_llm.report.estimates import number_text
-from bitsample_llm.report.pairs import paired_ratio
-from bitsample_llm.report.runs import Arm, draws_rollouts
+from bitsample_llm.report.pairs import paired_ratio, seeds_at_target
+from bitsample_llm.report.runs import Arm, MeasuredRun, by_start, draws_rollouts, rivals
 from bitsample_llm.report.sampled import rate_bounds
-from bitsample_llm.report.style import COLOURS, GREY, error_bar, looks, plain, plt, tip
+from bitsample_llm.report.study import Picture
+from bitsample_llm.report.style import COLOURS, GREY, error_bars, looks, plain, plt, tip
 
+GAIN = (
+    "Bits absorbed on held-out problems against training FLOPs, every seed a line. The arrow spans the FLOPs to the same gain, SFT "
+    "on the left and RL on the right; brackets hold the 95 % t interval over seeds."
+)
+LEARNING = (
+    "Surprisal of the right answer and mean pass rate on problems whose operands were trained on in no form, against all FLOPs of "
+    "training."
+)
+ESSAY = (
+    "Lines are the essay's two formulas; points show where the recorded samples fell, in blocks of 64 averaged over bins of the pass "
+    "rate. The essay's pair compares a realised surprisal with an expected entropy, so a verdict seems to tell more than a label "
+    "above p = 0.5. In the right panel both are what a policy expects to learn from its own completion: there a label never tells "
+    "less."
+)
+RATES = (
+    "Each point is a seed; the bar below is the mean with its 95 % t interval over seeds. The axis is linear around 0 and logarithmic "
+    "outside. Runs that absorbed half of the bits are rated up to that point, the others over their whole budget."
+)
+PHASES = "Executed FLOPs, padding and finished rows included."
 BLOCK = 64  # samples averaged into one point before binning: a mean of two labels says little about either
 
 
-def starts_of(arms: Sequence[Arm]) -> list[str]:
-    """Names of the starts, in the order of the arms."""
-    return list(dict.fromkeys(arm.start for arm in arms))
+def first_flops(arms: Sequence[Arm]) -> float:
+    """FLOPs of the first evaluation after training began, least of all runs: where a logarithmic axis begins."""
+    return min(run.curve.flops[run.curve.flops > 0].min() for arm in arms for run in arm.runs)
+
+
+def lines_of(arms: Sequence[Arm], look: dict[str, dict], told: Callable[[MeasuredRun], str]) -> Iterator[tuple[MeasuredRun, dict]]:
+    """Each run with the style of its line, labelled once for each arm; hovering says what `told` makes of the run."""
+    for arm in arms:
+        for index, run in enumerate(arm.runs):
+            label = plain(arm.name) if index == 0 else None
+            style = {"markersize": 3, "linewidth": 1.1, "alpha": 0.8, "label": label, "gid": tip(run, told(run))}
+            yield run, look[arm.name] | style
 
 
 def gain_figure(arms: Sequence[Arm]) -> Figure:
-    """Bits absorbed on held-out problems against training FLOPs, a panel a start, with the ratio of the FLOPs to the target between
+    """Bits absorbed on held-out problems against training FLOPs, a panel per start, with the ratio of the FLOPs to the target between
     SFT and the first arm of RL drawn in."""
-    look, starts = looks(arms), starts_of(arms)
+    starts = by_start(arms)
     figure, axes = plt.subplots(len(starts), 1, figsize=(5.6, 2.8 * len(starts) + 0.8), squeeze=False, sharex=True)
-    left_edge = min(run.curve.flops[run.curve.flops > 0].min() for arm in arms for run in arm.runs) / 1.5
-    for axis, start in zip(axes[:, 0], starts, strict=True):
-        of_start = [arm for arm in arms if arm.start == start]
-        for arm in of_start:
-            style = look[arm.name]
-            for index, run in enumerate(arm.runs):
-                axis.plot(
-                    np.maximum(run.curve.flops, left_edge),
-                    run.curve.absorbed_bits,
-                    **style | {"markersize": 3, "linewidth": 1.1, "alpha": 0.8},
-                    label=plain(arm.name) if index == 0 else None,
-                    gid=tip(run, f"{number_text(run.value(ABSORBED_BITS))} bits absorbed"),
-                )
+    left_edge = first_flops(arms) / 1.5
+    for axis, (start, of_start) in zip(axes[:, 0], starts.items(), strict=True):
+        for run, style in lines_of(of_start, looks(arms), lambda run: f"{number_text(run.value(ABSORBED_BITS))} bits absorbed"):
+            axis.plot(np.maximum(run.curve.flops, left_edge), run.curve.absorbed_bits, **style)
         axis.set_xscale("log")
         available = of_start[0].runs[0].curve.available_bits
         if not math.isnan(available):
@@ -71,50 +92,38 @@ def _draw_ratio(axis, arms: Sequence[Arm]) -> None:
     if sft is None or rl is None:
         return
     ratio, target = paired_ratio(rl, sft, FLOPS_TO_TARGET), sft.runs[0].value(TARGET)
-    if ratio.n == len(rl.runs):
-        box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
-        ends = [float(np.exp(np.mean(np.log(arm.measured(FLOPS_TO_TARGET))))) for arm in (sft, rl)]
-        axis.annotate("", (ends[1], target), (ends[0], target), arrowprops={"arrowstyle": "<->", "color": "black"})
-        text = f"× {ratio.text()} FLOPs"
-        axis.annotate(
-            text, (math.sqrt(ends[0] * ends[1]), target), xytext=(0, 5), textcoords="offset points", ha="center", bbox=box
-        )
-    else:
-        reached = ", ".join(f"{arm.name} {len(arm.measured(FLOPS_TO_TARGET))} of {len(arm.runs)} seeds" for arm in (sft, rl))
+    if ratio.n < len(rl.runs):
         axis.axhline(target, color="black", linewidth=0.8)
-        axis.annotate(f"+{target:g} bit: {reached}", (0.02, target), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
-
-
-def rivals(arms: Sequence[Arm]) -> tuple[Arm | None, Arm | None]:
-    """The arm named sft, and the first arm of RL that is no control."""
-    sft = next((arm for arm in arms if arm.name == "sft"), None)
-    return sft, next((arm for arm in arms if arm.regime == "rl" and not arm.is_control), None)
+        text = f"+{target:g} bit: {seeds_at_target((sft, rl), ', ')}"
+        axis.annotate(text, (0.02, target), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
+        return
+    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
+    start, end = (float(np.exp(np.mean(np.log(arm.measured(FLOPS_TO_TARGET))))) for arm in (sft, rl))
+    axis.annotate("", (end, target), (start, target), arrowprops={"arrowstyle": "<->", "color": "black"})
+    middle, above = (math.sqrt(start * end), target), {"xytext": (0, 5), "textcoords": "offset points"}
+    axis.annotate(f"× {ratio.text()} FLOPs", middle, ha="center", bbox=box, **above)
 
 
 def learning_figure(arms: Sequence[Arm]) -> Figure:
-    """Held-out surprisal (above) and pass rate (below) against cumulative training FLOPs, one column a start."""
-    look, starts = looks(arms), starts_of(arms)
+    """Held-out surprisal (above) and pass rate (below) against cumulative training FLOPs, one column per start."""
+    starts = by_start(arms)
     figure, axes = plt.subplots(2, len(starts), figsize=(5.2 * len(starts) + 1.2, 7), squeeze=False, sharex=True, sharey="row")
-    left_edge = min(run.curve.flops[run.curve.flops > 0].min() for arm in arms for run in arm.runs) / 2
-    for column, start in enumerate(starts):
-        for arm in (arm for arm in arms if arm.start == start):
-            for index, run in enumerate(arm.runs):
-                options = look[arm.name] | {"markersize": 3, "linewidth": 1.1, "alpha": 0.8}
-                options |= {"label": plain(arm.name) if index == 0 else None, "gid": tip(run, "held-out problems")}
-                x = np.maximum(run.curve.flops, left_edge)
-                axes[0][column].plot(x, run.curve.surprisal_bits, **options)
-                axes[1][column].plot(x, run.curve.pass_rate, **options)
-                if run.curve.is_sampled:
-                    band = {"color": look[arm.name]["color"], "alpha": 0.15, "linewidth": 0}
-                    axes[1][column].fill_between(x, *rate_bounds(run.curve), **band)
-        axes[0][column].set_title(plain(f"{start} start"))
-        axes[0][column].set_xscale("log")
+    left_edge = first_flops(arms) / 2
+    for (above, below), (start, of_start) in zip(axes.T, starts.items(), strict=True):
+        for run, style in lines_of(of_start, looks(arms), lambda run: "held-out problems"):
+            x = np.maximum(run.curve.flops, left_edge)
+            above.plot(x, run.curve.surprisal_bits, **style)
+            below.plot(x, run.curve.pass_rate, **style)
+            if run.curve.is_sampled:
+                below.fill_between(x, *rate_bounds(run.curve), color=style["color"], alpha=0.15, linewidth=0)
+        above.set_title(plain(f"{start} start"))
+        above.set_xscale("log")
         if all(run.curve.pass_rate.all() for arm in arms for run in arm.runs):
-            axes[1][column].set_yscale("log")
+            below.set_yscale("log")
         else:  # a mean of rollouts may be 0
             lowest = min(1 / run.curve.num_rollouts_P.sum() for arm in arms for run in arm.runs)
-            axes[1][column].set_yscale("symlog", linthresh=lowest)
-        axes[1][column].set_xlabel("training FLOPs, rollouts included\n(leftmost points: before training)")
+            below.set_yscale("symlog", linthresh=lowest)
+        below.set_xlabel("training FLOPs, rollouts included\n(leftmost points: before training)")
     whose = "the\nreference answer" if draws_rollouts(arms) else "the answer"
     axes[0][0].set_ylabel(f"held-out surprisal of {whose} (bits)")
     axes[1][0].set_ylabel("mean held-out pass rate")
@@ -160,10 +169,10 @@ def _binned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def essay_figure(arms: Sequence[Arm]) -> Figure:
-    """Offered bits per sample against pass rate on log axes, and beside them the consistent pair, which exists where one answer
+    """Offered bits per sample against pass rate on log axes, and next to them the consistent pair, which exists where one answer
     passes.
     """
-    look, starts, has_belief = looks(arms), starts_of(arms), not draws_rollouts(arms)
+    look, has_belief = looks(arms), not draws_rollouts(arms)
     legend_rows = max(len(arms) // 2 + 1, 2 * sum(arm.regime == "rl" for arm in arms))
     figure, axes = plt.subplots(
         1, 2 if has_belief else 1, figsize=(11 if has_belief else 6, 4.0 + 0.2 * legend_rows), squeeze=False
@@ -173,7 +182,7 @@ def essay_figure(arms: Sequence[Arm]) -> Figure:
     axes[0].plot(p, surprisal_bits(p), color=GREY, label="label: −log2 p")
     axes[0].plot(p, binary_entropy_bits(p), color=GREY, linestyle=":", label="verdict: H(p)")
     for arm in arms:
-        face = look[arm.name]["color"] if arm.start == starts[0] else "white"
+        face = look[arm.name]["color"] if arm.start == arms[0].start else "white"
         options = {"color": look[arm.name]["color"], "markerfacecolor": face, "linestyle": "none"}
         x, y = _binned(_offered_points(arm))
         if x.size:  # a random reward offers nothing that is measured
@@ -205,7 +214,7 @@ def rate_figure(arms: Sequence[Arm]) -> Figure:
                 continue
             point = {"marker": look[arm.name]["marker"], "linestyle": "none", "alpha": 0.6, **style}
             axis.plot([value], [row], gid=tip(run, f"{number_text(value)} bits per PFLOP"), **point)
-        error_bar(axis, row - 0.25, arm.estimate(RATE_BEFORE_SATURATION), horizontal=True, marker="|", **style)
+        error_bars(axis, [row - 0.25], [arm.estimate(RATE_BEFORE_SATURATION)], horizontal=True, marker="|", **style)
     axis.set_yticks(range(len(arms)), [plain(f"{arm.name}, {arm.start} (n = {len(arm.runs)})") for arm in reversed(arms)])
     axis.axvline(0, color=GREY, linewidth=0.8)
     largest = max((abs(value) for arm in arms for value in arm.measured(RATE_BEFORE_SATURATION)), default=1.0)
@@ -233,3 +242,19 @@ def phase_figure(arms: Sequence[Arm]) -> Figure:
     axis.set_axisbelow(True)
     axis.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=9)
     return figure
+
+
+def main_picture(arms: Sequence[Arm]) -> Picture:
+    """Absorbed bits against FLOPs with the ratio drawn in."""
+    return Picture("gain", "How many FLOPs buy the same gain?", lambda: gain_figure(arms), GAIN)
+
+
+def pictures_of(arms: Sequence[Arm]) -> list[Picture]:
+    """The pictures below the main one."""
+    learning, essay = (sampled.LEARNING, sampled.ESSAY) if draws_rollouts(arms) else (LEARNING, ESSAY)
+    return [
+        Picture("learning", "What did a FLOP buy on held-out problems?", lambda: learning_figure(arms), learning),
+        Picture("essay", "What does a sample offer, against the pass rate?", lambda: essay_figure(arms), essay),
+        Picture("rates", "How fast were bits absorbed before saturation?", lambda: rate_figure(arms), RATES),
+        Picture("phases", "Where did the FLOPs go?", lambda: phase_figure(arms), PHASES),
+    ]

@@ -1,54 +1,16 @@
-"""From recorded runs to held-out curves: one run as it was measured, and the runs of an arm, which differ in their seed.
-
-Reads run directories only. An arm is one way to train from one start.
-"""
+"""Recorded runs, and the arms that they make up: an arm is one way to train from one start, and its runs differ in their seed."""
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from bitsample_llm.records import RecordError, Run
 from bitsample_llm.report.columns import Column
+from bitsample_llm.report.curve import Curve, evaluated_curve
 from bitsample_llm.report.estimates import Estimate, over_seeds
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Held-out state of a run at its evaluations: arrays of equal length, the start first. T evaluations, P problems."""
-
-    step: np.ndarray
-    flops: np.ndarray
-    seconds: np.ndarray
-    surprisal_bits: np.ndarray  # of the answer; of the reference answer where several pass; mean over problems
-    pass_rate: np.ndarray  # mean over problems
-    num_passed_TP: np.ndarray | None = None  # of the rollouts of each problem; None where pass rates are exact
-    num_rollouts_P: np.ndarray | None = None
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether pass rates come from rollouts."""
-        return self.num_passed_TP is not None
-
-    @property
-    def absorbed_bits(self) -> np.ndarray:
-        """Gain since the start: mean over problems of that in log2 p; of rollouts, log2 of the ratio of mean pass rates, NaN where
-        one of them is 0.
-        """
-        if not self.is_sampled:
-            return self.surprisal_bits[0] - self.surprisal_bits
-        log2_rate = np.log2(np.where(self.pass_rate > 0, self.pass_rate, np.nan))
-        return log2_rate - log2_rate[0]
-
-    @property
-    def available_bits(self) -> float:
-        """What there is to gain before training; NaN where no rollout passed."""
-        if not self.is_sampled:
-            return float(self.surprisal_bits[0])
-        return -math.log2(self.pass_rate[0]) if self.pass_rate[0] > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -61,8 +23,6 @@ class MeasuredRun:
     regime: str
     seed: int
     curve: Curve
-    log2_before: dict[str, float] = field(repr=False)  # held-out problem -> exact log2 pass rate before; empty where sampled
-    log2_after: dict[str, float] = field(repr=False)
     _values: dict[str, float | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,22 +30,19 @@ class MeasuredRun:
         """Facts that the study's configuration says of the run, such as the reason of its start."""
         return self.run.manifest.get("tags") or {}
 
-    @property
-    def gains_bits(self) -> np.ndarray:
-        """Absorbed bits of each held-out problem."""
-        return np.array([self.log2_after[problem] - self.log2_before[problem] for problem in self.log2_before])
+    @cached_property
+    def log2_before(self) -> dict[str, float]:
+        """Held-out problem -> exact log2 pass rate before training; empty where pass rates come from rollouts."""
+        return self.curve.log2_pass_rates(0)
 
-    @property
-    def splits(self) -> set[str]:
-        """Evaluation sets that it was measured on."""
-        return set(self.run.table("evals")["split"].unique().to_pylist())
+    @cached_property
+    def log2_after(self) -> dict[str, float]:
+        """The same after training."""
+        return self.curve.log2_pass_rates(-1)
 
-    def pass_rate_before_and_gain(self, split: str) -> tuple[float, float] | None:
-        """Mean pass rate before training and absorbed bits on another evaluation set; None if it was not measured on it."""
-        if split not in self.splits:
-            return None
-        curve, *_ = evaluated_curve(self.run, split)
-        return float(curve.pass_rate[0]), float(curve.absorbed_bits[-1])
+    def curve_on(self, split: str) -> Curve | None:
+        """The curve of another evaluation set; None if the run was not measured on it."""
+        return evaluated_curve(self.run, split) if split in self.run.table("evals")["split"].unique().to_pylist() else None
 
     def value(self, column: Column) -> float | None:
         """The run's value of a column; None where it was not measured."""
@@ -137,65 +94,6 @@ class Arm:
         return over_seeds(self.values(column))
 
 
-def evaluated_curve(run: Run, split: str) -> tuple[Curve, dict[str, float], dict[str, float]]:
-    """Curve of a split, and its log2 pass rates by problem at the first and the last evaluation, empty where they are not exact.
-
-    Raises:
-        RecordError: if the run has fewer than two evaluations of the split, diverged, or scored the reference answer where others
-            pass too.
-    """
-    every = [row for row in run.table("evals").to_pylist() if row["split"] == split]
-    is_sampled = any(row["num_rollouts"] is not None for row in every)
-    if not is_sampled and str((run.manifest.get("data") or {}).get("pass_rates")).startswith("not exact"):
-        raise RecordError(
-            f"{run.run_dir} has no held-out pass rates, only the probability of one of several answers that pass: run it again, "
-            "with this version its evaluations draw rollouts"
-        )
-    rows = [row for row in every if is_sampled or row["log2_pass_rate"] is not None]
-    by_step: dict[int, dict[str, dict]] = defaultdict(dict)
-    for row in rows:
-        by_step[row["step"]][row["problem_id"]] = row
-    steps = sorted(by_step)
-    unknown = [
-        row["step"]
-        for row in every
-        if steps and not is_sampled and row["log2_pass_rate"] is None and row["problem_id"] in by_step[steps[0]]
-    ]
-    if unknown:
-        raise RecordError(
-            f"{run.run_dir} diverged: at step {min(unknown)} its {split} problems have no pass rate, so it has no gain"
-        )
-    if len(steps) < 2:
-        raise RecordError(f"{run.run_dir} has {len(steps)} evaluations of split {split!r}, and a gain needs two")
-    problem_ids = sorted(by_step[steps[0]])
-    first_rows = [by_step[step][problem_ids[0]] for step in steps]
-
-    def column(name: str) -> np.ndarray:
-        return np.array([[by_step[step][problem_id][name] for problem_id in problem_ids] for step in steps])
-
-    shared = {
-        "step": np.array(steps),
-        "flops": np.array([row["total_flops"] for row in first_rows]),
-        "seconds": np.array([row["total_seconds"] for row in first_rows]),
-    }
-    if is_sampled:
-        num_passed_TP, num_rollouts_TP = column("num_passed"), column("num_rollouts")
-        curve = Curve(
-            **shared,
-            surprisal_bits=-column("reference_log2_probability").mean(axis=1),
-            pass_rate=(num_passed_TP / num_rollouts_TP).mean(axis=1),
-            num_passed_TP=num_passed_TP,
-            num_rollouts_P=num_rollouts_TP[0],
-        )
-        return curve, {}, {}
-    log2_p = column("log2_pass_rate")
-    curve = Curve(**shared, surprisal_bits=-log2_p.mean(axis=1), pass_rate=np.exp2(log2_p).mean(axis=1))
-    before, after = (
-        {problem_id: row["log2_pass_rate"] for problem_id, row in by_step[step].items()} for step in (steps[0], steps[-1])
-    )
-    return curve, before, after
-
-
 def measured_run(run: Run) -> MeasuredRun:
     """A finished run with its held-out curve.
 
@@ -205,8 +103,7 @@ def measured_run(run: Run) -> MeasuredRun:
     manifest = run.manifest
     if manifest["state"] != "finished" or not run.steps:
         raise RecordError(f"{run.run_dir} holds a {manifest['state']} run: only finished runs are reported")
-    curve, before, after = evaluated_curve(run, "heldout")
-    return MeasuredRun(run, manifest["start"], manifest["arm"], manifest["regime"], manifest["seed"], curve, before, after)
+    return MeasuredRun(run, *(manifest[key] for key in ("start", "arm", "regime", "seed")), evaluated_curve(run, "heldout"))
 
 
 def arms_of(runs: Iterable[MeasuredRun]) -> list[Arm]:
@@ -239,6 +136,17 @@ def arms_of(runs: Iterable[MeasuredRun]) -> list[Arm]:
             raise RecordError(f"arm {name} from {start} has two runs of one seed: {', '.join(str(r.run.run_dir) for r in found)}")
         arms.append(Arm(start, name, found[0].regime, found))
     return arms
+
+
+def by_start(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    """Start -> its arms, both in the order of the arms."""
+    return {start: [arm for arm in arms if arm.start == start] for start in dict.fromkeys(arm.start for arm in arms)}
+
+
+def rivals(arms: Sequence[Arm]) -> tuple[Arm | None, Arm | None]:
+    """The arm named sft, and the first arm of RL that is no control."""
+    sft = next((arm for arm in arms if arm.name == "sft"), None)
+    return sft, next((arm for arm in arms if arm.regime == "rl" and not arm.is_control), None)
 
 
 def draws_rollouts(arms: Sequence[Arm]) -> bool:

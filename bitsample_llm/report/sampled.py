@@ -9,24 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitsample_llm.estimators import bootstrap_interval, wilson_interval
-from bitsample_llm.report.columns import (
-    PASS_RATE_AFTER,
-    PASS_RATE_BEFORE,
-    PASS_RATE_BEFORE_ON,
-    PASS_RATE_BITS,
-    REFERENCE_SURPRISAL_AFTER,
-    REFERENCE_SURPRISAL_BEFORE,
-    Column,
-)
-from bitsample_llm.report.estimates import number_text
-from bitsample_llm.report.runs import Arm, Curve, draws_rollouts
-from bitsample_llm.report.study import Table
+from bitsample_llm.report.columns import PASS_RATE_AFTER, PASS_RATE_BEFORE, PASS_RATE_BEFORE_ON, Column
+from bitsample_llm.report.curve import Curve
+from bitsample_llm.report.estimates import Estimate
+from bitsample_llm.report.runs import Arm, draws_rollouts
 
-HOW_TO_READ = (
-    "A label is a right answer given to SFT; a rollout is an answer that the model samples and a verifier judges. Several answers pass "
-    "here, so held-out pass rates come from rollouts, and absorbed bits are log2 of the mean pass rate after training over before. "
-    "The draws are alike for all arms. FLOPs are those that ran, rollouts included. Every line or point is one seed; hover over it to "
-    "see which."
+ABSORBED = (
+    "Several answers pass here, so held-out pass rates come from rollouts, and absorbed bits are log2 of the mean pass rate after "
+    "training over before. The draws are alike for all arms."
 )
 LEARNING = (
     "Above: surprisal of the reference answer, which falls when a policy learns this form of it and may rise when it learns another that "
@@ -73,47 +63,12 @@ def evaluations_without_a_pass(arm: Arm) -> tuple[int, int]:
     return int(sum((rate == 0).sum() for rate in rates)), sum(map(len, rates))
 
 
-def sampled_table(arms: Sequence[Arm]) -> Table:
-    """Pass rates with their intervals over problems, averaged over seeds, and the reference answer's surprisal."""
-    rows = [
-        [
-            "start",
-            "arm",
-            "seeds",
-            "problems",
-            "pass rate before, interval over problems",
-            "after, interval over problems",
-            "after, interval over seeds",
-            "pass-rate bits, interval over seeds",
-            "evaluations without a pass",
-            "surprisal of the reference answer before (bits)",
-            "after (bits)",
-        ]
-    ]
-    for arm in arms:
-        curves = [run.curve for run in arm.runs]
-        missing, total = evaluations_without_a_pass(arm)
-        rows.append(
-            [
-                arm.start,
-                arm.name,
-                str(len(curves)),
-                str(len(curves[0].num_rollouts_P)),
-                *[_over_problems(curves, index) for index in (0, -1)],
-                arm.estimate(PASS_RATE_AFTER).text(),
-                arm.estimate(PASS_RATE_BITS).text(),
-                f"{missing} of {total}",
-                *[arm.estimate(column).text() for column in (REFERENCE_SURPRISAL_BEFORE, REFERENCE_SURPRISAL_AFTER)],
-            ]
-        )
-    return Table("Pass rates from rollouts", rows, f"From {rollouts_per_problem(arms)} rollouts per problem and evaluation.")
-
-
-def _over_problems(curves: Sequence[Curve], index: int) -> str:
+def mean_over_problems(arm: Arm, index: int) -> Estimate:
     """Mean pass rate at an evaluation, each problem's averaged over seeds first, with its interval over problems."""
+    curves = [run.curve for run in arm.runs]
     rates_P = np.mean([curve.num_passed_TP[index] / curve.num_rollouts_P for curve in curves], axis=0)
-    low, high = interval_over_problems(rates_P, int(curves[0].num_rollouts_P.sum()))
-    return f"{number_text(float(rates_P.mean()))} [{number_text(low)}, {number_text(high)}]"
+    interval = interval_over_problems(rates_P, int(curves[0].num_rollouts_P.sum()))
+    return Estimate(float(rates_P.mean()), interval, len(rates_P))
 
 
 def sampled_sentences(arms: Sequence[Arm]) -> list[str]:

@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from bitsample_llm.report.estimates import Estimate
 from bitsample_llm.report.page import TIP
@@ -59,13 +60,16 @@ def tip(run: MeasuredRun, text: str) -> str:
     return f"{TIP}{run.arm} from {run.start}, seed {run.seed}{', ' * bool(setting)}{setting}: {text}"
 
 
-def error_bar(axis, at: float, estimate: Estimate, horizontal: bool = False, **look) -> None:
-    """A mean with its interval; without an interval the mean alone, without a mean nothing."""
-    if estimate.mean is None:
+def error_bars(axis, at: Sequence[float], estimates: Sequence[Estimate], horizontal: bool = False, **look) -> None:
+    """Means with their intervals; without an interval the mean alone, without a mean nothing."""
+    shown = [(place, estimate) for place, estimate in zip(at, estimates, strict=True) if estimate.mean is not None]
+    if not shown:
         return
-    x, y = (estimate.mean, at) if horizontal else (at, estimate.mean)
-    error = None
-    if estimate.interval:
-        error = [[estimate.mean - estimate.interval[0]], [estimate.interval[1] - estimate.mean]]
-    reach = {"xerr" if horizontal else "yerr": error}
-    axis.errorbar([x], [y], **reach, **{"capsize": 4, "linestyle": "none", **look})
+    means = [estimate.mean for _, estimate in shown]
+    places = [place for place, _ in shown]
+    reach = None
+    if any(estimate.interval for _, estimate in shown):
+        bounds = np.array([estimate.interval or (estimate.mean, estimate.mean) for _, estimate in shown])
+        reach = np.abs(bounds.T - means)
+    x, y, name = (means, places, "xerr") if horizontal else (places, means, "yerr")
+    axis.errorbar(x, y, **{name: reach, "capsize": 4, "linestyle": "none", **look})

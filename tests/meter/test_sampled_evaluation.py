@@ -22,7 +22,8 @@ from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.report import columns
 from bitsample_llm.report.command import report
 from bitsample_llm.report.runs import arms_of, measured_run
-from bitsample_llm.report.sampled import interval_over_problems, sampled_sentences, sampled_table
+from bitsample_llm.report.sampled import interval_over_problems, sampled_sentences
+from bitsample_llm.report.tables import sampled_table
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import Problem, load_task

@@ -20,7 +20,7 @@ def plan(arguments: Sequence[str] | None = None, prog: str = "bitsample plan") -
         "--group_size",
         type=int,
         default=DEFAULT_GROUP_SIZE,
-        help="rollouts a group that prompts are kept for (default: %(default)s)",
+        help="rollouts per group that prompts are kept for (default: %(default)s)",
     )
     parser.add_argument("--output_dir", type=Path, help="where the plan goes (default: plan/ in RUN)")
     options = parser.parse_args(arguments)

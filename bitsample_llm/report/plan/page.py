@@ -12,8 +12,8 @@ from bitsample_llm.report.plan.pictures import essay_figure, group_figure, pass_
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 
 HOW_TO_READ = (
-    "A pass rate is the probability that a rollout passes. A group of G rollouts informs if it holds a pass and a fail: else GRPO learns "
-    "nothing from it. Offered bits are the essay's: -log2 p for a label, H(p) for a verdict. A probe asks whether the skill is latent: "
+    "A pass rate is the probability that a rollout passes. A group of G rollouts informs if it holds a pass and a fail; GRPO learns "
+    "nothing from any other. Offered bits are the essay's: -log2 p for a label, H(p) for a verdict. A probe asks whether the skill is latent: "
     "does the pass rate rise under a better prompt, after solved examples, or by a few updates?"
 )
 
@@ -51,7 +51,7 @@ def probe_rows(plan: dict) -> list[list[str]]:
 def sentences(plan: dict) -> list[str]:
     """The plan in words, one fact a sentence."""
     priced, kept, need, best = plan["prices"], plan["kept"], plan["rollouts_needed"], plan["best_group_size"]
-    how = "exact" if plan["pass_rate"]["is_exact"] else f"from {plan['rollouts_per_prompt']} rollouts a prompt"
+    how = "exact" if plan["pass_rate"]["is_exact"] else f"from {plan['rollouts_per_prompt']} rollouts per prompt"
     told = [] if plan["completions"] is None else [completions_sentence(plan["completions"])]
     told += [
         f"Pass rate: {_text(plan['pass_rate'])} ({how}; {plan['num_prompts']} prompts, of which {plan['prompts_never_passed']} "
@@ -63,20 +63,24 @@ def sentences(plan: dict) -> list[str]:
     )
     if priced["label_flops"] is not None:
         label = f"A label tells {_text(priced['offered_bits_per_label'])} bits for {number_text(priced['label_flops'] / 1e9)} GFLOP"
-        times = "" if priced["label_over_rollout"] is None else f", {number_text(priced['label_over_rollout'])} times a rollout's"
+        times = (
+            ""
+            if priced["label_over_rollout"] is None
+            else f", {number_text(priced['label_over_rollout'])} times as many as a rollout"
+        )
         told.append(f"{label}: {number_text(priced['offered_bits_per_petaflop_label'])} bits/PFLOP{times}.")
         told.append(_break_even_sentence(priced))
     if best["enough_push"] is not None:
         told.append(
             f"Most informative groups per FLOP: G = {best['informative_groups']} of the sizes tried, as always, for their number "
-            f"grows no faster than G (with the prompt put in once a group: G = {best['informative_groups_shared_prefill']}). "
+            f"grows no faster than G (with the prompt put in once per group: G = {best['informative_groups_shared_prefill']}). "
             f"GRPO pushes harder per rollout in larger groups: {ENOUGH_PUSH:.0%} of the push of the largest from G = {best['enough_push']} on."
         )
     bits = _text(kept["offered_bits_per_rollout"])
     told.append(
         f"Worth keeping: {kept['num_prompts']} of {plan['num_prompts']} prompts ({kept['share']:.0%}), whose groups of "
         f"{kept['group_size']} should inform at least {KEEP_SHARE:g} times as often as the average prompt's. Selected on one half "
-        f"of the rollouts, on the other half they pass {_text(kept['pass_rate_estimate'])} and offer {bits} bits a rollout."
+        f"of the rollouts, on the other half they pass {_text(kept['pass_rate_estimate'])} and offer {bits} bits per rollout."
     )
     if need["prompts_needed"] is not None:
         told.append(

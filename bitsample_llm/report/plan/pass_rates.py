@@ -18,9 +18,9 @@ from bitsample_llm.estimators import (
 )
 from bitsample_llm.information import binary_entropy_bits, break_even_pass_rate
 from bitsample_llm.records import RecordError, Run
+from bitsample_llm.report.columns import PETA
 
 GROUP_SIZES = (4, 8, 16, 32, 64)
-PETA = 1e15
 SELECTION, REPORT = 1, 2  # generation steps of the two halves of the rollouts
 NUM_REFITS = 200  # of the Beta distribution, for its interval
 # The target of "how many rollouts does the estimate need": half of the 95 % interval over the mean.
@@ -86,7 +86,7 @@ def check_measured(run: Run) -> None:
     """Refuse what is no finished measurement.
 
     Raises:
-        RecordError: naming the mend.
+        RecordError: with how to fix it.
     """
     manifest = run.manifest
     if manifest.get("regime") != "measure":

@@ -7,8 +7,10 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
-from bitsample_llm.report.plan.pass_rates import PETA, Counts
-from bitsample_llm.report.style import COLOURS, plt
+from bitsample_llm.report.columns import PETA
+from bitsample_llm.report.estimates import UNKNOWN, Estimate
+from bitsample_llm.report.plan.pass_rates import Counts
+from bitsample_llm.report.style import COLOURS, GREY, error_bars, plt
 
 TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)
 
@@ -31,20 +33,16 @@ def pass_rate_figure(counts: Counts) -> Figure:
     shares = counts.num_passed / counts.num_rollouts
     num_prompts = len(shares)
     heights = np.histogram(shares, edges)[0]
-    intervals = np.array([wilson_interval(int(height), num_prompts) for height in heights])
     left.bar(
         edges[:-1], heights / num_prompts, np.diff(edges), align="edge", color=COLOURS[5], edgecolor="white", label="passed / drawn"
     )
     middle = np.sin((np.arcsin(np.sqrt(edges[1:])) + np.arcsin(np.sqrt(edges[:-1]))) / 2) ** 2
-    some = heights > 0
-    reach = np.abs(intervals.T - heights / num_prompts)
-    left.errorbar(
-        middle[some], heights[some] / num_prompts, yerr=reach[:, some], fmt="none", color="#333333", capsize=2, linewidth=1
-    )
+    bars = [Estimate(n / num_prompts, wilson_interval(int(n), num_prompts), num_prompts) if n else UNKNOWN for n in heights]
+    error_bars(left, middle, bars, fmt="none", color="#333333", capsize=2, linewidth=1)
     if counts.exact is not None:
         true = np.histogram(counts.exact, edges)[0] / num_prompts
         left.stairs(true, edges, color=COLOURS[1], linewidth=1.8, label="exact pass rate")
-    left.set_xlabel(f"pass rate (estimates from {num_rollouts} rollouts a prompt)")
+    left.set_xlabel(f"pass rate (estimates from {num_rollouts} rollouts per prompt)")
     left.set_ylabel("share of prompts")
     left.legend()
     interval_of = cache(wilson_interval)
@@ -72,16 +70,15 @@ def group_figure(groups: list[dict], estimated: list[dict]) -> Figure:
     for source, marker, label in (("counts", "o", "from counts, without bias"), ("fit", "s", "fitted Beta distribution")):
         rows = [row for row in estimated if row["source"] == source]
         if rows:
-            means = np.array([row["informative_fraction"]["mean"] for row in rows])
-            reach = np.abs(np.array([row["informative_fraction"]["interval"] for row in rows]).T - means)
-            at = [row["group_size"] for row in rows]
-            left.errorbar(at, means, yerr=reach, fmt=marker, color=COLOURS[0], markerfacecolor="white", capsize=3, label=label)
+            shares = [Estimate.of(row["informative_fraction"]) for row in rows]
+            look = {"marker": marker, "color": COLOURS[0], "markerfacecolor": "white", "capsize": 3, "label": label}
+            error_bars(left, [row["group_size"] for row in rows], shares, **look)
     left.set_ylabel("share of informative groups")
     left.set_ylim(0, 1)
     left.legend()
     drawn = (
         ("informative_groups_per_petaflop", "o-", "informative groups"),
-        ("informative_groups_per_petaflop_shared_prefill", "^--", "the same, prompt put in once a group"),
+        ("informative_groups_per_petaflop_shared_prefill", "^--", "the same, prompt put in once per group"),
         ("push_per_petaflop", "s:", "push of GRPO"),
     )
     for (key, style, label), colour in zip(drawn, COLOURS, strict=False):
@@ -95,21 +92,21 @@ def group_figure(groups: list[dict], estimated: list[dict]) -> Figure:
     for axis in (left, right):
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.set_xlabel("rollouts a group (G)")
+        axis.set_xlabel("rollouts per group (G)")
     return figure
 
 
 def essay_figure(counts: Counts, priced: dict) -> Figure:
-    """Bits a petaFLOP of a label and of a rollout against pass rate at measured costs, the prompts below."""
+    """Bits per petaFLOP of a label and of a rollout against pass rate at measured costs, the prompts below."""
     figure, axis = plt.subplots(figsize=(8.5, 4.8))
     p = 1 / (1 + np.exp(-np.linspace(-7, 12, 800)))
     if priced["label_flops"] is not None:
         axis.plot(p, surprisal_bits(p) / priced["label_flops"] * PETA, "--", color=COLOURS[1], label="label: $-\\log_2 p$")
     axis.plot(p, binary_entropy_bits(p) / priced["rollout_flops"] * PETA, color=COLOURS[0], label="rollout: $H(p)$")
     rates = np.clip(counts.pass_rates(), p[0], p[-1])
-    axis.plot(rates, np.full(len(rates), 0.03), "|", color="#444444", transform=axis.get_xaxis_transform(), label="a prompt")
+    axis.plot(rates, np.full(len(rates), 0.03), "|", color=GREY, transform=axis.get_xaxis_transform(), label="a prompt")
     if priced["break_even_pass_rate"] is not None:
-        axis.axvline(priced["break_even_pass_rate"], color="#444444", linewidth=1, linestyle=":", label="break-even")
+        axis.axvline(priced["break_even_pass_rate"], color=GREY, linewidth=1, linestyle=":", label="break-even")
     axis.set_xscale("logit")
     axis.set_yscale("log")
     ticks = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
@@ -126,14 +123,13 @@ def probe_figure(probes: list[dict]) -> Figure:
     """Mean pass rate as asked and under each probe, with bootstrap intervals over prompts."""
     figure, axis = plt.subplots(figsize=(8.5, 0.8 * len(probes) + 1.6))
     looks = (
-        ("pass_rate_as_asked", "o", "#444444", "as asked", 0.12),
+        ("pass_rate_as_asked", "o", GREY, "as asked", 0.12),
         ("pass_rate_probed", "D", COLOURS[1], "under the probe", -0.12),
     )
     for key, marker, colour, label, shift in looks:
-        means = np.array([probe[key]["mean"] for probe in probes])
-        reach = np.abs(np.array([probe[key]["interval"] for probe in probes]).T - means)
-        rows = np.arange(len(probes))[::-1] + shift
-        axis.errorbar(means, rows, xerr=reach, fmt=marker, color=colour, capsize=3, label=label, clip_on=False)
+        rates = [Estimate.of(probe[key]) for probe in probes]
+        look = {"marker": marker, "color": colour, "capsize": 3, "label": label, "clip_on": False}
+        error_bars(axis, np.arange(len(probes))[::-1] + shift, rates, horizontal=True, **look)
     axis.set_yticks(np.arange(len(probes))[::-1], [f"{probe['name']}: {probe['verdict']}" for probe in probes])
     axis.set_ylim(-0.6, len(probes) - 0.4)
     _stretch_pass_rates(axis, "x")

@@ -4,20 +4,22 @@ Question, statistics, thresholds, and what was withdrawn are in README.md; each 
 shown as what each arm paid at its own setting: they measure the optimizer too, so no claim rests on them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.report import columns
 from bitsample_llm.report.command import report
-from bitsample_llm.report.comparison import column_table, main_picture, provenance, results_of, runs_of
+from bitsample_llm.report.comparison import provenance, results_of, runs_of
 from bitsample_llm.report.estimates import number_text
-from bitsample_llm.report.runs import Arm
+from bitsample_llm.report.pictures import main_picture
+from bitsample_llm.report.runs import Arm, by_start
 from bitsample_llm.report.study import Headline, Picture, Study, Table
+from bitsample_llm.report.tables import arm_table, column_table, text_of
 from eval.studies.ladder.claims import ELSEWHERE, claims_of
 from eval.studies.ladder.pictures import decomposition_figure, noise_figure, pass_at_k_figure, transfer_figure
-from eval.studies.ladder.rungs import Ladder, both_gained, by_start, read_ladder
+from eval.studies.ladder.rungs import Ladder, both_gained, read_ladder
 
 OWN_SETTING = (
     "Prices are those of the first crossing of the target, each arm at the setting that its own search found. They depend on the "
@@ -35,35 +37,38 @@ def starts_table(arms: Sequence[Arm], ladder: Ladder) -> Table:
     """Each rung before training."""
     coherence = {at.start: at.coherence for at in ladder.noise}
     rows = [["start", "reason", "ladder", "pass rate p", "p under the right mark", "−log2 p (bits)", "H(p) (bits)", "coherence"]]
-    for start, of_start in by_start(arms).items():
-        arm = next(iter(of_start.values()))
-        run, entropy = arm.runs[0], binary_entropy_bits(np.minimum(np.exp2(list(arm.runs[0].log2_before.values())), 1.0)).mean()
+    for arm, *_ in by_start(arms).values():
+        run = arm.runs[0]
+        entropy = binary_entropy_bits(np.minimum(np.exp2(list(run.log2_before.values())), 1.0)).mean()
         values = [run.value(column) for column in (columns.PASS_RATE_BEFORE, columns.PASS_RATE_BEFORE_ON["marked"])]
-        values += [run.value(columns.SURPRISAL_BEFORE), float(entropy), coherence.get(start)]
-        rows.append([start, *(arm.tags.get(tag, "") for tag in ("reason", "ladder")), *map(number_text, values)])
-    return Table(
-        "The rungs before training",
-        rows,
-        "Means over held-out problems, exact.",
-        ["coherence: cosine of the exact gradients of mean log p on training and on held-out problems"],
-    )
+        values += [run.value(columns.SURPRISAL_BEFORE), float(entropy), coherence.get(arm.start)]
+        rows.append([arm.start, *(arm.tags.get(tag, "") for tag in ("reason", "ladder")), *map(number_text, values)])
+    told = ["coherence: cosine of the exact gradients of mean log p on training and on held-out problems"]
+    return Table("The rungs before training", rows, "Means over held-out problems, exact.", told)
+
+
+def rate_times_updates(arm: Arm) -> str:
+    """Learning rate times updates to the target, mean over the seeds that gained it."""
+    rate, updates = arm.manifest["config"].get("training", {}).get("learning_rate"), arm.measured(columns.UPDATES_TO_TARGET)
+    return number_text(rate * float(np.mean(updates)) if rate is not None and updates else None)
 
 
 def prices_table(title: str, arms: Sequence[Arm]) -> Table:
-    """What each arm paid for the target, beside the setting that it paid it at."""
-    rows = [
-        ["start", "arm", "learning rate", "batch", "target (bits)", "seeds that gained it", "samples", "GFLOP", "rate × updates"]
-    ]
-    for arm in arms:
-        setting = arm.manifest["config"].get("training", {})
-        rate, gained = setting.get("learning_rate"), len(arm.measured(columns.FLOPS_TO_TARGET))
-        path = [None if rate is None or (n := run.value(columns.UPDATES_TO_TARGET)) is None else rate * n for run in arm.runs]
-        path = [length for length in path if length is not None]
-        cells = [f"{rate:g}" if rate else "–", str(setting.get("per_device_train_batch_size", "–"))]
-        cells += [number_text(arm.runs[0].value(columns.TARGET)), f"{gained} of {len(arm.runs)}"]
-        cells += [arm.estimate(c).text(c.scale) for c in (columns.SAMPLES_TO_TARGET, columns.FLOPS_TO_TARGET)]
-        rows.append([arm.start, arm.name, *cells, number_text(float(np.mean(path)) if path else None)])
-    return Table(title, rows, OWN_SETTING)
+    """What each arm paid for the target, with the setting that it paid it at."""
+
+    def setting(key: str) -> Callable[[Arm], str]:
+        return lambda arm: f"{value:g}" if (value := arm.manifest["config"].get("training", {}).get(key)) else "–"
+
+    cells = {
+        "learning rate": setting("learning_rate"),
+        "batch": setting("per_device_train_batch_size"),
+        "target (bits)": lambda arm: number_text(arm.runs[0].value(columns.TARGET)),
+        "seeds that gained it": lambda arm: f"{len(arm.measured(columns.FLOPS_TO_TARGET))} of {len(arm.runs)}",
+        "samples": text_of(columns.SAMPLES_TO_TARGET),
+        "GFLOP": text_of(columns.FLOPS_TO_TARGET),
+        "rate × updates": rate_times_updates,
+    }
+    return arm_table(title, arms, cells, OWN_SETTING)
 
 
 def tables_of(ladder: Ladder) -> list[Table]:
@@ -94,7 +99,7 @@ def pictures_of(ladder: Ladder) -> list[Picture]:
             "over prompts. A missing point had a mean gradient that cannot be told from 0."
         )
         found.append(Picture("noise", "When are gradients noisy?", lambda: noise_figure(ladder.noise), caption))
-    if pairs := [pair for arms in by_start(cells).values() if (pair := both_gained(arms))]:
+    if pairs := both_gained(cells):
         caption = "At the gain in distribution that both were to reach; above the line GRPO's bits go further than SFT's."
         found.append(Picture("transfer", "Are RL's bits worth more elsewhere?", lambda: transfer_figure(pairs), caption))
     if budgets := [arm for arm in ladder.part("long") if "read_for" not in arm.tags]:

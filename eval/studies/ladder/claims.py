@@ -11,7 +11,7 @@ from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.columns import ABSORBED_BITS, ABSORBED_ON, SAMPLES, SPLITS
 from bitsample_llm.report.estimates import Estimate, over_seeds
 from bitsample_llm.report.runs import Arm, MeasuredRun
-from eval.studies.ladder.rungs import Ladder, both_gained, by_start, pass_rates
+from eval.studies.ladder.rungs import Ladder, both_gained, pass_rates
 
 DECADE_MARGIN = math.log(1.5)  # claim 3: FLOPs of a half-decade of the pass rate over those of the half-decade before
 LOW_PASS_RATE = 0.1  # claim 4: early
@@ -31,7 +31,7 @@ def attained_fraction(run: MeasuredRun) -> float:
 
 
 def claim_1(ladder: Ladder) -> list[Claim]:
-    """The instrument's own check, an arm a row. An arm that gained nothing does not test it."""
+    """The instrument's own check, a row per arm. An arm that gained nothing does not test it."""
     text = "A sample tells at most -log2 p (a label) or H (a verdict): nothing learns more of random labels than its samples told."
     found = []
     for arm in ladder.part("memorise"):
@@ -59,7 +59,7 @@ def half_decade_flops(run: MeasuredRun) -> list[float]:
 
 
 def claim_3(ladder: Ladder) -> list[Claim]:
-    """A row a start, of SFT at a rate low enough to resolve the half-decades."""
+    """A row per start, of SFT at a rate low enough to resolve the half-decades."""
     found = []
     for arm in ladder.part("long"):
         if arm.tags.get("read_for") != "decades":
@@ -138,7 +138,7 @@ def acquired_share(run: MeasuredRun) -> tuple[float | None, int]:
 
 
 def claim_9(ladder: Ladder) -> list[Claim]:
-    """A row an unacquired start and arm of RL, a random reward as its control. An arm that gained nothing does not test it."""
+    """A row per unacquired start and arm of RL, a random reward as its control. An arm that gained nothing does not test it."""
     found = []
     for arm in ladder.part("long"):
         if arm.regime != "rl" or arm.tags.get("reason") != "unacquired":
@@ -179,7 +179,7 @@ def claim_12(ladder: Ladder) -> list[Claim]:
     found = []
     for reason in ("latent", "unacquired"):
         arms = [arm for arm in ladder.part("cells") if arm.tags.get("reason") == reason]
-        gained = [pair for of_start in by_start(arms).values() if (pair := both_gained(of_start))]
+        gained = both_gained(arms)
         for split in ELSEWHERE:
             pairs = [(transfer(grpo, split), transfer(sft, split)) for grpo, sft in gained]
             pairs = [(grpo, sft) for grpo, sft in pairs if grpo and sft]

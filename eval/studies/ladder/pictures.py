@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.report.columns import ABSORBED_BITS, FLOPS_TO_TARGET, PASS_RATE_BEFORE, SPLITS
 from bitsample_llm.report.estimates import number_text
-from bitsample_llm.report.pictures import starts_of
-from bitsample_llm.report.runs import Arm
-from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, TIP, error_bar, looks, plain, plt, tip
+from bitsample_llm.report.pictures import lines_of
+from bitsample_llm.report.runs import Arm, by_start
+from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, TIP, error_bars, looks, plain, plt, tip
 from eval.studies.ladder.claims import ELSEWHERE, transfer
 from eval.studies.ladder.rungs import REASONS, NoiseAt, pass_rates
 
@@ -44,7 +44,7 @@ def noise_figure(noise: Sequence[NoiseAt]) -> Figure:
             if scale := at.scale(estimator):
                 gid = f"{TIP}{ESTIMATORS[estimator]} from {at.start}: {scale.text()} samples, {scale.n} prompts"
                 axis.plot([at.pass_rate], [scale.mean], gid=gid, **_look(at.reason, index))
-                error_bar(axis, at.pass_rate, scale, color=_look(at.reason, index)["color"], marker="none")
+                error_bars(axis, [at.pass_rate], [scale], color=_look(at.reason, index)["color"], marker="none")
     p = np.geomspace(min(at.pass_rate for at in noise), 0.97, 50)
     axis.plot(p, 1 / p, color=GREY, linestyle="--", label="1/p, one prompt")
     axis.set(xscale="log", yscale="log", xlabel="mean pass rate, exact", ylabel="noise scale (labels or rollouts)")
@@ -79,18 +79,14 @@ def mean_pass_at_k(pass_rates_: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def pass_at_k_figure(arms: Sequence[Arm]) -> Figure:
-    """Exact pass@k up to a million before and after, a panel a start, every seed a line."""
-    starts, look, k = starts_of(arms), looks(arms), np.geomspace(1, 1e6, 61)
+    """Exact pass@k up to a million before and after, a panel per start, every seed a line."""
+    starts, k = by_start(arms), np.geomspace(1, 1e6, 61)
+    look = {name: {key: style[key] for key in ("color", "linestyle")} for name, style in looks(arms).items()}
     figure, axes = plt.subplots(len(starts), 1, figsize=(7.0, 2.8 * len(starts) + 0.4), squeeze=False, sharex=True)
-    for axis, start in zip(axes[:, 0], starts, strict=True):
-        of_start = [arm for arm in arms if arm.start == start]
+    for axis, (start, of_start) in zip(axes[:, 0], starts.items(), strict=True):
         axis.plot(k, mean_pass_at_k(pass_rates(of_start[0].runs[0].run, "heldout")[0], k), color="black", label="before training")
-        for arm in of_start:
-            for index, run in enumerate(arm.runs):
-                style = {key: look[arm.name][key] for key in ("color", "linestyle")} | {"linewidth": 1.1, "alpha": 0.8}
-                label = plain(arm.name) if index == 0 else None
-                gid = tip(run, f"{run.value(ABSORBED_BITS):.3g} bits absorbed")
-                axis.plot(k, mean_pass_at_k(pass_rates(run.run, "heldout")[1], k), label=label, gid=gid, **style)
+        for run, style in lines_of(of_start, look, lambda run: f"{run.value(ABSORBED_BITS):.3g} bits absorbed"):
+            axis.plot(k, mean_pass_at_k(pass_rates(run.run, "heldout")[1], k), **style)
         axis.set(xscale="log", ylim=(0, 1.03), ylabel="pass@k")
         axis.set_title(plain(f"{start} start, p = {of_start[0].runs[0].value(PASS_RATE_BEFORE):.3g}"), loc="left")
         axis.legend(fontsize=9)
@@ -99,7 +95,7 @@ def pass_at_k_figure(arms: Sequence[Arm]) -> Figure:
 
 
 def decomposition_figure(arms: Sequence[Arm]) -> Figure:
-    """FLOPs to the target, arm by arm, against pass rate; a panel a reason, lines join the rungs of one ladder."""
+    """FLOPs to the target, arm by arm, against pass rate; a panel per reason, lines join the rungs of one ladder."""
     reasons = [reason for reason in REASONS if any(arm.tags.get("reason") == reason for arm in arms)]
     names = list(dict.fromkeys(arm.name for arm in arms))
     figure, axes = plt.subplots(len(reasons), 1, figsize=(7.0, 3.4 * len(reasons) + 0.6), squeeze=False, sharex=True, sharey=True)

@@ -9,9 +9,9 @@ import numpy as np
 
 from bitsample_llm.records import RecordError, Run, read_run
 from bitsample_llm.report.columns import FLOPS_TO_TARGET
+from bitsample_llm.report.curve import evaluated_curve
 from bitsample_llm.report.estimates import Estimate
-from bitsample_llm.report.pictures import starts_of
-from bitsample_llm.report.runs import Arm, arms_of, measured_run, run_dirs_in
+from bitsample_llm.report.runs import Arm, arms_of, by_start, measured_run, run_dirs_in
 
 REASONS = ("latent", "unacquired", "deep")  # why a pass rate is below 1; the tag of a start says which
 
@@ -86,21 +86,13 @@ def read_ladder(paths: Sequence[str]) -> Ladder:
     return Ladder(parts, sorted(noise, key=lambda at: at.pass_rate))
 
 
-def by_start(arms: Sequence[Arm]) -> dict[str, dict[str, Arm]]:
-    """Start -> name -> arm."""
-    return {start: {arm.name: arm for arm in arms if arm.start == start} for start in starts_of(arms)}
-
-
-def both_gained(arms: dict[str, Arm]) -> tuple[Arm, Arm] | None:
-    """GRPO and SFT of a start if every seed of both gained the target."""
-    pair = arms.get("grpo"), arms.get("sft")
-    return pair if all(arm and len(arm.measured(FLOPS_TO_TARGET)) == len(arm.runs) for arm in pair) else None
+def both_gained(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """GRPO and SFT of each start from which every seed of both gained the target."""
+    pairs = [{arm.name: arm for arm in of_start} for of_start in by_start(arms).values()]
+    pairs = [(named["grpo"], named["sft"]) for named in pairs if {"grpo", "sft"} <= named.keys()]
+    return [pair for pair in pairs if all(len(arm.measured(FLOPS_TO_TARGET)) == len(arm.runs) for arm in pair)]
 
 
 def pass_rates(run: Run, split: str) -> np.ndarray:
     """(2, problems) exact pass rates at the first and the last evaluation of a split."""
-    rows = [row for row in run.table("evals").to_pylist() if row["split"] == split]
-    first, last = min(row["step"] for row in rows), max(row["step"] for row in rows)
-    at = {(row["step"], row["problem_id"]): row["log2_pass_rate"] for row in rows}
-    problems = sorted({row["problem_id"] for row in rows})
-    return np.exp2([[at[step, problem] for problem in problems] for step in (first, last)])
+    return np.exp2(evaluated_curve(run, split).log2_p_TP[[0, -1]])

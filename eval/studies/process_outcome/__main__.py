@@ -13,13 +13,14 @@ from bitsample_llm.report import columns
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.columns import CURVE_SCORE, PASS_RATE_BEFORE, RATE_BEFORE_SATURATION, Column
 from bitsample_llm.report.command import report
-from bitsample_llm.report.comparison import column_table, detail_tables, pictures_of, provenance, results_of, runs_of
+from bitsample_llm.report.comparison import provenance, results_of, runs_of
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.pairs import paired_difference, paired_ratio
-from bitsample_llm.report.pictures import starts_of
-from bitsample_llm.report.runs import Arm, MeasuredRun
+from bitsample_llm.report.pictures import pictures_of
+from bitsample_llm.report.runs import Arm, MeasuredRun, by_start
 from bitsample_llm.report.study import Headline, Picture, Study, Table
-from bitsample_llm.report.style import COLOURS, GREY, error_bar, plain, plt, tip
+from bitsample_llm.report.style import COLOURS, GREY, error_bars, plain, plt, tip
+from bitsample_llm.report.tables import column_table, detail_tables
 
 OUTCOME, SUM = "outcome", "process_sum"
 CREDIT = ("process_tokens", "first_error")  # that say which step earned it
@@ -87,7 +88,7 @@ def choice(arm: Arm, name: str):
 
 def ways_by_start(arms: Sequence[Arm]) -> dict[str, dict[tuple[str, bool], Arm]]:
     """Start -> (reward, stopped at the first error) -> arm of GRPO."""
-    found: dict[str, dict[tuple[str, bool], Arm]] = {start: {} for start in starts_of(arms)}
+    found: dict[str, dict[tuple[str, bool], Arm]] = {start: {} for start in by_start(arms)}
     for arm in sorted((arm for arm in arms if choice(arm, "reward") in REWARDS), key=lambda a: REWARDS.index(choice(a, "reward"))):
         found[arm.start][choice(arm, "reward"), bool(choice(arm, "stop_at_first_error"))] = arm
     return {start: ways for start, ways in found.items() if ways}
@@ -142,27 +143,27 @@ def claims_of(ways: dict[tuple[str, bool], Arm]) -> list[Claim]:
     return found + [curve_claim(f"{asked} an early stop help {r}?", arm, ways[r, False]) for r, arm in stopped]
 
 
-def credit_table(by_start: dict[str, dict]) -> Table:
+def credit_table(ways_of: dict[str, dict]) -> Table:
     """Curve scores of whole rollouts by reward and start, narrow enough for a terminal."""
-    rows = [["curve score (bits)", *by_start]]
-    for reward in (r for r in REWARDS if any((r, False) in ways for ways in by_start.values())):
-        arms = [ways.get((reward, False)) for ways in by_start.values()]
+    rows = [["curve score (bits)", *ways_of]]
+    for reward in (r for r in REWARDS if any((r, False) in ways for ways in ways_of.values())):
+        arms = [ways.get((reward, False)) for ways in ways_of.values()]
         rows.append([reward, *[arm.estimate(CURVE_SCORE).text() if arm else "–" for arm in arms]])
     return Table("Curve scores", rows)
 
 
-def credit_figure(by_start: dict[str, dict]) -> Figure:
-    """Curve score by way of credit, a panel a start: every seed a point, mean and interval beside it."""
-    figure, axes = plt.subplots(len(by_start), 1, figsize=(6.4, 2.3 * len(by_start) + 0.8), squeeze=False, sharex=True)
-    rewards = [reward for reward in REWARDS if any(reward == r for ways in by_start.values() for r, _ in ways)]
-    for axis, (start, ways) in zip(axes[:, 0], by_start.items(), strict=True):
+def credit_figure(ways_of: dict[str, dict]) -> Figure:
+    """Curve score by way of credit, a panel per start: every seed a point, mean and interval next to it."""
+    figure, axes = plt.subplots(len(ways_of), 1, figsize=(6.4, 2.3 * len(ways_of) + 0.8), squeeze=False, sharex=True)
+    rewards = [reward for reward in REWARDS if any(reward == r for ways in ways_of.values() for r, _ in ways)]
+    for axis, (start, ways) in zip(axes[:, 0], ways_of.items(), strict=True):
         for (reward, stops), arm in ways.items():
             x = rewards.index(reward) + (0.16 if stops else -0.16)
             look = {"color": COLOURS[stops], "marker": "s" if stops else "o", "linestyle": "none", "alpha": 0.5, "markersize": 4}
             for run in arm.runs:
                 score = run.value(CURVE_SCORE)
                 axis.plot([x - 0.06], [score], gid=tip(run, f"curve score {score:.3g} bits"), **look)
-            error_bar(axis, x + 0.06, arm.estimate(CURVE_SCORE), color=COLOURS[stops], marker="_")
+            error_bars(axis, [x + 0.06], [arm.estimate(CURVE_SCORE)], color=COLOURS[stops], marker="_")
         axis.axhline(0, color=GREY, linewidth=0.8)
         axis.set_title(plain(f"{start} start"), loc="left")
         axis.set_ylabel("absorbed bits,\nmean over log FLOPs")
@@ -179,7 +180,7 @@ def ratio_figure(pairs: Sequence[tuple[Arm, Arm]]) -> Figure:
         predicted, observed = offered_ratio(process), paired_ratio(process, outcome, RATE_BEFORE_SATURATION)
         label = plain(f"{process.start} ({observed.n} of {len(outcome.runs)} seeds have a ratio)")
         axis.plot([predicted] * observed.n, observed.values, "o", color=COLOURS[index], alpha=0.6, label=label)
-        error_bar(axis, predicted * 1.06, observed, color=COLOURS[index], marker="_")
+        error_bars(axis, [predicted * 1.06], [observed], color=COLOURS[index], marker="_")
     line = np.geomspace(0.9, max(offered_ratio(process) for process, _ in pairs) * 1.3, 50)
     axis.plot(line, line, color=GREY, linewidth=1, label="absorbed in the proportion offered")
     axis.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
@@ -191,13 +192,13 @@ def ratio_figure(pairs: Sequence[tuple[Arm, Arm]]) -> Figure:
 
 def process_study(arms: Sequence[Arm], command: str) -> Study:
     """Credit by start. Raises RecordError without an arm that is rewarded for the outcome."""
-    by_start = {start: ways for start, ways in ways_by_start(arms).items() if (OUTCOME, False) in ways}
-    if not by_start:
+    ways_of = {start: ways for start, ways in ways_by_start(arms).items() if (OUTCOME, False) in ways}
+    if not ways_of:
         raise RecordError("no run of GRPO is rewarded for the outcome alone, which the others are compared with")
-    shown = [arm for ways in by_start.values() for arm in ways.values()]
-    whole = [arm for ways in by_start.values() for (_, stops), arm in ways.items() if not stops]
-    claims = [claim for ways in by_start.values() for claim in claims_of(ways)]
-    pairs = [(ways["first_error", False], ways[OUTCOME, False]) for ways in by_start.values() if ("first_error", False) in ways]
+    shown = [arm for ways in ways_of.values() for arm in ways.values()]
+    whole = [arm for ways in ways_of.values() for (_, stops), arm in ways.items() if not stops]
+    claims = [claim for ways in ways_of.values() for claim in claims_of(ways)]
+    pairs = [(ways["first_error", False], ways[OUTCOME, False]) for ways in ways_of.values() if ("first_error", False) in ways]
     told = sorted(claims, key=lambda claim: (claim.number != 8, claim.verdict.startswith("undecided")))
     counts = {word: sum(claim.verdict == word for claim in claims) for word in (HELPS.above, HELPS.below)}
     answer = f"A denser reward or an early stop helped in {counts[HELPS.above]} and hurt in {counts[HELPS.below]} of {len(claims)} comparisons"
@@ -226,8 +227,8 @@ def process_study(arms: Sequence[Arm], command: str) -> Study:
         main=Picture(
             "credit",
             "Which way to assign credit absorbs most?",
-            lambda: credit_figure(by_start),
-            "Absorbed bits averaged over the log of the FLOPs, at the same FLOPs; each point is a seed, the bar beside it the mean "
+            lambda: credit_figure(ways_of),
+            "Absorbed bits averaged over the log of the FLOPs, at the same FLOPs; each point is a seed, the bar next to it the mean "
             "with its 95 % t interval over seeds.",
         ),
         table=column_table("What each way of credit was offered and absorbed", shown, shapes),
@@ -239,7 +240,7 @@ def process_study(arms: Sequence[Arm], command: str) -> Study:
         tables=[column_table("Lengths, steps and hacking", shown, HACKING), *detail_tables(shown)],
         pictures=[Picture("offered_absorbed", title, lambda: ratio_figure(pairs), caption)] * bool(pairs)
         + [p for p in pictures_of(whole) if p.name != "essay"],
-        terminal=[credit_table(by_start)],
+        terminal=[credit_table(ways_of)],
         results=results_of(shown),
     )
 

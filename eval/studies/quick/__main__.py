@@ -12,8 +12,7 @@ from bitsample_llm.report.command import report
 from bitsample_llm.report.comparison import comparison_study, price_text
 from bitsample_llm.report.estimates import number_text, over_seeds
 from bitsample_llm.report.pairs import matched_gains_bits, paired_difference, same_seeds
-from bitsample_llm.report.pictures import rivals
-from bitsample_llm.report.runs import Arm
+from bitsample_llm.report.runs import Arm, rivals
 from bitsample_llm.report.study import Study
 
 # Two starts of about the same pass rate absorb "the same" if they differ by less than this many bits: well above what the
