@@ -14,6 +14,9 @@ from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
 
 
+TUNED_AS_LABELS = ("passes", "passes_of_groups")  # read at the setting of as many labels as passed
+
+
 @dataclass(frozen=True)
 class GainedRun:
     """One reported run, read at the chosen rate and number of updates.
@@ -97,20 +100,24 @@ def rungs_of(lines: Sequence[dict]) -> list[Rung]:
     for line in lines:
         by_cell[line["rung"], line["arm"], line["n"], line["is_tuning"]].append(line)
     for (name, arm, n, is_tuning), reported in by_cell.items():
-        if is_tuning or (name, arm, n, True) not in by_cell:
+        if is_tuning:
             continue
-        _, updates, has_neighbours = chosen_setting(by_cell[name, arm, n, True])
         rung = rungs.setdefault(name, Rung(name, reported[0]["reason"], {}, {}, {}, []))
         runs = []
         for line in sorted(reported, key=lambda line: (line["model"], line["seed"])):
             log2_p = {at: value for at, value, _ in line["evaluations"]}
             _, before, pass_rate = line["evaluations"][0]
+            tuned = (arm, n)
+            if arm in TUNED_AS_LABELS:
+                sizes = [size for of, kind, size, tunes in by_cell if (of, kind, tunes) == (name, "labels", True)]
+                tuned = "labels", min(sizes, key=lambda size: abs(math.log(size / max(line["num_trained"], 1))))
+            _, updates, has_neighbours = chosen_setting(by_cell[name, *tuned, True])
+            if not has_neighbours and tuned not in rung.edges:
+                rung.edges.append(tuned)
             rung.pass_rate[line["model"]], rung.available_bits[line["model"]] = pass_rate, -before
             gain = log2_p[updates] - before if line["num_trained"] else 0.0
             runs.append(GainedRun(line["model"], line["seed"], line["num_trained"], gain, line["learning_rate"], updates))
         rung.runs[arm, n] = runs
-        if not has_neighbours:
-            rung.edges.append((arm, n))
     return sorted(rungs.values(), key=lambda rung: (rung.reason, -rung.mean_pass_rate))
 
 

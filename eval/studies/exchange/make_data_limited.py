@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ GROUP_SIZE = 8
 BATCH_SIZE = 16
 NUM_HELDOUT = 128
 LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "passes_of_groups")  # by SFT
+TUNED_AS_LABELS = ("passes", "passes_of_groups")  # with as many labels as passed: chance sets that number, not n
 IN_GROUPS = ("passes_of_groups", "dpo", "verdict_likelihood", "grpo")
 
 
@@ -294,24 +295,35 @@ def run_start(start: Start, config: dict, output_dir: Path, is_tuning: bool, is_
     tuned_at = next(other for other in starts_of(config) if other.rung == start.rung)
     tuning_lines = lines if tuned_at == start else read_lines(output_dir / f"{tuned_at.name}.jsonl")
     for arm, n in sizes(start, bench.before[False][2], config, is_wide):
-        searched = [line for line in tuning_lines if line["is_tuning"] and (line["arm"], line["n"]) == (arm, n)]
         done = {(line["seed"], line["learning_rate"]) for line in lines if (line["arm"], line["n"]) == (arm, n)}
 
-        def run(seed: int, rate: float) -> list[dict]:
-            if (seed, rate) in done:  # noqa: B023 - called in this turn of the loop only
+        def run(cell: Cell) -> list[dict]:
+            if (cell.seed, cell.learning_rate) in done:  # noqa: B023 - called in this turn of the loop only
                 return []
-            line = bench.run(Cell(arm, n, seed, rate, is_tuning))  # noqa: B023
+            line = bench.run(cell)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             return [line]
 
-        if is_tuning:
+        if is_tuning and arm not in TUNED_AS_LABELS:
+            searched = tuning_lines_of(tuning_lines, arm, n)
             while rates := next_rates(searched, config):
-                searched += [line for rate in rates for seed in config["tuning_seeds"] for line in run(seed, rate)]
-        elif searched:  # this model's pass rate may ask for an n that the other's does not
-            (rate,) = chosen_rates(searched).values()
+                cells = [Cell(arm, n, seed, rate, True) for rate in rates for seed in config["tuning_seeds"]]
+                searched += [line for cell in cells for line in run(cell)]
+        elif not is_tuning:
             for seed in config["seeds"]:
-                run(seed, rate)
+                cell = Cell(arm, n, seed, 0.0, False)
+                tuned = (arm, n)
+                if arm in TUNED_AS_LABELS:
+                    num = max(len(bench.labelled(cell)), 1)
+                    tuned = "labels", min(config["num_labels"][start.reason], key=lambda size: abs(math.log(size / num)))  # noqa: B023
+                (rate,) = chosen_rates(tuning_lines_of(tuning_lines, *tuned)).values()
+                run(replace(cell, learning_rate=rate))
+
+
+def tuning_lines_of(lines: list[dict], arm: str, n: int) -> list[dict]:
+    """The lines of the search for an arm and n."""
+    return [line for line in lines if line["is_tuning"] and (line["arm"], line["n"]) == (arm, n)]
 
 
 def main() -> None:
