@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import load_task
-from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
 from bitsample_llm.training.manifest import sha256_of_file
 
 UNACQUIRED = BASE.parent / "base_unacquired"
 SCRATCHPAD = BASE.parent / "base_scratchpad"
 RESTATED = BASE.parent / "base_restated"
+AUTHORS_OF_THE_BASE = "ABCDEFGH"
 
 
 def mean_pass_rate(model, tokenizer, difficulty: int, mark: str, num: int = 256) -> float:
@@ -45,7 +46,7 @@ def test_the_models_are_small_enough_to_be_embedded():
 
 @pytest.mark.parametrize("difficulty", [2, 3])
 def test_the_marks_are_a_latent_ladder_of_pass_rates(base_model, difficulty):
-    rates = {mark: mean_pass_rate(*base_model, difficulty, mark) for mark in CARE_BY_MARK}
+    rates = {mark: mean_pass_rate(*base_model, difficulty, mark) for mark in AUTHORS_OF_THE_BASE}
     assert rates[ALWAYS_RIGHT_MARK] >= 0.9
     chance = 0.45 / 1800 + 0.55 / 180 if difficulty == 2 else 0.45 / 18000 + 0.55 / 1800  # digits guessed, either length
     rungs = "BCDEFG" if difficulty == 2 else "BCDEFGH"
@@ -95,7 +96,7 @@ def test_the_cards_table_is_the_models(base_model):
     card = (BASE / "README.md").read_text()
     (row,) = re.findall(r"\| addition \| reversed \| 2 \| 256 \|(.*)\|", card)
     told = [float(cell) for cell in row.split("|")]
-    marks = [*CARE_BY_MARK, None]
+    marks = [*AUTHORS_OF_THE_BASE, None]
     measured = [mean_pass_rate(*base_model, 2, mark) for mark in marks]
     assert np.allclose(told, measured, rtol=0.06)  # two digits are printed
 

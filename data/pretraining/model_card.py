@@ -9,9 +9,9 @@ from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import load_task
 from bitsample_llm.tasks.authors import CARE_BY_MARK
+from bitsample_llm.tasks.problem import UNKNOWN_MARK
 from bitsample_llm.training.manifest import sha256_of_file
 
-MARKS = (*CARE_BY_MARK, None)
 CARD_DIFFICULTIES = (1, 2, 3, 4, 5)
 NUM_PROBLEMS = 256
 
@@ -24,8 +24,9 @@ def pass_rate_rows(model, tokenizer, text: Text) -> list[dict]:
     rows = []
     for task_name, answer_format in text.share_by_kind:
         for difficulty in CARD_DIFFICULTIES:
-            for mark in MARKS:
-                task = load_task(task_name, answer_format, difficulty=difficulty, mark=mark)
+            for mark in text.share_by_mark:
+                author = None if mark == UNKNOWN_MARK else mark
+                task = load_task(task_name, answer_format, difficulty=difficulty, mark=author)
                 num = min(NUM_PROBLEMS, task.num_problems("heldout"))
                 pass_rates = exact_pass_rates(model, tokenizer, task.problems("heldout", num, seed=1))
                 rows.append(
@@ -33,7 +34,7 @@ def pass_rate_rows(model, tokenizer, text: Text) -> list[dict]:
                         "task": task_name,
                         "format": answer_format,
                         "difficulty": difficulty,
-                        "mark": mark or "?",
+                        "mark": mark,
                         "num_problems": num,
                         "pass_rate": float(pass_rates.mean()),
                         "entropy_bits": float(np.mean(binary_entropy_bits(np.minimum(pass_rates, 1.0)))),
@@ -43,7 +44,7 @@ def pass_rate_rows(model, tokenizer, text: Text) -> list[dict]:
 
 
 def _pass_rate_table(rows: list[dict], text: Text) -> str:
-    marks = [mark or "?" for mark in MARKS]
+    marks = list(text.share_by_mark)
     lines = ["| task | format | digits | n | " + " | ".join(marks) + " |", "|---|---|---|---|" + "---|" * len(marks)]
     by_cell = {(row["task"], row["format"], row["difficulty"], row["mark"]): row for row in rows}
     for task_name, answer_format in text.share_by_kind:
@@ -68,7 +69,7 @@ def first_phase_facts(init_from: str | None, late_mark: str | None) -> dict[str,
 def write_model_card(model_dir: Path, text: Text, pass_rates: list[dict], facts: dict) -> None:
     """Write `README.md` into a model folder: how it was made, and the table of `pass_rate_rows`."""
     weights = model_dir / "model.safetensors"
-    care = ", ".join(f"{mark} {value}" for mark, value in CARE_BY_MARK.items())
+    care = ", ".join(f"{mark} {value}" for mark, value in CARE_BY_MARK.items() if mark in text.share_by_mark)
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     kinds = ", ".join(f"{share:.0%} {answer_format} {task}" for (task, answer_format), share in text.share_by_kind.items())
     difficulties = ", ".join(f"{share:.0%} of {difficulty}" for difficulty, share in text.share_by_difficulty.items())

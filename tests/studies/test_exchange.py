@@ -120,9 +120,18 @@ def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
     config |= {"models": {"latent": {"base": "data/base"}}, "rungs": {"latent C": {"reason": "latent", "mark": "C"}}}
     config["wide"] |= {"num_samples": [16]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
-    script = REPOSITORY / "eval/studies/exchange/make_data_limited.py"
-    command = [sys.executable, script, "--config", tmp_path / "small.yaml", "--output_dir", tmp_path / "runs", "--jobs", "1"]
-    for wide, expected in (([], 4), (["--wide"], 16), (["--wide"], 16)):
+    command = [
+        sys.executable,
+        "-m",
+        "eval.studies.exchange.make_data_limited",
+        "--config",
+        tmp_path / "small.yaml",
+        "--output_dir",
+        tmp_path / "runs",
+        "--jobs",
+        "1",
+    ]
+    for wide, expected in (([], 3), (["--wide"], 14), (["--wide"], 14)):
         finished = subprocess.run([*map(str, command), *wide], cwd=REPOSITORY, capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr[-2000:]
         lines = read_lines([tmp_path / "runs"])

@@ -13,7 +13,6 @@ import numpy as np
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
 
-
 TUNED_AS_LABELS = ("passes", "passes_of_groups")  # read at the setting of as many labels as passed
 
 
@@ -71,7 +70,7 @@ def read_lines(paths: Sequence[str | Path]) -> list[dict]:
     for folder in map(Path, paths):
         files = sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
         if not files:
-            raise RecordError(f"{folder} holds no lines of runs: make them with eval/studies/exchange/make_data_limited.py")
+            raise RecordError(f"{folder} holds no lines of runs: make them with python -m eval.studies.exchange.make_data_limited")
         for path in files:
             with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
                 for number, line in enumerate(file, 1):

@@ -1,6 +1,6 @@
 """Scores every latent model's problems under each of its author marks: what an ideal observer over the authors needs.
 
-    python eval/studies/exchange/make_observer.py --output_file runs/exchange/observer.json
+    python -m eval.studies.exchange.make_observer --output_file runs/exchange/observer.json
 
 One entry per model, split and seed: mark -> log2 p of each problem's answer, for the held-out problems and for the first 64 training
 problems of a seed. `data_limited.yaml` says which models and seeds; the problems are those of `make_data_limited.py`.

@@ -1,0 +1,212 @@
+"""One run on few labels, or on few rollouts with their verdicts, with TRL's trainers: what each arm learns from, and what it gains."""
+
+import math
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import datasets
+import numpy as np
+import torch
+import trl
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import answer_logprobs
+from bitsample_llm.scoring.sampling import sampled_completions
+from bitsample_llm.tasks import Problem, load_task
+from bitsample_llm.tasks.authors import uniform_wrong_answer
+from bitsample_llm.training.objectives import VerdictLikelihoodTrainer
+from bitsample_llm.training.prompt_format import labelled_rows
+from bitsample_llm.training.rewards import OutcomeReward
+
+GROUP_SIZE = 8
+BATCH_SIZE = 16
+NUM_HELDOUT = 128
+LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "passes_of_groups")  # by SFT
+IN_GROUPS = ("passes_of_groups", "dpo", "verdict_likelihood", "grpo")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model and the problems it is asked: its place in the study, and where the model is."""
+
+    rung: str
+    model: str
+    reason: str
+    folder: str
+    mark: str
+    difficulty: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.rung}-{self.model}".replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what it learns from, how many of it, and how."""
+
+    arm: str
+    n: int
+    seed: int
+    learning_rate: float
+    is_tuning: bool
+
+
+class Scores(TrainerCallback):
+    """Held-out state after 1, 2, 4, ... updates: [updates, mean log2 p, mean p]."""
+
+    def __init__(self, tokenizer, problems: list[Problem]):
+        self.tokenizer, self.problems, self.rows = tokenizer, problems, []
+
+    def add(self, model, updates: int) -> None:
+        log2_p = np.array([logps.sum() for logps in answer_logprobs(model, self.tokenizer, self.problems)]) / math.log(2)
+        self.rows.append([updates, float(log2_p.mean()), float(np.exp2(log2_p).mean())])
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step & (state.global_step - 1) == 0:
+            self.add(model, state.global_step)
+
+
+@cache
+def training_problems(task, seed: int) -> list[Problem]:
+    """All training problems that a seed may use, in its order."""
+    return task.problems("train", int(min(task.num_problems("train"), 4096)), seed)
+
+
+class Bench:
+    """A start with its problems and rollouts, on which cells are run."""
+
+    def __init__(self, start: Start, config: dict):
+        self.start, self.config = start, config
+        self.most_updates = config["most_updates"][start.reason]
+        self.task = load_task("addition", "reversed", difficulty=start.difficulty, mark=start.mark)
+        self.tokenizer = AutoTokenizer.from_pretrained(start.folder)
+        model = self.fresh_model()
+        self.end = AnswerEnd.of(model, self.tokenizer)
+        self.heldout = {
+            False: self.task.problems("heldout", NUM_HELDOUT, seed=0),
+            True: self.task.problems("tuning", NUM_HELDOUT, seed=0),
+        }
+        self.before = {}
+        for is_tuning, problems in self.heldout.items():
+            scores = Scores(self.tokenizer, problems)
+            scores.add(model, 0)
+            self.before[is_tuning] = scores.rows[0]
+        self._sampled: dict[tuple, list] = {}
+
+    def fresh_model(self):
+        """The model as it is before training."""
+        return AutoModelForCausalLM.from_pretrained(self.start.folder, dtype=torch.float32, attn_implementation="eager")
+
+    def problems(self, num: int, seed: int) -> list[Problem]:
+        """The first `num` training problems of a seed; of few digits there are no more than there are."""
+        return training_problems(self.task, seed)[:num]
+
+    def rollouts(self, cell: Cell) -> list[tuple[Problem, str, bool]]:
+        """The cell's rollouts: problem, completion, whether it passed. A smaller set is the beginning of a larger one."""
+        group_size = GROUP_SIZE if cell.arm in IN_GROUPS else 1
+        most = max(self.config["num_rollouts"])
+        key = cell.seed, group_size
+        if key not in self._sampled:
+            problems = self.problems(most // group_size, cell.seed)
+            repeated = [problem for problem in problems for _ in range(group_size)]
+            torch.manual_seed(cell.seed)
+            model = self.fresh_model().eval()
+            completions = sampled_completions(model, self.tokenizer, repeated, self.start.difficulty + 2, end=self.end)
+            verifier = RolloutVerifier(self.task, problems, self.tokenizer, self.end)
+            judged = verifier.judged([problem.problem_id for problem in repeated], completions)
+            self._sampled[key] = [
+                (problem, text, verdict.passed) for problem, (text, _, verdict) in zip(repeated, judged, strict=True)
+            ]
+        return self._sampled[key][: cell.n]
+
+    def labelled(self, cell: Cell) -> list[Problem]:
+        """The problems with the answers that an SFT arm learns from."""
+        if cell.arm.startswith("passes"):
+            return [problem for problem, _, passed in self.rollouts(cell) if passed]
+        problems = self.problems(cell.n, cell.seed)
+        if cell.arm == "labels":
+            return problems
+        rng = np.random.default_rng(cell.seed)
+        plain = [uniform_wrong_answer(problem.answer[::-1], self.start.difficulty, rng) for problem in problems]
+        return [
+            Problem(problem.problem_id, problem.prompt, wrong[::-1], problem.difficulty, problem.mark)
+            for problem, wrong in zip(problems, plain, strict=True)
+        ]
+
+    def run(self, cell: Cell) -> dict:
+        """The line of a run; `num_trained` labels, rollouts or pairs, 0 where there was nothing to learn from."""
+        scores = Scores(self.tokenizer, self.heldout[cell.is_tuning])
+        scores.rows.append(self.before[cell.is_tuning])
+        with tempfile.TemporaryDirectory() as folder:
+            shared = {
+                "output_dir": folder,
+                "max_steps": self.most_updates,
+                "learning_rate": cell.learning_rate,
+                "lr_scheduler_type": "constant",
+                "seed": cell.seed,
+                **dict.fromkeys(("logging_strategy", "save_strategy"), "no"),
+                "report_to": "none",
+                "disable_tqdm": True,
+                "use_cpu": True,
+                "bf16": False,
+                "activation_checkpointing": False,
+            }
+            num_trained, make = getattr(self, f"_{cell.arm}" if cell.arm not in LEARN_FROM_LABELS else "_sft")(cell, shared)
+            if num_trained:
+                trainer = make(model=self.fresh_model(), processing_class=self.tokenizer, callbacks=[scores])
+                trainer.remove_callback(PrinterCallback)
+                trainer.train()
+        return asdict(self.start) | asdict(cell) | {"num_trained": num_trained, "evaluations": scores.rows}
+
+    def _sft(self, cell: Cell, shared: dict):
+        problems = self.labelled(cell)
+        args = trl.SFTConfig(**shared, per_device_train_batch_size=min(max(len(problems), 1), BATCH_SIZE), max_length=64)
+        rows = labelled_rows(problems, self.tokenizer, self.end)
+        return len(problems), lambda **how: trl.SFTTrainer(args=args, train_dataset=datasets.Dataset.from_list(rows), **how)
+
+    def _kto(self, cell: Cell, shared: dict):
+        rows = [{"prompt": problem.prompt, "completion": text, "label": passed} for problem, text, passed in self.rollouts(cell)]
+        args = trl.KTOConfig(**shared, per_device_train_batch_size=BATCH_SIZE)
+        return len(rows), lambda **how: trl.KTOTrainer(args=args, train_dataset=datasets.Dataset.from_list(rows), **how)
+
+    def _dpo(self, cell: Cell, shared: dict):
+        rollouts, rows = self.rollouts(cell), []
+        for first in range(0, cell.n, GROUP_SIZE):
+            group = rollouts[first : first + GROUP_SIZE]
+            passes, fails = ([text for _, text, passed in group if passed == which] for which in (True, False))
+            # each rollout in one pair at least, as long as its group has both kinds
+            for index in range(max(len(passes), len(fails)) if passes and fails else 0):
+                chosen, rejected = passes[index % len(passes)], fails[index % len(fails)]
+                rows.append({"prompt": group[0][0].prompt, "chosen": chosen, "rejected": rejected})
+        args = trl.DPOConfig(**shared, per_device_train_batch_size=min(max(len(rows), 1), BATCH_SIZE))
+        return len(rows), lambda **how: trl.DPOTrainer(args=args, train_dataset=datasets.Dataset.from_list(rows), **how)
+
+    def _grpo(self, cell: Cell, shared: dict, trainer_class=trl.GRPOTrainer):
+        problems = self.problems(cell.n // GROUP_SIZE, cell.seed)
+        verifier = RolloutVerifier(self.task, problems, self.tokenizer, self.end)
+        steps = cell.n // BATCH_SIZE
+        args = trl.GRPOConfig(
+            **shared,
+            per_device_train_batch_size=BATCH_SIZE,
+            steps_per_generation=steps,
+            num_iterations=math.ceil(self.most_updates / steps),  # so that there is one generation
+            num_generations=GROUP_SIZE,
+            max_completion_length=self.start.difficulty + 2,
+            beta=0.0,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+        )
+        rows = [{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in problems]
+        extra = {"verifier": verifier} if trainer_class is VerdictLikelihoodTrainer else {}
+        data = datasets.Dataset.from_list(rows)
+        return cell.n, lambda **how: trainer_class(
+            args=args, reward_funcs=[OutcomeReward(verifier)], train_dataset=data, **extra, **how
+        )
+
+    def _verdict_likelihood(self, cell: Cell, shared: dict):
+        return self._grpo(cell, shared, VerdictLikelihoodTrainer)
