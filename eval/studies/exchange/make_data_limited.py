@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -138,6 +139,10 @@ def main() -> None:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     starts = [start for start in starts_of(config) if options.only is None or start.rung in options.only]
+    if missing := [start for start in starts if not Path(start.folder).is_dir()]:
+        folders = ", ".join(sorted({start.folder for start in missing}))
+        print(f"left out, there is no model: {folders} (README.md says how to make it)", file=sys.stderr)
+    starts = [start for start in starts if start not in missing]
     tuned = {start.rung: start for start in reversed(starts)}
     with ProcessPoolExecutor(options.jobs) as pool:
         for is_tuning, asked in ((True, [start for start in starts if tuned[start.rung] == start]), (False, starts)):
