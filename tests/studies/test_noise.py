@@ -344,6 +344,7 @@ def run_recipe(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_recipe_writes_what_it_measured(run_recipe, tmp_path):
     record = run_recipe("C")
     assert record["start"] == "base"

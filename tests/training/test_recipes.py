@@ -88,7 +88,8 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("name", [n if n == "sft" else pytest.param(n, marks=pytest.mark.slow) for n in KILLS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLS)
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(recipe, tmp_path, name):
     script, *how = KILLS[name]
     options = [*SMALL[:-2], *how, "--max_steps", 80, "--flop_budget", 1e13, "--num_evaluations", 8]
@@ -197,6 +198,7 @@ def test_a_model_without_an_end_token_is_refused_by_name(recipe, tmp_path):
     assert "has no eos_token" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_pretraining_resumed_from_a_checkpoint_gives_the_same_model(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(model_card, "NUM_PROBLEMS", 8)  # of the card; recipes are forked from here
     options = ("--max_steps", 12, "--save_steps", 6, "--watch_steps", 4, "--per_device_train_batch_size", 32)
@@ -216,6 +218,7 @@ def test_pretraining_resumed_from_a_checkpoint_gives_the_same_model(recipe, tmp_
 STUDY = REPOSITORY / "recipes" / "study.py"
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
     arm = {"learning_rate": 1e-4, "per_device_train_batch_size": 8}
     config = {
