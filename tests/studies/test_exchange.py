@@ -12,7 +12,15 @@ from conftest import REPOSITORY
 
 from bitsample_llm.records import RecordError
 from eval.studies.exchange.__main__ import claims_of, exchange_rate, exchange_study, law_errors, read
-from eval.studies.exchange.gains import chosen_setting, gain_of_labels, read_lines, rungs_of, samples_to_gain, waiting_law
+from eval.studies.exchange.gains import (
+    chosen_setting,
+    gain_of_labels,
+    pack_lines,
+    read_lines,
+    rungs_of,
+    samples_to_gain,
+    waiting_law,
+)
 from eval.studies.exchange.observer import observer_gains
 
 AVAILABLE = 3.0
@@ -107,6 +115,8 @@ def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
     study = exchange_study(read([tmp_path]), "command")
     assert [picture.draw() is not None for picture in study.all_pictures] == [True, True]
     assert len(study.table.rows) == 3
+    pack_lines(tmp_path, tmp_path / "packed")
+    assert rungs_of(read_lines([tmp_path / "packed"])) == rungs_of(lines)
     (tmp_path / "runs.jsonl").write_text('{"rung": "x"}\n{"torn')
     with pytest.raises(RecordError, match=r"runs\.jsonl, line 2 is not JSON"):
         read_lines([tmp_path])

@@ -1,6 +1,5 @@
 """From the lines of runs to gains: what each run gained at the number of updates that was chosen for it, and curves through them."""
 
-import gzip
 import json
 import math
 from collections import defaultdict
@@ -9,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
 
+PACKED = "lines.parquet"
 TUNED_AS_LABELS = ("passes", "passes_of_groups")  # read at the setting of as many labels as passed
 
 
@@ -61,24 +63,34 @@ class Rung:
 
 
 def read_lines(paths: Sequence[str | Path]) -> list[dict]:
-    """Lines of the runs in folders, plain or packed with gzip.
+    """Lines of the runs in folders: as they were written, or of a record, packed.
 
     Raises:
         RecordError: naming the folder that holds none, or the broken line.
     """
     lines = []
     for folder in map(Path, paths):
-        files = sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
-        if not files:
+        files = sorted(folder.glob("*.jsonl"))
+        if not files and not (folder / PACKED).is_file():
             raise RecordError(f"{folder} holds no lines of runs: make them with python -m eval.studies.exchange.make_data_limited")
         for path in files:
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
-                for number, line in enumerate(file, 1):
-                    try:
-                        lines.append(json.loads(line))
-                    except json.JSONDecodeError as error:
-                        raise RecordError(f"{path}, line {number} is not JSON ({error})") from error
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                try:
+                    lines.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise RecordError(f"{path}, line {number} is not JSON ({error})") from error
+        if not files:
+            lines += pq.read_table(folder / PACKED).to_pylist()
     return lines
+
+
+def pack_lines(folder: Path, record: Path) -> None:
+    """Write the lines of a folder into one Parquet file of a record."""
+    lines = read_lines([folder])
+    for line in lines:
+        line["evaluations"] = [[float(value) for value in row] for row in line["evaluations"]]
+    record.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(lines), record / PACKED)
 
 
 def chosen_setting(lines: Sequence[dict]) -> tuple[float, int, bool]:
