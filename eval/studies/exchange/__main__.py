@@ -68,6 +68,16 @@ def gains_of_passes(rung: Rung, model: str) -> list[tuple[float, float]]:
     return [(run.gain_bits, float(gain_of_labels(rung, run.num_trained, model))) for run in cells]
 
 
+def gains_at_one_setting(rung: Rung, model: str) -> list[tuple[float, float]]:
+    """(gain of the passes among n rollouts, gain of as many labels of problems drawn blindly, at the same setting) of every run."""
+    pairs = []
+    for n in rung.sizes("as_many_labels"):
+        passes = {run.seed: run for run in rung.runs.get(("passes", n), []) if run.model == model}
+        same = [run for run in rung.runs["as_many_labels", n] if run.model == model and run.seed in passes]
+        pairs += [(passes[run.seed].gain_bits, run.gain_bits) for run in same]
+    return pairs
+
+
 def exchange_rate(rung: Rung, model: str) -> float | None:
     """Rollouts whose passes gain, on average, what one label gains."""
     n, gain_bits = gain_curve(rung, "passes", model)
@@ -144,9 +154,12 @@ def claims_of(rungs: Sequence[Rung]) -> list[Claim]:
         of_reason = [rung for rung in rungs if rung.reason == reason]
         if not of_reason:
             continue
-        ratio = over_models(of_reason, gains_of_passes)
-        statistic = f"gain of K passes over the gain of K random labels, all cells, factor {SAME}"
-        claims.append(judged(f"{reason}: is a pass worth a label?", statistic, ratio, (1 / SAME, SAME), within, 2, "too few"))
+        for gains, how in ((gains_at_one_setting, "at the same setting"), (gains_of_passes, "interpolated")):
+            ratio = over_models(of_reason, gains)
+            statistic = f"gain of K passes over the gain of K random labels, {how}, all cells, factor {SAME}"
+            text = f"{reason}: is a pass worth a label?"
+            if ratio.mean is not None:
+                claims.append(judged(text, statistic, ratio, (1 / SAME, SAME), within, 2, "too few"))
         share = over_seeds(
             [
                 float(
@@ -272,7 +285,9 @@ def errors_table(rungs: Sequence[Rung]) -> Table:
 def exchange_study(recorded: Recorded, command: str) -> Study:
     """The page of the exchange rate."""
     rungs, claims = recorded.rungs, claims_of(recorded.rungs)
-    worth = {claim.text.split(":")[0]: claim for claim in claims if claim.text.endswith("is a pass worth a label?")}
+    asked_first = [claim for claim in claims if claim.text.endswith("is a pass worth a label?")]
+    worth = {claim.text.split(":")[0]: claim for claim in reversed(asked_first)}  # of two statistics the first
+    worth = dict(sorted(worth.items()))
     shares = {claim.text.split(":")[0]: claim for claim in claims if "what share" in claim.text}
     answer = "; ".join(
         f"{'from a' if reason == 'latent' else 'from an'} {reason} start a passing rollout taught {claim.estimate.text()} times what a random label taught"

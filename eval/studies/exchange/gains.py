@@ -15,7 +15,7 @@ from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
 
 PACKED = "lines.parquet"
-TUNED_AS_LABELS = ("passes", "passes_of_groups")  # read at the setting of as many labels as passed
+TUNED_AS_LABELS = ("passes", "as_many_labels", "passes_of_groups")  # read at the setting of as many labels as passed
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from bitsample_llm.training.rewards import OutcomeReward
 GROUP_SIZE = 8
 BATCH_SIZE = 16
 NUM_HELDOUT = 128
-LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "passes_of_groups")  # by SFT
+LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "as_many_labels", "passes_of_groups")  # by SFT
 IN_GROUPS = ("passes_of_groups", "dpo", "verdict_likelihood", "grpo")
 
 
@@ -128,6 +128,9 @@ class Bench:
         if cell.arm.startswith("passes"):
             return [problem for problem, _, passed in self.rollouts(cell) if passed]
         problems = self.problems(cell.n, cell.seed)
+        if cell.arm == "as_many_labels":  # as rollouts passed, for problems drawn blindly
+            num = sum(passed for _, _, passed in self.rollouts(cell))
+            return [problems[index] for index in np.random.default_rng(cell.seed).permutation(len(problems))[:num]]
         if cell.arm == "labels":
             return problems
         rng = np.random.default_rng(cell.seed)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from eval.studies.exchange.make_bench import Bench, Cell, Start
 
 FOLDER = Path(__file__).resolve().parent
-TUNED_AS_LABELS = ("passes", "passes_of_groups")  # with as many labels as passed: chance sets that number, not n
+TUNED_AS_LABELS = ("passes", "as_many_labels", "passes_of_groups")  # with as many labels as passed: chance sets that number, not n
 
 
 def starts_of(config: dict) -> list[Start]:
@@ -42,15 +42,16 @@ def starts_of(config: dict) -> list[Start]:
     return starts
 
 
-def sizes(start: Start, pass_rate: float, config: dict, is_wide: bool) -> list[tuple[str, int]]:
-    """Arms and their n at a start: labels and passes, or the other arms."""
+def sizes(bench: Bench, config: dict, is_wide: bool) -> list[tuple[str, int]]:
+    """Arms and their n at a start: labels and passes, or the other arms; no more than there are training problems."""
+    start, pass_rate, num_problems = bench.start, bench.before[False][2], len(bench.problems(4096, 0))
     if is_wide:
         wide = config["wide"]
         return [(arm, n) for n in wide["num_samples"] for arm in wide["arms"]] if start.rung in wide["starts"] else []
-    labels = [("labels", n) for n in config["num_labels"][start.reason]]
+    labels = [("labels", n) for n in config["num_labels"][start.reason] if n <= num_problems]
     most_passes = 60 if start.reason == "latent" else 1000
-    passes = [("passes", n) for n in config["num_rollouts"] if 0.2 <= n * pass_rate <= most_passes]
-    return [*labels, *passes]
+    num_rollouts = [n for n in config["num_rollouts"] if 0.2 <= n * pass_rate <= most_passes and n <= num_problems]
+    return [*labels, *((arm, n) for arm in ("passes", "as_many_labels") for n in num_rollouts)]
 
 
 def chosen_rates(lines: list[dict]) -> dict[tuple[str, int], float]:
@@ -95,7 +96,7 @@ def run_start(start: Start, config: dict, output_dir: Path, is_tuning: bool, is_
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     tuned_at = next(other for other in starts_of(config) if other.rung == start.rung)
     tuning_lines = lines if tuned_at == start else read_lines(output_dir / f"{tuned_at.name}.jsonl")
-    for arm, n in sizes(start, bench.before[False][2], config, is_wide):
+    for arm, n in sizes(bench, config, is_wide):
         done = {(line["seed"], line["learning_rate"]) for line in lines if (line["arm"], line["n"]) == (arm, n)}
 
         def run(cell: Cell) -> list[dict]:
