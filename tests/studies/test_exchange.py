@@ -11,7 +11,7 @@ import yaml
 from conftest import REPOSITORY
 
 from bitsample_llm.records import RecordError
-from eval.studies.exchange.__main__ import claims_of, exchange_rate, exchange_study, law_errors, read
+from eval.studies.exchange.__main__ import claims_of, exchange_rate, exchange_study, law_errors, read, worth_estimate
 from eval.studies.exchange.gains import (
     chosen_setting,
     gain_of_labels,
@@ -36,7 +36,7 @@ def made_lines(pass_rate: float = 0.1, worth: float = 1.0, rung: str = "latent E
     rng = np.random.default_rng(0)
     lines = []
     for model in ("a", "b", "c"):
-        for arm, sizes in (("labels", (1, 4, 16, 64)), ("passes", (4, 16, 64, 256))):
+        for arm, sizes in (("labels", (1, 2, 3, 4, 6, 8, 16, 64)), ("passes", (4, 16, 64, 256))):
             for n in sizes:
                 for seed in (1, 2, 3, 4, 101, 102):
                     num_trained = n if arm == "labels" else int(rng.binomial(n, pass_rate))
@@ -72,10 +72,21 @@ def test_no_pass_gains_nothing_and_is_no_unmeasured_run():
     assert all(run.gain_bits == 0.0 for run in rung.runs["passes", 4] if run.num_trained == 0)
 
 
-@pytest.mark.parametrize(("worth", "verdict"), [(1.0, "yes"), (0.2, "no, less")])
-def test_what_a_pass_is_worth_is_found(worth, verdict):
-    claim = next(claim for claim in claims_of(rungs_of(made_lines(worth=worth))) if "worth a label" in claim.text)
-    assert claim.verdict.startswith(verdict), claim
+@pytest.mark.parametrize("worth", [1.0, 0.5, 0.2])
+def test_what_a_pass_is_worth_is_found(worth):
+    rungs = rungs_of(made_lines(worth=worth))
+    assert worth_estimate(rungs).mean == pytest.approx(worth, rel=0.2)
+    claim = claims_of(rungs)[0]
+    assert "worth a label" in claim.text and claim.verdict.startswith("yes") == (worth == 1.0), claim
+
+
+def test_where_passes_gain_nothing_their_worth_is_not_measured():
+    lines = made_lines()
+    for line in lines:
+        if line["model"] == "b" and line["arm"] == "passes":
+            line["evaluations"] = [[updates, -AVAILABLE, p] for updates, _, p in line["evaluations"]]
+    claim = claims_of(rungs_of(lines))[0]
+    assert claim.estimate.mean is None and "gained nothing" in claim.verdict
 
 
 def test_the_exchange_rate_follows_the_waiting_law_and_not_one_over_p():

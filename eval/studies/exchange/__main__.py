@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import brentq
 
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.command import report
@@ -53,19 +54,52 @@ def models_of(rungs: Sequence[Rung]) -> list[str]:
 
 
 def over_models(rungs: Sequence[Rung], ratios: Callable[[Rung, str], Sequence[tuple[float, float]]]) -> Estimate:
-    """Ratio of two sums over the rungs' cells at each pretraining seed, with the interval over pretraining seeds."""
-    found = []
+    """Ratio of two sums over the rungs' cells at each pretraining seed, with the interval over pretraining seeds; not measured where one
+    of the sums is not positive.
+    """
+    ratios_by_model = []
     for model in models_of(rungs):
         pairs = [pair for rung in rungs if model in rung.pass_rate for pair in ratios(rung, model)]
-        if pairs and sum(below for _, below in pairs) > 0 and sum(above for above, _ in pairs) > 0:
-            found.append(sum(above for above, _ in pairs) / sum(below for _, below in pairs))
-    return ratio_over_seeds(found)
+        if not pairs:
+            continue
+        if sum(below for _, below in pairs) > 0 and sum(above for above, _ in pairs) > 0:
+            ratios_by_model.append(sum(above for above, _ in pairs) / sum(below for _, below in pairs))
+        else:
+            return over_seeds([None])
+    return ratio_over_seeds(ratios_by_model)
 
 
 def gains_of_passes(rung: Rung, model: str) -> list[tuple[float, float]]:
     """(gain of the passes among n rollouts, gain of as many random labels) of every run."""
     cells = [run for n in rung.sizes("passes") for run in rung.runs["passes", n] if run.model == model]
     return [(run.gain_bits, float(gain_of_labels(rung, run.num_trained, model))) for run in cells]
+
+
+def labels_per_pass(rungs: Sequence[Rung], model: str) -> float | None:
+    """How many labels a pass is worth: the factor on K at which labels gain, summed over all cells, what K passes gained; None where
+    they gained nothing, or more than any number of labels.
+    """
+    cells = [
+        (rung, run)
+        for rung in rungs
+        if model in rung.pass_rate
+        for n in rung.sizes("passes")
+        for run in rung.runs["passes", n]
+        if run.model == model and run.num_trained
+    ]
+    gained = sum(run.gain_bits for _, run in cells)
+
+    def missing(log_worth: float) -> float:
+        return sum(float(gain_of_labels(rung, math.exp(log_worth) * run.num_trained, model)) for rung, run in cells) - gained
+
+    low, high = math.log(1e-3), math.log(1e3)
+    return math.exp(brentq(missing, low, high)) if cells and missing(low) < 0 < missing(high) else None
+
+
+def worth_estimate(rungs: Sequence[Rung]) -> Estimate:
+    """Labels per pass, with the interval over pretraining seeds; not measured unless every seed has it."""
+    worths = [labels_per_pass(rungs, model) for model in models_of(rungs)]
+    return ratio_over_seeds([worth for worth in worths if worth]) if all(worths) else over_seeds([None])
 
 
 def gains_at_one_setting(rung: Rung, model: str) -> list[tuple[float, float]]:
@@ -154,10 +188,13 @@ def claims_of(rungs: Sequence[Rung]) -> list[Claim]:
         of_reason = [rung for rung in rungs if rung.reason == reason]
         if not of_reason:
             continue
+        worth, statistic = worth_estimate(of_reason), f"labels per pass, from the gains of K passes and of labels, factor {SAME}"
+        missing = "at one pretraining seed or more the passes gained nothing, or labels did not"
+        claims.append(judged(f"{reason}: is a pass worth a label?", statistic, worth, (1 / SAME, SAME), within, 2, missing))
         for gains, how in ((gains_at_one_setting, "at the same setting"), (gains_of_passes, "interpolated")):
             ratio = over_models(of_reason, gains)
             statistic = f"gain of K passes over the gain of K random labels, {how}, all cells, factor {SAME}"
-            text = f"{reason}: is a pass worth a label?"
+            text = f"{reason}: do K passes gain what K labels gain?"
             if ratio.mean is not None:
                 claims.append(judged(text, statistic, ratio, (1 / SAME, SAME), within, 2, "too few"))
         share = over_seeds(
@@ -285,13 +322,12 @@ def errors_table(rungs: Sequence[Rung]) -> Table:
 def exchange_study(recorded: Recorded, command: str) -> Study:
     """The page of the exchange rate."""
     rungs, claims = recorded.rungs, claims_of(recorded.rungs)
-    asked_first = [claim for claim in claims if claim.text.endswith("is a pass worth a label?")]
-    worth = {claim.text.split(":")[0]: claim for claim in reversed(asked_first)}  # of two statistics the first
-    worth = dict(sorted(worth.items()))
+    worth = {claim.text.split(":")[0]: claim for claim in claims if claim.text.endswith("is a pass worth a label?")}
     shares = {claim.text.split(":")[0]: claim for claim in claims if "what share" in claim.text}
     answer = "; ".join(
-        f"{'from a' if reason == 'latent' else 'from an'} {reason} start a passing rollout taught {claim.estimate.text()} times what a random label taught"
+        f"from {'a latent' if reason == 'latent' else 'an unacquired'} start a rollout that passed was worth {claim.estimate.text()} labels"
         for reason, claim in worth.items()
+        if claim.estimate.mean is not None
     )
     errors = errors_table(rungs)
     return Study(
@@ -311,8 +347,9 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
         provenance=f"{sum(len(runs) for rung in rungs for runs in rung.runs.values())} runs. Made by: {command}",
         headlines=[
             *[
-                Headline(f"× {claim.estimate.text()}", f"gain of K passes over K random labels, {reason}", claim.verdict)
+                Headline(claim.estimate.text(), f"labels per pass, {reason}", claim.verdict)
                 for reason, claim in worth.items()
+                if claim.estimate.mean is not None
             ],
             *[
                 Headline(claim.estimate.text(), f"share of the available bits from one label, {reason}", claim.statistic)
