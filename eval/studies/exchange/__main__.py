@@ -291,6 +291,13 @@ def rates_table(rungs: Sequence[Rung]) -> Table:
     )
 
 
+def narrow(table: Table) -> Table:
+    """The columns of a table that fit a terminal."""
+    left_out = {"at half of the bits", "available bits", "-log2 p / H(p)"}
+    kept = [index for index, heading in enumerate(table.rows[0]) if heading not in left_out]
+    return Table(table.title, [[row[index] for index in kept] for row in table.rows])
+
+
 def settings_table(rungs: Sequence[Rung]) -> Table:
     """Every cell with its setting, its gain and the two variances."""
     rows = [["start", "arm", "n", "runs", "learning rate", "updates", "gain (bits)", "variance between / within pretraining seeds"]]
@@ -369,7 +376,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
                 "Rollouts whose passes gain what one label gains, one point per pretraining seed. Lines: 1/p and the essay's -log2 p / H(p), nothing fitted.",
             )
         ],
-        terminal=[rates_table(rungs), errors],
+        terminal=[narrow(rates_table(rungs)), errors],
         results={
             "law_errors": law_errors(rungs),
             "exchange_rates": {rung.name: rate_estimate(rung).fields() for rung in rungs},

@@ -16,7 +16,7 @@ def gains_figure(rungs: Sequence[Rung], observer: dict[str, list[tuple[int, floa
     """Share of the available bits against n, a panel per reason; labels solid, rollouts dashed."""
     shown = [rung for rung in rungs if rung.name in SHOWN]
     reasons = sorted({rung.reason for rung in shown})
-    figure, axes = plt.subplots(1, len(reasons), figsize=(4.6 * len(reasons), 4.2), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(reasons), figsize=(4.6 * len(reasons), 5.2), squeeze=False, sharey=True)
     for axis, reason in zip(axes[0], reasons, strict=True):
         for index, rung in enumerate(rung for rung in shown if rung.reason == reason):
             for arm, dash, fill in (("labels", "-", "full"), ("passes", "--", "none")):
@@ -27,7 +27,7 @@ def gains_figure(rungs: Sequence[Rung], observer: dict[str, list[tuple[int, floa
         axis.set_xscale("log", base=4)
         axis.set_title({"latent": "the skill is there, shown rarely"}.get(reason, "the skill is not there"), loc="left")
         axis.set_xlabel("labels (solid) or rollouts (dashed)")
-        axis.legend(fontsize=8, loc="best")
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     axes[0, 0].set_ylabel("share of the available held-out bits")
     return figure
 
