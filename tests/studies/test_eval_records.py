@@ -74,7 +74,7 @@ def test_every_path_that_a_record_names_is_in_git(record, tracked):
 
 
 def test_a_path_that_is_not_in_git_is_found_out(tracked):
-    record = RECORDS[0]
+    record = REPOSITORY / "eval" / "records" / "2026-11-21_ladder"
     assert named_paths("see `runs/`, `runs.json` and [the plan](plan.html)") == {"runs/", "runs.json", "plan.html"}
     assert not any(is_in_git(path, record, tracked) for path in ("runs/", "runs.json", "plan.html", "../../../../x.md"))
     assert is_in_git("results.json", record, tracked) and is_in_git("eval/LOG.md", record, tracked)
