@@ -11,7 +11,7 @@ import yaml
 from conftest import REPOSITORY
 
 from bitsample_llm.records import RecordError
-from eval.studies.exchange.__main__ import claims_of, exchange_rate, exchange_study, law_errors, read, worth_estimate
+from eval.studies.exchange.__main__ import claims_of, exchange_study, read
 from eval.studies.exchange.gains import (
     chosen_setting,
     gain_of_labels,
@@ -22,6 +22,7 @@ from eval.studies.exchange.gains import (
     waiting_law,
 )
 from eval.studies.exchange.observer import observer_gains
+from eval.studies.exchange.rates import exchange_rate, law_errors, worth_estimate
 
 AVAILABLE = 3.0
 
