@@ -104,6 +104,15 @@ def chosen_setting(lines: Sequence[dict]) -> tuple[float, int, bool]:
     return rate, updates, rates[0] < rate < rates[-1]
 
 
+def nearest_size(sizes: Sequence[int], num_passed: int) -> int:
+    """The number of labels whose setting so many passes take, nearest in the logarithm.
+
+    >>> nearest_size([1, 4, 16], 0), nearest_size([1, 4, 16], 9)
+    (1, 16)
+    """
+    return min(sizes, key=lambda size: abs(math.log(size / max(num_passed, 1))))
+
+
 def rungs_of(lines: Sequence[dict]) -> list[Rung]:
     """The rungs, latent ones first, by falling pass rate."""
     by_cell: dict[tuple, list[dict]] = defaultdict(list)
@@ -121,7 +130,7 @@ def rungs_of(lines: Sequence[dict]) -> list[Rung]:
             tuned = (arm, n)
             if arm in TUNED_AS_LABELS:
                 sizes = [size for of, kind, size, tunes in by_cell if (of, kind, tunes) == (name, "labels", True)]
-                tuned = "labels", min(sizes, key=lambda size: abs(math.log(size / max(line["num_trained"], 1))))
+                tuned = "labels", nearest_size(sizes, line["num_trained"])
             _, updates, has_neighbours = chosen_setting(by_cell[name, *tuned, True])
             if not has_neighbours and tuned not in rung.edges:
                 rung.edges.append(tuned)

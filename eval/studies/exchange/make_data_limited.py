@@ -8,7 +8,6 @@ time as `--jobs` says. One line per run in `<rung>-<model>.jsonl`; the same comm
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -18,16 +17,15 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
 import transformers
 import yaml
 from tqdm import tqdm
 
+from eval.studies.exchange.gains import TUNED_AS_LABELS, chosen_setting, nearest_size
 from eval.studies.exchange.make_bench import Bench, Cell, Start
 
 FOLDER = Path(__file__).resolve().parent
-TUNED_AS_LABELS = ("passes", "as_many_labels", "passes_of_groups")  # with as many labels as passed: chance sets that number, not n
 
 
 def starts_of(config: dict) -> list[Start]:
@@ -54,26 +52,13 @@ def sizes(bench: Bench, config: dict, is_wide: bool) -> list[tuple[str, int]]:
     return [*labels, *((arm, n) for arm in ("passes", "as_many_labels") for n in num_rollouts)]
 
 
-def chosen_rates(lines: list[dict]) -> dict[tuple[str, int], float]:
-    """(arm, n) -> the learning rate with the best mean gain of the tuning seeds, at any number of updates; the lowest of equals."""
-    gains: dict[tuple, dict[float, dict[int, list[float]]]] = {}
-    for line in sorted(lines, key=lambda line: line["learning_rate"]):
-        of_rate = gains.setdefault((line["arm"], line["n"]), {}).setdefault(line["learning_rate"], {})
-        for updates, log2_p, _ in line["evaluations"]:
-            of_rate.setdefault(updates, []).append(log2_p)
-    return {
-        cell: max(rates, key=lambda rate: max(float(np.mean(values)) for values in rates[rate].values()))
-        for cell, rates in gains.items()
-    }
-
-
 def next_rates(lines: list[dict], config: dict) -> list[float]:
     """Learning rates that the search of one arm and n has to try next: the first ones, then the neighbour of a best at an edge."""
     grid, tried_by = config["learning_rates"], Counter(line["learning_rate"] for line in lines)
     tried = {rate for rate, num in tried_by.items() if num == len(config["tuning_seeds"])}
     if missing := [rate for rate in config["first_learning_rates"] if rate not in tried]:
         return missing
-    (best,) = chosen_rates(lines).values()
+    best, *_ = chosen_setting(lines)
     place = grid.index(best)
     return [rate for rate in grid[max(place - 1, 0) : place + 2] if rate not in tried]
 
@@ -117,9 +102,9 @@ def run_start(start: Start, config: dict, output_dir: Path, is_tuning: bool, is_
                 cell = Cell(arm, n, seed, 0.0, False)
                 tuned = (arm, n)
                 if arm in TUNED_AS_LABELS:
-                    num = max(len(bench.labelled(cell)), 1)
-                    tuned = "labels", min(config["num_labels"][start.reason], key=lambda size: abs(math.log(size / num)))
-                (rate,) = chosen_rates(tuning_lines_of(tuning_lines, *tuned)).values()
+                    num_passed = len(bench.labelled(cell))
+                    tuned = "labels", nearest_size(config["num_labels"][start.reason], num_passed)
+                rate, *_ = chosen_setting(tuning_lines_of(tuning_lines, *tuned))
                 run(replace(cell, learning_rate=rate))
 
 
