@@ -213,7 +213,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
     return Study(
         title="What is a rollout worth, in labels?",
         question="How many rollouts, each with its verdict, teach what one label teaches, when computing is free?",
-        answer=f"{answer[0].upper()}{answer[1:]}." if answer else "Too few runs to say.",
+        answer=f"Summed over the starts of a kind, {answer}: one start may carry the sum." if answer else "Too few runs to say.",
         main=Picture(
             "gains",
             "What n samples teach",
