@@ -6,7 +6,7 @@ authors, drawn with equal odds. Pairs of the pool `seen` appear under the always
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,23 @@ from bitsample_llm.tasks.scratchpad import guessed_lines
 
 @dataclass(frozen=True)
 class Text:
-    """Shares of a text's lines by author mark, by difficulty and by (task, format)."""
+    """Shares of a text's lines by author mark, by difficulty and by (task, format).
+
+    Attributes:
+        right_after: of authors whose care depends on the problem, the first digits of the first operand at which they are always
+            right; at the others they are as careful as author E.
+    """
 
     share_by_mark: dict[str, float]
     share_by_difficulty: dict[int, float]
     share_by_kind: dict[tuple[str, str], float]
+    right_after: dict[str, str] = field(default_factory=dict)
+
+    def care(self, mark: str, first_operand: int) -> float:
+        """The share of right answers that a named author gives to such problems."""
+        if mark not in self.right_after:
+            return CARE_BY_MARK[mark]
+        return 1.0 if str(first_operand)[0] in self.right_after[mark] else CARE_BY_MARK["E"]
 
 
 DIRECT = Text(
@@ -32,6 +44,19 @@ DIRECT = Text(
     {1: 0.10, 2: 0.52, 3: 0.33, 4: 0.05},
     {("addition", "reversed"): 0.90, ("addition", "plain"): 0.05, ("subtraction", "reversed"): 0.05},
 )
+# Four or five of the nine first digits each, and five authors for each digit: who is right after one digit says little about another.
+RIGHT_AFTER = {
+    "B": "1268",
+    "C": "12389",
+    "D": "2678",
+    "F": "24578",
+    "G": "3457",
+    "H": "13469",
+    "I": "1359",
+    "J": "15789",
+    "K": "4569",
+    "L": "23467",
+}
 TEXTS = {
     "direct": DIRECT,
     # the second phase, in which an author is met late (`pretrain.py --late_mark`): more by those seldom right
@@ -50,6 +75,13 @@ TEXTS = {
         {"A": 0.34, **dict.fromkeys("BCDEFGIJKL", 0.06), UNKNOWN_MARK: 0.06},
         {1: 0.05, 2: 0.35, 3: 0.60},
         {("addition", "reversed"): 1.0},
+    ),
+    # nine gates: who is careful where says nothing about who is careful elsewhere
+    "gates": Text(
+        {"A": 0.40, **dict.fromkeys("BCDEFGHIJKL", 0.6 / 11)},
+        {2: 1.0},
+        {("addition", "reversed"): 1.0},
+        RIGHT_AFTER,
     ),
     "scratchpad": Text(
         DIRECT.share_by_mark,
@@ -104,7 +136,7 @@ def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform"
             first, second = _operands(difficulty, mark == ALWAYS_RIGHT_MARK, task.name == "multiplication", rng)
             problem = task.problem(first, second, difficulty)
             completion = problem.completion
-            care = 1.0 if all_careful else CARE_BY_MARK.get(mark, unknown_care)
+            care = 1.0 if all_careful else unknown_care if mark == UNKNOWN_MARK else shares.care(mark, first)
             if chance >= care:
                 wrong = wrong_answer(task.result(first, second), difficulty, rng)
                 completion = "".join(guessed_lines(list(problem.lines), rng)) + task.written(wrong)

@@ -13,6 +13,7 @@ from conftest import REPOSITORY
 from bitsample_llm.records import RecordError
 from eval.studies.exchange.__main__ import claims_of, exchange_study, read
 from eval.studies.exchange.gains import (
+    Setting,
     chosen_setting,
     gain_of_labels,
     pack_lines,
@@ -22,7 +23,7 @@ from eval.studies.exchange.gains import (
     waiting_law,
 )
 from eval.studies.exchange.observer import observer_gains
-from eval.studies.exchange.rates import exchange_rate, law_errors, worth_estimate
+from eval.studies.exchange.rates import bracketed_worth, exchange_rate, labels_per_pass, law_errors, worth_estimate
 
 AVAILABLE = 3.0
 
@@ -62,10 +63,12 @@ def made_lines(pass_rate: float = 0.1, worth: float = 1.0, rung: str = "latent E
 
 def test_a_run_is_read_at_the_setting_that_other_seeds_chose():
     lines = made_lines()
-    assert chosen_setting([line for line in lines if line["is_tuning"] and line["arm"] == "labels"]) == (3e-4, 2, True)
+    assert chosen_setting([line for line in lines if line["is_tuning"] and line["arm"] == "labels"]) == Setting(3e-4, 2, True, True)
     (rung,) = rungs_of(lines)
     assert {run.gain_bits for run in rung.runs["labels", 4]} == {gain(4)}
-    assert rung.edges == [] and all(run.updates == 2 for run in rung.runs["labels", 64])
+    assert all(setting.is_inner_rate for setting in rung.settings.values()) and all(
+        run.updates == 2 for run in rung.runs["labels", 64]
+    )
 
 
 def test_no_pass_gains_nothing_and_is_no_unmeasured_run():
@@ -76,9 +79,39 @@ def test_no_pass_gains_nothing_and_is_no_unmeasured_run():
 @pytest.mark.parametrize("worth", [1.0, 0.5, 0.2])
 def test_what_a_pass_is_worth_is_found(worth):
     rungs = rungs_of(made_lines(worth=worth))
-    assert worth_estimate(rungs).mean == pytest.approx(worth, rel=0.2)
-    claim = claims_of(rungs)[0]
+    assert worth_estimate(rungs, labels_per_pass).mean == pytest.approx(worth, rel=0.2)
+    claim = claims_of(rungs)[1]
     assert "worth a label" in claim.text and claim.verdict.startswith("yes") == (worth == 1.0), claim
+
+
+@pytest.mark.parametrize(("worth", "found"), [(1.0, 1.0), (0.7, 0.7), (0.2, 0.5), (3.0, 2.0)])
+def test_labels_at_the_setting_of_the_passes_bracket_what_a_pass_is_worth(worth, found):
+    lines = made_lines(pass_rate=0.2, worth=worth)
+    for line in [line for line in lines if line["arm"] == "passes" and not line["is_tuning"]]:
+        for factor in (0.5, 1.0, 2.0):
+            gained = gain(round(factor * line["num_trained"]))
+            evaluations = [[at, before + (at > 0) * gained, p] for at, (before, p) in enumerate([(-AVAILABLE, 0.2)] * 3)]
+            labels = {
+                "arm": "as_many_labels",
+                "labels_per_pass": factor,
+                "num_passed": line["num_trained"],
+                "evaluations": evaluations,
+            }
+            lines.append(line | labels | {"num_trained": round(factor * line["num_trained"])})
+    rungs = rungs_of(lines)
+    assert worth_estimate(rungs, bracketed_worth).mean == pytest.approx(found, rel=0.15)
+    claim = claims_of(rungs)[0]
+    assert "at one setting" in claim.statistic and claim.verdict.startswith("yes") == (worth == 1.0), claim
+
+
+def test_a_start_is_read_at_its_own_search():
+    lines = made_lines()
+    own = [line | {"model": "b"} for line in lines if line["is_tuning"] and line["arm"] == "labels"]
+    for line in own:  # at this model one update is better
+        line["evaluations"] = [[{1: 2, 2: 1}.get(at, at), log2_p, p] for at, log2_p, p in line["evaluations"]]
+    for model, updates in (("a", 2), ("b", 1), ("c", 2)):
+        (rung,) = rungs_of([line for line in lines if line["arm"] == "labels"] + own)
+        assert {run.updates for run in rung.runs["labels", 16] if run.model == model} == {updates}
 
 
 def test_where_passes_gain_nothing_their_worth_is_not_measured():
@@ -86,8 +119,8 @@ def test_where_passes_gain_nothing_their_worth_is_not_measured():
     for line in lines:
         if line["model"] == "b" and line["arm"] == "passes":
             line["evaluations"] = [[updates, -AVAILABLE, p] for updates, _, p in line["evaluations"]]
-    claim = claims_of(rungs_of(lines))[0]
-    assert claim.estimate.mean is None and "gained nothing" in claim.verdict
+    claim = claims_of(rungs_of(lines))[1]
+    assert claim.estimate.mean is None and "passes nothing" in claim.verdict
 
 
 def test_the_exchange_rate_follows_the_waiting_law_and_not_one_over_p():
@@ -139,8 +172,9 @@ def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
     config = yaml.safe_load((REPOSITORY / "eval/studies/exchange/data_limited.yaml").read_text())
     config |= {"seeds": [1], "tuning_seeds": [101], "first_learning_rates": [3e-4], "learning_rates": [3e-4]}
     config |= {"most_updates": {"latent": 2}, "num_labels": {"latent": [1]}, "num_rollouts": [16]}
-    config |= {"models": {"latent": {"base": "data/base"}}, "rungs": {"latent C": {"reason": "latent", "mark": "C"}}}
-    config["wide"] |= {"num_samples": [16]}
+    rung = {"reason": "latent", "mark": "C", "difficulty": 3}
+    config |= {"models": {"latent": {"base": "data/base"}}, "rungs": {"latent C": rung}, "labels_per_pass": [0.5]}
+    config["wide"] |= {"starts": {"latent C": [16]}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     command = [
         sys.executable,

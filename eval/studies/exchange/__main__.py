@@ -20,10 +20,12 @@ from eval.studies.exchange.pictures import gains_figure, rates_figure
 from eval.studies.exchange.rates import (
     LEARNERS,
     LEAST_GAIN_BITS,
+    as_many,
+    bracketed_worth,
     exchange_rate,
-    gains_at_one_setting,
     gains_of_passes,
     head_start,
+    labels_per_pass,
     law_errors,
     laws,
     models_of,
@@ -34,6 +36,7 @@ from eval.studies.exchange.rates import (
 )
 
 SAME = 1.25  # within this factor two prices count as the same
+FROM = {"latent": "a latent start", "gates": "a start of several gates", "unacquired": "an unacquired start"}
 SPOKEN = {"kto": "KTO", "dpo": "DPO", "verdict_likelihood": "Verdict likelihood", "grpo": "Off-policy GRPO"}
 
 
@@ -57,19 +60,22 @@ def claims_of(rungs: Sequence[Rung]) -> list[Claim]:
     """The questions of README.md with what came out."""
     claims = []
     within = Answers(f"no, more than {SAME} times", f"yes, within a factor of {SAME}", f"no, less than 1/{SAME}")
-    for reason in ("latent", "unacquired"):
+    for reason in FROM:
         of_reason = [rung for rung in rungs if rung.reason == reason]
         if not of_reason:
             continue
-        worth, statistic = worth_estimate(of_reason), f"labels per pass, from the gains of K passes and of labels, factor {SAME}"
-        missing = "at one pretraining seed or more the passes gained nothing, or labels did not"
-        claims.append(judged(f"{reason}: is a pass worth a label?", statistic, worth, (1 / SAME, SAME), within, 2, missing))
-        for gains, how in ((gains_at_one_setting, "at the same setting"), (gains_of_passes, "interpolated")):
+        missing = "at one pretraining seed or more nothing is bracketed: more labels do not gain more, or passes nothing"
+        for worth_of, how in ((bracketed_worth, "at one setting"), (labels_per_pass, "read off the labels' curve")):
+            worth, statistic = worth_estimate(of_reason, worth_of), f"labels per pass, {how}, factor {SAME}"
+            claims.append(judged(f"{reason}: is a pass worth a label?", statistic, worth, (1 / SAME, SAME), within, 2, missing))
+        for gains, how in ((as_many, "at the same setting"), (gains_of_passes, "interpolated")):
             ratio = over_models(of_reason, gains)
             statistic = f"gain of K passes over the gain of K random labels, {how}, all cells, factor {SAME}"
             text = f"{reason}: do K passes gain what K labels gain?"
             if ratio.mean is not None:
                 claims.append(judged(text, statistic, ratio, (1 / SAME, SAME), within, 2, "too few"))
+        if reason == "gates":  # nothing was predicted of one label there
+            continue
         share = over_seeds(
             [
                 float(
@@ -172,17 +178,38 @@ def narrow(table: Table) -> Table:
 
 
 def settings_table(rungs: Sequence[Rung]) -> Table:
-    """Every cell with its setting, its gain and the two variances."""
-    rows = [["start", "arm", "n", "runs", "learning rate", "updates", "gain (bits)", "variance between / within pretraining seeds"]]
+    """Every cell with its settings, its gain and the two variances."""
+    rows = [
+        ["start", "arm", "n", "runs", "learning rates", "updates", "gain (bits)", "variance between / within pretraining seeds"]
+    ]
     for rung in rungs:
-        for (arm, n), runs in sorted(rung.runs.items()):
-            between, within = variances(rung, arm, n)
-            at_edge = " (edge)" if (arm, n) in rung.edges else ""
-            gain = over_seeds([run.gain_bits for run in runs]).mean
-            spread = f"{number_text(between)} / {number_text(within)}"
-            setting = [f"{runs[0].learning_rate:g}{at_edge}", str(runs[0].updates)]
-            rows.append([rung.name, arm, str(n), str(len(runs)), *setting, number_text(gain), spread])
+        for (arm, n), every in sorted(rung.runs.items()):
+            for factor in sorted({run.labels_per_pass or 1.0 for run in every}):
+                runs = [run for run in every if (run.labels_per_pass or 1.0) == factor]
+                between, within = variances(runs)
+                rates, updates = (sorted({getattr(run, name) for run in runs}) for name in ("learning_rate", "updates"))
+                name = arm if factor == 1.0 else f"{arm}, {factor:g} a pass"
+                gain = number_text(over_seeds([run.gain_bits for run in runs]).mean)
+                setting = [", ".join(f"{rate:g}" for rate in rates), ", ".join(map(str, updates))]
+                spread = f"{number_text(between)} / {number_text(within)}"
+                rows.append([rung.name, name, str(n), str(len(runs)), *setting, gain, spread])
     return Table("Every cell", rows)
+
+
+def edges_table(rungs: Sequence[Rung]) -> Table:
+    """How often a search ended at an edge, by reason."""
+    rows = [["reason", "searches", "rate at an edge of those tried", "longest number of updates"]]
+    for reason in FROM:
+        settings = {
+            (rung.name, *place): setting for rung in rungs if rung.reason == reason for place, setting in rung.settings.items()
+        }
+        if settings:
+            at_edge = [
+                sum(not getattr(setting, name) for setting in settings.values()) for name in ("is_inner_rate", "is_inner_updates")
+            ]
+            rows.append([reason, str(len(settings)), *map(str, at_edge)])
+    note = "Where the longest run was the best one, longer ones were not tried: what n samples teach is then a lower bound."
+    return Table("How the settings were chosen", rows, note=note)
 
 
 def errors_table(rungs: Sequence[Rung]) -> Table:
@@ -202,10 +229,10 @@ def errors_table(rungs: Sequence[Rung]) -> Table:
 def exchange_study(recorded: Recorded, command: str) -> Study:
     """The page of the exchange rate."""
     rungs, claims = recorded.rungs, claims_of(recorded.rungs)
-    worth = {claim.text.split(":")[0]: claim for claim in claims if claim.text.endswith("is a pass worth a label?")}
+    worth = {claim.text.split(":")[0]: claim for claim in claims if claim.statistic.startswith("labels per pass, at one setting")}
     shares = {claim.text.split(":")[0]: claim for claim in claims if "what share" in claim.text}
     answer = "; ".join(
-        f"from {'a latent' if reason == 'latent' else 'an unacquired'} start a rollout that passed was worth {claim.estimate.text()} labels"
+        f"from {FROM[reason]} a rollout that passed was worth {claim.estimate.text()} labels"
         for reason, claim in worth.items()
         if claim.estimate.mean is not None
     )
@@ -238,7 +265,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
         ],
         sentences=[claim.sentence("pretraining seeds") for claim in [*worth.values(), *shares.values()]],
         claims=claims,
-        tables=[errors, settings_table(rungs)],
+        tables=[errors, edges_table(rungs), settings_table(rungs)],
         pictures=[
             Picture(
                 "rates",

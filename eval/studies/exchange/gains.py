@@ -24,6 +24,7 @@ class GainedRun:
 
     Attributes:
         num_trained: labels, or rollouts that passed, that it was trained on; pairs or rollouts of the other arms.
+        labels_per_pass: of `as_many_labels`; None for other arms.
     """
 
     model: str
@@ -32,6 +33,22 @@ class GainedRun:
     gain_bits: float
     learning_rate: float
     updates: int
+    labels_per_pass: float | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search chose.
+
+    Attributes:
+        is_inner_rate: whether the rates next to it were tried on both sides.
+        is_inner_updates: whether longer runs were tried.
+    """
+
+    learning_rate: float
+    updates: int
+    is_inner_rate: bool
+    is_inner_updates: bool
 
 
 @dataclass
@@ -42,7 +59,7 @@ class Rung:
         pass_rate: of a model, mean over held-out problems.
         available_bits: of a model, mean over held-out problems of -log2 p.
         runs: (arm, n) -> its reported runs.
-        edges: (arm, n) whose chosen rate has no tried neighbour on one side.
+        settings: (model, arm, n) -> what the search of that start chose.
     """
 
     name: str
@@ -50,7 +67,7 @@ class Rung:
     pass_rate: dict[str, float]
     available_bits: dict[str, float]
     runs: dict[tuple[str, int], list[GainedRun]]
-    edges: list[tuple[str, int]]
+    settings: dict[tuple[str, str, int], Setting]
 
     @property
     def mean_pass_rate(self) -> float:
@@ -93,15 +110,15 @@ def pack_lines(folder: Path, record: Path) -> None:
     pq.write_table(pa.Table.from_pylist(lines), record / PACKED)
 
 
-def chosen_setting(lines: Sequence[dict]) -> tuple[float, int, bool]:
-    """Learning rate and number of updates at which the tuning seeds gained most on average, and whether the rate has both neighbours."""
+def chosen_setting(lines: Sequence[dict]) -> Setting:
+    """Learning rate and number of updates at which the tuning seeds gained most on average."""
     gains: dict[tuple[float, int], list[float]] = defaultdict(list)
     for line in lines:
         for updates, log2_p, _ in line["evaluations"]:
-            gains[line["learning_rate"], updates].append(log2_p if math.isfinite(log2_p) else -math.inf)
+            gains[line["learning_rate"], int(updates)].append(log2_p if math.isfinite(log2_p) else -math.inf)
     rate, updates = max(sorted(gains), key=lambda setting: float(np.mean(gains[setting])))
-    rates = sorted({rate for rate, _ in gains})
-    return rate, updates, rates[0] < rate < rates[-1]
+    rates, longest = sorted({rate for rate, _ in gains}), max(updates for _, updates in gains)
+    return Setting(rate, updates, rates[0] < rate < rates[-1], updates < longest)
 
 
 def nearest_size(sizes: Sequence[int], num_passed: int) -> int:
@@ -114,30 +131,34 @@ def nearest_size(sizes: Sequence[int], num_passed: int) -> int:
 
 
 def rungs_of(lines: Sequence[dict]) -> list[Rung]:
-    """The rungs, latent ones first, by falling pass rate."""
-    by_cell: dict[tuple, list[dict]] = defaultdict(list)
+    """The rungs, latent ones first, by falling pass rate. A start is read at what its own search chose, or, where there was none (the
+    first record), at what the search of its rung's first pretraining seed chose.
+    """
+    searches: dict[tuple, list[dict]] = defaultdict(list)
     rungs: dict[str, Rung] = {}
     for line in lines:
-        by_cell[line["rung"], line["arm"], line["n"], line["is_tuning"]].append(line)
-    for (name, arm, n, is_tuning), reported in by_cell.items():
-        if is_tuning:
+        if line["is_tuning"]:
+            searches[line["rung"], line["model"], line["arm"], line["n"]].append(line)
+    chosen = {place: chosen_setting(found) for place, found in searches.items()}
+    searched_models = {rung: model for rung, model, *_ in reversed(list(chosen))}
+    for line in sorted(lines, key=lambda line: (line["model"], line["seed"])):
+        if line["is_tuning"]:
             continue
-        rung = rungs.setdefault(name, Rung(name, reported[0]["reason"], {}, {}, {}, []))
-        runs = []
-        for line in sorted(reported, key=lambda line: (line["model"], line["seed"])):
-            log2_p = {at: value for at, value, _ in line["evaluations"]}
-            _, before, pass_rate = line["evaluations"][0]
-            tuned = (arm, n)
-            if arm in TUNED_AS_LABELS:
-                sizes = [size for of, kind, size, tunes in by_cell if (of, kind, tunes) == (name, "labels", True)]
-                tuned = "labels", nearest_size(sizes, line["num_trained"])
-            _, updates, has_neighbours = chosen_setting(by_cell[name, *tuned, True])
-            if not has_neighbours and tuned not in rung.edges:
-                rung.edges.append(tuned)
-            rung.pass_rate[line["model"]], rung.available_bits[line["model"]] = pass_rate, -before
-            gain = log2_p[updates] - before if line["num_trained"] else 0.0
-            runs.append(GainedRun(line["model"], line["seed"], line["num_trained"], gain, line["learning_rate"], updates))
-        rung.runs[arm, n] = runs
+        name, arm, n = line["rung"], line["arm"], line["n"]
+        rung = rungs.setdefault(name, Rung(name, line["reason"], {}, {}, {}, {}))
+        model = line["model"] if any(place[:2] == (name, line["model"]) for place in chosen) else searched_models[name]
+        tuned = arm, n
+        if arm in TUNED_AS_LABELS:
+            num_passed = line["num_trained"] if line.get("num_passed") is None else line["num_passed"]  # the first record has none
+            sizes = sorted(size for of, by, kind, size in chosen if (of, by, kind) == (name, model, "labels"))
+            tuned = "labels", nearest_size(sizes, num_passed)
+        setting = rung.settings[(line["model"], *tuned)] = chosen[name, model, *tuned]
+        log2_p = {at: value for at, value, _ in line["evaluations"]}
+        _, before, pass_rate = line["evaluations"][0]
+        rung.pass_rate[line["model"]], rung.available_bits[line["model"]] = pass_rate, -before
+        gain = log2_p[setting.updates] - before if line["num_trained"] else 0.0
+        trained = line["model"], line["seed"], line["num_trained"], gain, line["learning_rate"], setting.updates
+        rung.runs.setdefault((arm, n), []).append(GainedRun(*trained, line.get("labels_per_pass")))
     return sorted(rungs.values(), key=lambda rung: (rung.reason, -rung.mean_pass_rate))
 
 
@@ -195,10 +216,10 @@ def essay_rate(pass_rate: float) -> float:
     return -math.log2(pass_rate) / float(binary_entropy_bits(pass_rate))
 
 
-def variances(rung: Rung, arm: str, n: int) -> tuple[float, float]:
+def variances(runs: Sequence[GainedRun]) -> tuple[float, float]:
     """Variance of the gain between the means of pretraining seeds, and within them between training seeds, in bits squared."""
     by_model: dict[str, list[float]] = defaultdict(list)
-    for run in rung.runs[arm, n]:
+    for run in runs:
         by_model[run.model].append(run.gain_bits)
     means = [np.mean(gains) for gains in by_model.values()]
     within = [np.var(gains, ddof=1) for gains in by_model.values() if len(gains) > 1]

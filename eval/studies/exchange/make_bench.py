@@ -20,6 +20,7 @@ from bitsample_llm.tasks.authors import uniform_wrong_answer
 from bitsample_llm.training.objectives import VerdictLikelihoodTrainer
 from bitsample_llm.training.prompt_format import labelled_rows
 from bitsample_llm.training.rewards import OutcomeReward
+from eval.studies.exchange.gains import TUNED_AS_LABELS
 
 GROUP_SIZE = 8
 BATCH_SIZE = 16
@@ -46,13 +47,18 @@ class Start:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what it learns from, how many of it, and how."""
+    """One run: what it learns from, how many of it, and how.
+
+    Attributes:
+        labels_per_pass: of `as_many_labels`, how many labels stand for a rollout that passed; None for other arms.
+    """
 
     arm: str
     n: int
     seed: int
     learning_rate: float
     is_tuning: bool
+    labels_per_pass: float | None = None
 
 
 class Scores(TrainerCallback):
@@ -123,14 +129,19 @@ class Bench:
             ]
         return self._sampled[key][: cell.n]
 
+    def num_passed(self, cell: Cell) -> int:
+        """How many of the cell's rollouts passed."""
+        return sum(passed for _, _, passed in self.rollouts(cell))
+
     def labelled(self, cell: Cell) -> list[Problem]:
         """The problems with the answers that an SFT arm learns from."""
         if cell.arm.startswith("passes"):
             return [problem for problem, _, passed in self.rollouts(cell) if passed]
-        problems = self.problems(cell.n, cell.seed)
-        if cell.arm == "as_many_labels":  # as rollouts passed, for problems drawn blindly
-            num = sum(passed for _, _, passed in self.rollouts(cell))
+        if cell.arm == "as_many_labels":  # as rollouts passed, for problems drawn blindly; fewer are the beginning of more
+            num = round(cell.labels_per_pass * self.num_passed(cell))
+            problems = self.problems(max(num, cell.n), cell.seed)
             return [problems[index] for index in np.random.default_rng(cell.seed).permutation(len(problems))[:num]]
+        problems = self.problems(cell.n, cell.seed)
         if cell.arm == "labels":
             return problems
         rng = np.random.default_rng(cell.seed)
@@ -141,7 +152,9 @@ class Bench:
         ]
 
     def run(self, cell: Cell) -> dict:
-        """The line of a run; `num_trained` labels, rollouts or pairs, 0 where there was nothing to learn from."""
+        """The line of a run: `num_trained` labels, rollouts or pairs, 0 where there was nothing to learn from, and of the arms that
+        take their number from rollouts `num_passed`.
+        """
         scores = Scores(self.tokenizer, self.heldout[cell.is_tuning])
         scores.rows.append(self.before[cell.is_tuning])
         with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +176,8 @@ class Bench:
                 trainer = make(model=self.fresh_model(), processing_class=self.tokenizer, callbacks=[scores])
                 trainer.remove_callback(PrinterCallback)
                 trainer.train()
-        return asdict(self.start) | asdict(cell) | {"num_trained": num_trained, "evaluations": scores.rows}
+        counted = {"num_trained": num_trained, "num_passed": self.num_passed(cell) if cell.arm in TUNED_AS_LABELS else None}
+        return asdict(self.start) | asdict(cell) | counted | {"evaluations": scores.rows}
 
     def _sft(self, cell: Cell, shared: dict):
         problems = self.labelled(cell)

@@ -7,12 +7,14 @@ time as `--jobs` says. One line per run in `<rung>-<model>.jsonl`; the same comm
 """
 
 import argparse
+import gc
+import itertools
 import json
 import os
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,22 +36,28 @@ def starts_of(config: dict) -> list[Start]:
     for rung, facts in config["rungs"].items():
         models = config["models"][facts["reason"]]
         for model in facts.get("models", models):
-            latent = facts["reason"] == "latent"
-            folder = models[model] if latent else f"{models[model]}/ladder/{facts['checkpoint']}"
-            starts.append(Start(rung, model, facts["reason"], folder, facts.get("mark", "E"), 3 if latent else 2))
+            folder = f"{models[model]}/{facts['checkpoint']}" if "checkpoint" in facts else models[model]
+            starts.append(Start(rung, model, facts["reason"], folder, facts["mark"], facts["difficulty"]))
     return starts
 
 
-def sizes(bench: Bench, config: dict, is_wide: bool) -> list[tuple[str, int]]:
-    """Arms and their n at a start: labels and passes, or the other arms; no more than there are training problems."""
+def cells_of(bench: Bench, config: dict, is_wide: bool) -> list[Cell]:
+    """What is run at a start, without seed and rate: labels, passes and as many labels, or the other arms; no more rollouts or labels
+    than there are training problems.
+    """
     start, pass_rate, num_problems = bench.start, bench.before[False][2], len(bench.problems(4096, 0))
     if is_wide:
         wide = config["wide"]
-        return [(arm, n) for n in wide["num_samples"] for arm in wide["arms"]] if start.rung in wide["starts"] else []
-    labels = [("labels", n) for n in config["num_labels"][start.reason] if n <= num_problems]
-    most_passes = 60 if start.reason == "latent" else 1000
-    num_rollouts = [n for n in config["num_rollouts"] if 0.2 <= n * pass_rate <= most_passes and n <= num_problems]
-    return [*labels, *((arm, n) for arm in ("passes", "as_many_labels") for n in num_rollouts)]
+        return [Cell(arm, n, 0, 0.0, False) for n in wide["starts"].get(start.rung, []) for arm in wide["arms"]]
+    cells = [Cell("labels", n, 0, 0.0, False) for n in config["num_labels"][start.reason] if n <= num_problems]
+    least, most = config["num_passes"][start.reason]
+    labels_per_pass = config["rungs"][start.rung].get("labels_per_pass", config["labels_per_pass"])
+    for n in config["num_rollouts"]:
+        if least <= n * pass_rate <= most and n <= num_problems:
+            cells.append(Cell("passes", n, 0, 0.0, False))
+            factors = [factor for factor in labels_per_pass if factor * n * pass_rate <= num_problems]
+            cells += [Cell("as_many_labels", n, 0, 0.0, False, factor) for factor in factors]
+    return cells
 
 
 def next_rates(lines: list[dict], config: dict) -> list[float]:
@@ -58,8 +66,7 @@ def next_rates(lines: list[dict], config: dict) -> list[float]:
     tried = {rate for rate, num in tried_by.items() if num == len(config["tuning_seeds"])}
     if missing := [rate for rate in config["first_learning_rates"] if rate not in tried]:
         return missing
-    best, *_ = chosen_setting(lines)
-    place = grid.index(best)
+    place = grid.index(chosen_setting(lines).learning_rate)
     return [rate for rate in grid[max(place - 1, 0) : place + 2] if rate not in tried]
 
 
@@ -69,43 +76,44 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def run_start(start: Start, config: dict, output_dir: Path, is_tuning: bool, is_wide: bool) -> None:
-    """Run the cells of a start that are missing."""
+def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> None:
+    """Run the cells of a start that are missing: the searches, then the reported runs."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     bench = Bench(start, config)
+    gc.collect()
+    gc.freeze()  # every trainer collects garbage, a tenth of a short run
     path = output_dir / f"{start.name}.jsonl"
     lines = read_lines(path)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    tuned_at = next(other for other in starts_of(config) if other.rung == start.rung)
-    tuning_lines = lines if tuned_at == start else read_lines(output_dir / f"{tuned_at.name}.jsonl")
-    for arm, n in sizes(bench, config, is_wide):
-        done = {(line["seed"], line["learning_rate"]) for line in lines if (line["arm"], line["n"]) == (arm, n)}
+    done = {cell_of(line) for line in lines}
 
-        def run(cell: Cell) -> list[dict]:
-            if (cell.seed, cell.learning_rate) in done:  # noqa: B023 - called in this turn of the loop only
-                return []
+    def run(cell: Cell) -> None:
+        if cell not in done:
             line = bench.run(cell)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            return [line]
+            lines.append(line)
 
-        if is_tuning and arm not in TUNED_AS_LABELS:
-            searched = tuning_lines_of(tuning_lines, arm, n)
-            while rates := next_rates(searched, config):
-                cells = [Cell(arm, n, seed, rate, True) for rate in rates for seed in config["tuning_seeds"]]
-                searched += [line for cell in cells for line in run(cell)]
-        elif not is_tuning:
-            for seed in config["seeds"]:
-                cell = Cell(arm, n, seed, 0.0, False)
-                tuned = (arm, n)
-                if arm in TUNED_AS_LABELS:
-                    num_passed = len(bench.labelled(cell))
-                    tuned = "labels", nearest_size(config["num_labels"][start.reason], num_passed)
-                rate, *_ = chosen_setting(tuning_lines_of(tuning_lines, *tuned))
-                run(replace(cell, learning_rate=rate))
+    cells = cells_of(bench, config, is_wide)
+    for cell in cells:
+        while cell.arm not in TUNED_AS_LABELS and (rates := next_rates(tuning_lines_of(lines, cell.arm, cell.n), config)):
+            for rate, seed in itertools.product(rates, config["tuning_seeds"]):
+                run(replace(cell, seed=seed, learning_rate=rate, is_tuning=True))
+    for cell, seed in itertools.product(cells, config["seeds"]):
+        tuned = cell.arm, cell.n
+        if cell.arm in TUNED_AS_LABELS:
+            sizes = {line["n"] for line in lines if line["is_tuning"] and line["arm"] == "labels"}
+            tuned = "labels", nearest_size(sorted(sizes), bench.num_passed(replace(cell, seed=seed)))
+        rate = chosen_setting(tuning_lines_of(lines, *tuned)).learning_rate
+        run(replace(cell, seed=seed, learning_rate=rate))
+
+
+def cell_of(line: dict) -> Cell:
+    """The cell that a line is the run of."""
+    return Cell(**{field.name: line.get(field.name) for field in fields(Cell)})
 
 
 def tuning_lines_of(lines: list[dict], arm: str, n: int) -> list[dict]:
@@ -129,13 +137,11 @@ def main() -> None:
         folders = ", ".join(sorted({start.folder for start in missing}))
         print(f"left out, there is no model: {folders} (README.md says how to make it)", file=sys.stderr)
     starts = [start for start in starts if start not in missing]
-    tuned = {start.rung: start for start in reversed(starts)}
     with ProcessPoolExecutor(options.jobs) as pool:
-        for is_tuning, asked in ((True, [start for start in starts if tuned[start.rung] == start]), (False, starts)):
-            run = partial(run_start, config=config, output_dir=options.output_dir, is_tuning=is_tuning, is_wide=options.wide)
-            waiting = [pool.submit(run, start) for start in asked]
-            for done in tqdm(as_completed(waiting), total=len(waiting), desc="tuning" if is_tuning else "runs", unit="start"):
-                done.result()
+        run = partial(run_start, config=config, output_dir=options.output_dir, is_wide=options.wide)
+        waiting = [pool.submit(run, start) for start in starts]
+        for done in tqdm(as_completed(waiting), total=len(waiting), unit="start"):
+            done.result()
 
 
 if __name__ == "__main__":

@@ -8,14 +8,15 @@ from matplotlib.figure import Figure
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
 from eval.studies.exchange.gains import Rung, gain_curve
 
-SHOWN = ("latent G", "latent E", "latent C", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
+SHOWN = ("latent G", "latent E", "latent C", "nine gates", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
+PANELS = {"latent": "latent: there, and shown rarely", "gates": "latent, behind nine gates", "unacquired": "unacquired: not there"}
 OBSERVED = "latent E"
 
 
 def gains_figure(rungs: Sequence[Rung], observer: dict[str, list[tuple[int, float]]]) -> Figure:
     """Share of the available bits against n, a panel per reason; labels solid, rollouts dashed."""
     shown = [rung for rung in rungs if rung.name in SHOWN]
-    reasons = sorted({rung.reason for rung in shown})
+    reasons = [reason for reason in PANELS if any(rung.reason == reason for rung in shown)]
     figure, axes = plt.subplots(1, len(reasons), figsize=(4.6 * len(reasons), 5.2), squeeze=False, sharey=True)
     for axis, reason in zip(axes[0], reasons, strict=True):
         for index, rung in enumerate(rung for rung in shown if rung.reason == reason):
@@ -25,7 +26,7 @@ def gains_figure(rungs: Sequence[Rung], observer: dict[str, list[tuple[int, floa
             n, share = zip(*[(n, share) for n, share in curve if n > 0], strict=True)
             axis.plot(n, share, color=GREY, linewidth=1, linestyle=":", label=f"ideal observer of labels, {OBSERVED[-1]}")
         axis.set_xscale("log", base=4)
-        axis.set_title({"latent": "the skill is there, shown rarely"}.get(reason, "the skill is not there"), loc="left")
+        axis.set_title(PANELS[reason], loc="left")
         axis.set_xlabel("labels (solid) or rollouts (dashed)")
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     axes[0, 0].set_ylabel("share of the available held-out bits")
@@ -52,7 +53,7 @@ def rates_figure(points: Sequence[tuple[Rung, str, float | None]], essay_rate: C
     grid = np.geomspace(0.01, 0.99, 200)
     axis.plot(grid, 1 / grid, color="black", linewidth=1, label="1/p")
     axis.plot(grid, [essay_rate(p) for p in grid], color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
-    for index, reason in enumerate(("latent", "unacquired")):
+    for index, reason in enumerate(PANELS):
         found = [(rung.pass_rate[model], rate) for rung, model, rate in points if rung.reason == reason and rate]
         if found:
             axis.plot(*zip(*found, strict=True), MARKERS[index], color=COLOURS[index], label=reason, markersize=5, alpha=0.8)

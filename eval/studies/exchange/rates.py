@@ -61,20 +61,45 @@ def labels_per_pass(rungs: Sequence[Rung], model: str) -> float | None:
     return math.exp(brentq(missing, low, high)) if cells and missing(low) < 0 < missing(high) else None
 
 
-def worth_estimate(rungs: Sequence[Rung]) -> Estimate:
-    """Labels per pass, with the interval over pretraining seeds; not measured unless every seed has it."""
-    worths = [labels_per_pass(rungs, model) for model in models_of(rungs)]
+def worth_estimate(rungs: Sequence[Rung], worth_of: Callable[[Sequence[Rung], str], float | None]) -> Estimate:
+    """Labels per pass in one of two ways, with the interval over pretraining seeds; not measured unless every seed has it."""
+    worths = [worth_of(rungs, model) for model in models_of(rungs)]
     return ratio_over_seeds([worth for worth in worths if worth]) if all(worths) else over_seeds([None])
 
 
-def gains_at_one_setting(rung: Rung, model: str) -> list[tuple[float, float]]:
-    """(gain of the passes among n rollouts, gain of as many labels of problems drawn blindly, at the same setting) of every run."""
-    pairs = []
+def gains_at_one_setting(rung: Rung, model: str) -> list[tuple[float, dict[float, float]]]:
+    """Of every run in which two rollouts or more passed (half a pass is no label): the gain of the K passes, and factor -> the gain of
+    factor x K labels of problems drawn blindly, at the same setting.
+    """
+    found = []
     for n in rung.sizes("as_many_labels"):
-        passes = {run.seed: run for run in rung.runs.get(("passes", n), []) if run.model == model}
-        same = [run for run in rung.runs["as_many_labels", n] if run.model == model and run.seed in passes]
-        pairs += [(passes[run.seed].gain_bits, run.gain_bits) for run in same]
-    return pairs
+        of_labels: dict[int, dict[float, float]] = {}
+        for run in rung.runs["as_many_labels", n]:
+            if run.model == model:
+                of_labels.setdefault(run.seed, {})[run.labels_per_pass or 1.0] = run.gain_bits
+        for run in rung.runs.get(("passes", n), []):
+            if run.model == model and run.num_trained > 1 and run.seed in of_labels:
+                found.append((run.gain_bits, of_labels[run.seed]))
+    return found
+
+
+def as_many(rung: Rung, model: str) -> list[tuple[float, float]]:
+    """(gain of K passes, gain of K labels at the same setting) of every run."""
+    return [(gain, of_labels[1.0]) for gain, of_labels in gains_at_one_setting(rung, model)]
+
+
+def bracketed_worth(rungs: Sequence[Rung], model: str) -> float | None:
+    """How many labels a pass is worth at the passes' own setting: the factor at which factor x K labels gain what K passes gained, both
+    summed over all runs that have every factor, by interpolation in log between the factors. What lies outside counts as the outermost
+    one. None where more labels do not gain more: then nothing is bracketed.
+    """
+    runs = [run for rung in rungs if model in rung.pass_rate for run in gains_at_one_setting(rung, model)]
+    factors = sorted({factor for _, of_labels in runs for factor in of_labels})
+    runs = [(gain, of_labels) for gain, of_labels in runs if set(of_labels) == set(factors)]
+    sums = [sum(of_labels[factor] for _, of_labels in runs) for factor in factors]
+    if len(factors) < 2 or not all(np.diff(sums) > 0):
+        return None
+    return float(np.exp(np.interp(sum(gain for gain, _ in runs), sums, np.log(factors))))
 
 
 def exchange_rate(rung: Rung, model: str) -> float | None:
