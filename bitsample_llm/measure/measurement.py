@@ -1,4 +1,4 @@
-"""How often does a model pass each prompt as it is, and what do a rollout and a label of it cost?
+"""How often does a model pass each prompt before training, and what do one rollout and one label cost?
 
 Rollouts are drawn at temperature 1 without truncation, on as many processes as were launched, each of which holds the whole
 model.
@@ -54,13 +54,13 @@ class MeasuredPrompt:
 def measured_prompts(
     sampler: Sampler, problems: Sequence[Problem], rollouts_per_prompt: int, generation_step: int, step: int
 ) -> list[MeasuredPrompt]:
-    """Draw and judge rollouts of every problem. All processes ask together, each samples a share and gets the whole, in order.
+    """Draw and judge rollouts of every problem. All processes call this together; each samples a share and gets all results, in order.
 
-    The exact pass rate goes with a prompt where the task accepts one string. The model keeps its mode for sampling, so that a
-    counter tells rollouts from evaluation.
+    A prompt carries its exact pass rate where the task accepts a single string. The model's mode is not changed for sampling: the
+    FLOP counter tells rollouts from evaluation by it.
 
     Args:
-        step: number of the part of the measurement that this is; its seed depends on it.
+        step: which part of the measurement this is, counted from its start; the seed of the rollouts depends on it.
     """
     accelerator = sampler.accelerator
     seed = np.random.SeedSequence([sampler.seed, step, accelerator.process_index]).generate_state(1)[0]
@@ -105,11 +105,11 @@ def _sampled_share(sampler: Sampler, problems: Sequence[Problem], rollouts_per_p
 
 
 def flops_per_sample(sampler: Sampler, problems: Sequence[Problem], plain: Sequence[MeasuredPrompt], totals: dict) -> dict:
-    """FLOPs of one rollout by phase and of one label, in GRPO and SFT with all weights training.
+    """FLOPs of one rollout by phase, and of one label, where GRPO or SFT trains all weights.
 
-    Sampling is what was executed (`totals` of the plain rollouts). Training on a rollout or a label is computed from the
-    shapes: a forward and a backward pass, TRL's fused head recomputed, no old or reference scores; a rollout's over the padded
-    length, a label's over its own, null where there is none.
+    Sampling is what was executed (`totals` of the plain rollouts). Training is computed from the shapes: a forward and a backward
+    pass, with TRL's fused head recomputed and no old or reference log-probabilities; for a rollout over its padded length, for a
+    label over its own length. Null where there is no label.
     """
     num_rollouts = sum(len(prompt.padded_tokens) for prompt in plain)
     prompt_tokens, completion_tokens = np.mean([padded for prompt in plain for padded in prompt.padded_tokens], axis=0)

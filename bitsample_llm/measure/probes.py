@@ -1,7 +1,7 @@
-"""Is a skill latent, so that a model knows it and seldom shows it? Ways to ask for it that teach nothing, and one that does.
+"""Is a skill latent: does the model have it, and show it seldom? Three probes: a better prompt, solved examples, a few updates of RL.
 
-A pass rate does not tell a skill that is there and rarely shown from one that is not there. A better prompt, solved examples
-or a few updates of RL raise the first and leave the second.
+A pass rate cannot tell a skill that is seldom shown from one that is missing. Each probe raises the pass rate of the first kind
+and leaves that of the second where it was. The first two train nothing.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from bitsample_llm.training.rewards import OutcomeReward
 
 
 def with_prefix(problems: Sequence[Problem], prefix: str) -> list[Problem]:
-    """The problems with a text before every prompt, in a conversation before the last message; ids stay, so that pass rates can
-    be paired.
+    """The problems with a text before every prompt; in a conversation, before the text of the last message. Ids stay the same, so that
+    pass rates can be compared problem by problem.
     """
     return [dataclasses.replace(problem, prompt=_prefixed(problem.prompt, prefix)) for problem in problems]
 
@@ -51,8 +51,8 @@ def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
 
 
 def shot_separator(tokenizer, stop: str | None = None) -> str:
-    """What stands between solved examples: an empty line, or the end of sequence where the tokenizer knows no line's end; it
-    begins with the stop where one is named, so that examples end as answers do.
+    """What separates solved examples: an empty line, or the end of sequence if the tokenizer has no line break. If a stop is named, it
+    comes first, so that examples end as answers do.
     """
     is_known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer("\n\n")["input_ids"]
     separator = "\n\n" if is_known else tokenizer.eos_token
@@ -62,8 +62,8 @@ def shot_separator(tokenizer, stop: str | None = None) -> str:
 def with_shots(
     problems: Sequence[Problem], num_shots: int, tokenizer, max_tokens: int | None, end: AnswerEnd | None = None
 ) -> list[Problem]:
-    """The problems after `num_shots` of the others, solved: each takes those that follow it. In a conversation a solved one is a
-    question and its answer.
+    """The problems, each with `num_shots` solved examples before it: the problems that follow it in the list. In a conversation an
+    example is a question and its answer.
 
     Args:
         max_tokens: positions the model has for prompt and answer; None where it has no limit.

@@ -1,8 +1,8 @@
-"""Ways to train that lie between SFT and policy gradient, each a subclass of TRL's trainer with another loss.
+"""Objectives between SFT and policy gradient, each a subclass of TRL's trainer with another loss.
 
-From a label to a sampled reward, one thing is given up at a time: `log_likelihood` is SFT; `pass_rate` ascends the exact
-probability of passing, which is reinforcement learning with infinitely many rollouts; the verdict likelihood has the sampled
-verdicts that GRPO has, and no policy gradient. B samples, T tokens.
+From labels to sampled rewards, one thing changes at a time: `log_likelihood` is SFT; `pass_rate` ascends the exact probability
+of passing, which is reinforcement learning with infinitely many rollouts; the verdict likelihood learns from the sampled
+verdicts of GRPO, without a policy gradient. B samples, T tokens.
 """
 
 import torch
@@ -55,7 +55,7 @@ class AnswerObjectiveTrainer(SFTTrainer):
 class SkipsDeadUpdates:
     """Mixin: a batch without a non-zero advantage on any process costs neither a forward pass nor an update.
 
-    Adam would else move by its momentum where nothing was learned.
+    Otherwise Adam would still move by its momentum.
     """
 
     def compute_loss(self, model, inputs, *args, **kwargs):
@@ -77,7 +77,7 @@ class SkippingRLOOTrainer(SkipsDeadUpdates, RLOOTrainer):
 
 class VerdictLikelihoodTrainer(GRPOTrainer):
     """Learns from sampled verdicts by maximum likelihood: log pi(a) for a completion that passed, log(1 - pi(a)) for one that
-    failed. The bits are those of the reward; a completion that nearly never comes teaches as much as its surprisal tells.
+    failed. A pass of probability p tells -log2 p bits, a fail -log2(1 - p): on average the entropy of the reward.
 
     Args:
         verifier: judges the completions.

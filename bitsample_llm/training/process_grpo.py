@@ -1,6 +1,6 @@
-"""GRPO whose advantages are assigned to steps, and whose rollouts may end at their first wrong one.
+"""GRPO with an advantage for each step, whose rollouts may end at the first wrong step.
 
-Everything else is TRL's: what `GRPOTrainer` returns is edited, nothing of it is copied. B rollouts of this process, T tokens.
+Everything else is TRL's: this edits what `GRPOTrainer` returns, and copies none of its code. B rollouts of this process, T tokens.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def token_spans(tokenizer, ids: list[int], end: AnswerEnd | None = None) -> list
 
 
 def steps_of_completion(end: AnswerEnd, ids: list[int], steps: Sequence[Step]) -> list[list[int]]:
-    """Numbers of the steps that each token of a completion takes: a token that writes the last characters and the stop takes
+    """Indices of the steps that each token of a completion writes. A token that holds both the last characters and the stop writes
     the end of the answer too.
     """
     spans = token_spans(end.tokenizer, ids, end)
@@ -39,7 +39,7 @@ def steps_of_completion(end: AnswerEnd, ids: list[int], steps: Sequence[Step]) -
 
 
 class ProcessGRPOTrainer(GRPOTrainer):
-    """GRPOTrainer with another assignment of credit.
+    """GRPOTrainer that assigns credit to steps.
 
     Args:
         credit: how; see `credit.CREDITS`.

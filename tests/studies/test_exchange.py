@@ -171,7 +171,7 @@ def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
 def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
     config = yaml.safe_load((REPOSITORY / "eval/studies/exchange/data_limited.yaml").read_text())
     config |= {"seeds": [1], "tuning_seeds": [101], "first_learning_rates": [3e-4], "learning_rates": [3e-4]}
-    config |= {"most_updates": {"latent": 2}, "num_labels": {"latent": [1]}, "num_rollouts": [16]}
+    config |= {"most_updates": {"latent": {1: 2}}, "num_labels": {"latent": [1]}, "num_rollouts": [16]}
     rung = {"reason": "latent", "mark": "C", "difficulty": 3}
     config |= {"models": {"latent": {"base": "data/base"}}, "rungs": {"latent C": rung}, "labels_per_pass": [0.5]}
     config["wide"] |= {"starts": {"latent C": [16]}}

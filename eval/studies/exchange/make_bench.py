@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 
 import datasets
@@ -51,6 +51,7 @@ class Cell:
 
     Attributes:
         labels_per_pass: of `as_many_labels`, how many labels stand for a rollout that passed; None for other arms.
+        most_updates: where it ends; held-out scores before that do not depend on it.
     """
 
     arm: str
@@ -59,6 +60,7 @@ class Cell:
     learning_rate: float
     is_tuning: bool
     labels_per_pass: float | None = None
+    most_updates: int = field(default=1, compare=False)
 
 
 class Scores(TrainerCallback):
@@ -87,7 +89,6 @@ class Bench:
 
     def __init__(self, start: Start, config: dict):
         self.start, self.config = start, config
-        self.most_updates = config["most_updates"][start.reason]
         self.task = load_task("addition", "reversed", difficulty=start.difficulty, mark=start.mark)
         self.tokenizer = AutoTokenizer.from_pretrained(start.folder)
         model = self.fresh_model()
@@ -160,7 +161,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             shared = {
                 "output_dir": folder,
-                "max_steps": self.most_updates,
+                "max_steps": cell.most_updates,
                 "learning_rate": cell.learning_rate,
                 "lr_scheduler_type": "constant",
                 "seed": cell.seed,
@@ -210,7 +211,7 @@ class Bench:
             **shared,
             per_device_train_batch_size=BATCH_SIZE,
             steps_per_generation=steps,
-            num_iterations=math.ceil(self.most_updates / steps),  # so that there is one generation
+            num_iterations=math.ceil(cell.most_updates / steps),  # so that there is one generation
             num_generations=GROUP_SIZE,
             max_completion_length=self.start.difficulty + 2,
             beta=0.0,

@@ -101,14 +101,21 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
     for cell in cells:
         while cell.arm not in TUNED_AS_LABELS and (rates := next_rates(tuning_lines_of(lines, cell.arm, cell.n), config)):
             for rate, seed in itertools.product(rates, config["tuning_seeds"]):
-                run(replace(cell, seed=seed, learning_rate=rate, is_tuning=True))
+                longest = most_updates(config, start.reason, cell.n)
+                run(replace(cell, seed=seed, learning_rate=rate, is_tuning=True, most_updates=longest))
     for cell, seed in itertools.product(cells, config["seeds"]):
         tuned = cell.arm, cell.n
         if cell.arm in TUNED_AS_LABELS:
             sizes = {line["n"] for line in lines if line["is_tuning"] and line["arm"] == "labels"}
             tuned = "labels", nearest_size(sorted(sizes), bench.num_passed(replace(cell, seed=seed)))
-        rate = chosen_setting(tuning_lines_of(lines, *tuned)).learning_rate
-        run(replace(cell, seed=seed, learning_rate=rate))
+        chosen = chosen_setting(tuning_lines_of(lines, *tuned))
+        run(replace(cell, seed=seed, learning_rate=chosen.learning_rate, most_updates=max(chosen.updates, 1)))
+
+
+def most_updates(config: dict, reason: str, n: int) -> int:
+    """How long a search trains on n samples: what the table says of the largest size that is not larger."""
+    by_size = config["most_updates"][reason]
+    return by_size[max(size for size in by_size if size <= n)]
 
 
 def cell_of(line: dict) -> Cell:
