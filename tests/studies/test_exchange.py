@@ -22,7 +22,7 @@ from eval.studies.exchange.gains import (
     samples_to_gain,
     waiting_law,
 )
-from eval.studies.exchange.observer import observer_gains
+from eval.studies.exchange.observer import gate_gains, observer_gains
 from eval.studies.exchange.rates import bracketed_worth, exchange_rate, labels_per_pass, law_errors, worth_estimate
 
 AVAILABLE = 3.0
@@ -152,6 +152,16 @@ def test_the_observer_of_two_authors_is_bayes_rule():
     for n in (0, 1, 4):
         weight = 1 / (1 + 8.0**-n)
         assert curve[n] == pytest.approx(1 + math.log2(weight + (1 - weight) / 8) / 3)
+
+
+def test_the_observer_of_gates_learns_of_each_gate_from_its_own_labels_alone():
+    of_heldout = {"log2_p": {"A": [0.0, 0.0], "E": [-3.0, -3.0]}, "gates": [1, 2]}
+    of_train = {"log2_p": {"A": [0.0] * 64, "E": [-3.0] * 64}, "gates": [1] * 64}
+    lines = [{"model": "m", "split": split, "seed": 1} | of for split, of in (("heldout", of_heldout), ("train", of_train))]
+    curve = dict(gate_gains(lines, "E", 0.5))
+    shut = 1 + math.log2(0.5 + 0.5 / 8) / 3  # share of the bits at a gate of which no label told
+    assert curve[0] == pytest.approx(shut) and curve[64] == pytest.approx((1 + shut) / 2)
+    assert dict(gate_gains(lines, "E", 0.99))[0] == pytest.approx(1 + math.log2(0.01 + 0.99 / 8) / 3)
 
 
 def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):

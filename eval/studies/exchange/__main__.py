@@ -45,7 +45,7 @@ class Recorded:
     """What the page is made of."""
 
     rungs: list[Rung]
-    observer: dict[str, list[tuple[int, float]]]
+    observer: dict[str, dict[str, list[tuple[int, float]]]]
 
 
 def read(paths: Sequence[str]) -> Recorded:

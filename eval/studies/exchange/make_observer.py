@@ -3,7 +3,8 @@
     python -m eval.studies.exchange.make_observer --output_file runs/exchange/observer.json
 
 One entry per model, split and seed: mark -> log2 p of each problem's answer, for the held-out problems and for the first 64 training
-problems of a seed. `data_limited.yaml` says which models and seeds; the problems are those of `make_data_limited.py`.
+problems of a seed, and each problem's gate, the first digit of its first operand. `data_limited.yaml` says which models and seeds; the
+problems are those of `make_data_limited.py`.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from bitsample_llm.tasks import load_task
 from bitsample_llm.tasks.authors import CARE_BY_MARK
 
 FOLDER = Path(__file__).resolve().parent
-MARKS_BY_MODEL = {"base": "ABCDEFGH"}  # the others read no text by H
-OTHER_MARKS = "ABCDEFGIJKL"
+MARKS_BY_MODEL = {"base": "ABCDEFGH", "rungs1": "ABCDEFGIJKL", "rungs2": "ABCDEFGIJKL"}  # whose text they read; gates: all
+DIFFICULTY = {"latent": 3, "gates": 2}
 NUM_HELDOUT, NUM_TRAINING = 128, 64
 
 
@@ -32,20 +33,21 @@ def main() -> None:
     options = parser.parse_args()
     config = yaml.safe_load(options.config.read_text())
     lines = []
-    for name, folder in config["models"]["latent"].items():
+    models = [(reason, *model) for reason in DIFFICULTY for model in config["models"][reason].items()]
+    for reason, name, folder in models:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        marks = MARKS_BY_MODEL.get(name, OTHER_MARKS)
-        assert set(marks) <= set(CARE_BY_MARK)
         for split, seed in [("heldout", 0), *(("train", seed) for seed in config["seeds"])]:
             log2_p = {}
-            for mark in marks:
-                task = load_task("addition", "reversed", difficulty=3, mark=mark)
+            for mark in MARKS_BY_MODEL.get(name, sorted(CARE_BY_MARK)):
+                task = load_task("addition", "reversed", difficulty=DIFFICULTY[reason], mark=mark)
                 # as many as are drawn there, so that these are the first of the same
-                problems = task.problems(split, NUM_HELDOUT if split == "heldout" else 4096, seed)
+                num = min(4096, task.num_problems(split))
+                problems = task.problems(split, NUM_HELDOUT if split == "heldout" else int(num), seed)
                 problems = problems[: NUM_HELDOUT if split == "heldout" else NUM_TRAINING]
                 log2_p[mark] = [float(logps.sum()) / math.log(2) for logps in answer_logprobs(model, tokenizer, problems)]
-            lines.append({"model": name, "split": split, "seed": seed, "log2_p": log2_p})
+            gates = [int(problem.prompt[1]) for problem in problems]
+            lines.append({"model": name, "reason": reason, "split": split, "seed": seed, "log2_p": log2_p, "gates": gates})
     options.output_file.parent.mkdir(parents=True, exist_ok=True)
     options.output_file.write_text(json.dumps(lines) + "\n")
 

@@ -7,11 +7,12 @@ p_a are the model's own, under each mark (`make_observer.py`). A rollout that pa
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+SCEPTICAL = 0.99  # an observer who begins with it begins where the start is
 SIZES = (0, 1, 2, 4, 8, 16, 32, 64)
 
 
@@ -29,27 +30,61 @@ def prior(marks: Sequence[str], own: str, own_share: float | None) -> np.ndarray
 
 
 def observer_gains(lines: Sequence[dict], mark: str, own_share: float | None = None) -> list[tuple[int, float]]:
-    """(n, share of the available held-out bits after n labels), mean over models and seeds."""
+    """(n, share of the available held-out bits after n labels), mean over models and seeds, of an observer who asks which author is
+    wanted.
+    """
+
+    def after(train: dict, heldout: dict, n: int) -> np.ndarray:
+        marks = list(train["log2_p"])
+        train_AN, heldout_AP = (np.array([line["log2_p"][a] for a in marks]) for line in (train, heldout))
+        weights = prior(marks, mark, own_share) + train_AN[:, :n].sum(axis=1)
+        return log2_predictive(weights - np.logaddexp2.reduce(weights), heldout_AP)
+
+    return _mean_gains(lines, mark, after)
+
+
+def gate_gains(lines: Sequence[dict], mark: str, own_share: float) -> list[tuple[int, float]]:
+    """The same of an observer who asks at each gate alone whether the start's author or the always right one is wanted, and begins with
+    `own_share` on the start's.
+    """
+
+    def after(train: dict, heldout: dict, n: int) -> np.ndarray:
+        (own_N, right_N), (own_P, right_P) = ([np.array(line["log2_p"][a]) for a in (mark, "A")] for line in (train, heldout))
+        gates_N, gates_P = np.array(train["gates"][:n]), np.array(heldout["gates"])
+        of_gate = {gate: (right_N - own_N)[:n][gates_N == gate].sum() for gate in set(heldout["gates"])}
+        log2_odds_P = np.array([of_gate[gate] for gate in gates_P]) + np.log2((1 - own_share) / own_share)
+        log2_right_P, log2_own_P = -np.logaddexp2(0, -log2_odds_P), -np.logaddexp2(0, log2_odds_P)
+        return np.logaddexp2(log2_right_P + right_P, log2_own_P + own_P)
+
+    return _mean_gains(lines, mark, after)
+
+
+def _mean_gains(lines: Sequence[dict], mark: str, after: Callable[[dict, dict, int], np.ndarray]) -> list[tuple[int, float]]:
     shares: dict[int, list[float]] = defaultdict(list)
-    heldout = {line["model"]: line["log2_p"] for line in lines if line["split"] == "heldout"}
+    heldout = {line["model"]: line for line in lines if line["split"] == "heldout"}
     for line in lines:
-        if line["split"] != "train" or mark not in line["log2_p"]:
-            continue
-        marks = list(line["log2_p"])
-        train_AN, heldout_AP = (np.array([table[a] for a in marks]) for table in (line["log2_p"], heldout[line["model"]]))
-        before = np.array(heldout[line["model"]][mark]).mean()
-        for n in SIZES:
-            weights = prior(marks, mark, own_share) + train_AN[:, :n].sum(axis=1)
-            after = log2_predictive(weights - np.logaddexp2.reduce(weights), heldout_AP).mean()
-            shares[n].append((after - before) / -before)
+        if line["split"] == "train" and mark in line["log2_p"]:
+            before = np.mean(heldout[line["model"]]["log2_p"][mark])
+            for n in SIZES:
+                shares[n].append((after(line, heldout[line["model"]], n).mean() - before) / -before)
     return [(n, float(np.mean(values))) for n, values in shares.items()]
 
 
-def read_observer(folders: Sequence[Path]) -> dict[str, list[tuple[int, float]]]:
-    """Mark -> the observer's curve under equal weights, from `observer.json` in a folder; empty where no folder has one."""
+def read_observer(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Reason -> label -> an observer's curve, from `observer.json` in a folder; empty where no folder has one."""
     for folder in folders:
         if (path := folder / "observer.json").is_file():
             lines = json.loads(path.read_text())
-            marks = {mark for line in lines for mark in line["log2_p"]}
-            return {mark: observer_gains(lines, mark) for mark in sorted(marks)}
+            by_reason = {reason: [line for line in lines if line.get("reason", "latent") == reason] for reason in OBSERVED}
+            return {reason: draw(by_reason[reason]) for reason, draw in OBSERVED.items() if by_reason[reason]}
     return {}
+
+
+# Reason -> label -> the curve of an observer of author E's start.
+OBSERVED = {
+    "latent": lambda lines: {"ideal observer of labels, author E": observer_gains(lines, "E")},
+    "gates": lambda lines: {
+        "ideal observer of authors": observer_gains(lines, "E"),
+        f"of gates, {SCEPTICAL:g} on each being shut": gate_gains(lines, "E", SCEPTICAL),
+    },
+}

@@ -10,10 +10,9 @@ from eval.studies.exchange.gains import Rung, gain_curve
 
 SHOWN = ("latent G", "latent E", "latent C", "nine gates", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
 PANELS = {"latent": "latent: there, and shown rarely", "gates": "latent, behind nine gates", "unacquired": "unacquired: not there"}
-OBSERVED = "latent E"
 
 
-def gains_figure(rungs: Sequence[Rung], observer: dict[str, list[tuple[int, float]]]) -> Figure:
+def gains_figure(rungs: Sequence[Rung], observer: dict[str, dict[str, list[tuple[int, float]]]]) -> Figure:
     """Share of the available bits against n, a panel per reason; labels solid, rollouts dashed."""
     shown = [rung for rung in rungs if rung.name in SHOWN]
     reasons = [reason for reason in PANELS if any(rung.reason == reason for rung in shown)]
@@ -22,9 +21,14 @@ def gains_figure(rungs: Sequence[Rung], observer: dict[str, list[tuple[int, floa
         for index, rung in enumerate(rung for rung in shown if rung.reason == reason):
             for arm, dash, fill in (("labels", "-", "full"), ("passes", "--", "none")):
                 _draw_curve(axis, rung, arm, color=COLOURS[index], marker=MARKERS[index], linestyle=dash, fillstyle=fill)
-        if reason == "latent" and (curve := observer.get(OBSERVED[-1])):
-            n, share = zip(*[(n, share) for n, share in curve if n > 0], strict=True)
-            axis.plot(n, share, color=GREY, linewidth=1, linestyle=":", label=f"ideal observer of labels, {OBSERVED[-1]}")
+        for (label, curve), dots in zip(observer.get(reason, {}).items(), (":", "-."), strict=False):
+            axis.plot(
+                *zip(*[(n, share) for n, share in curve if n > 0], strict=True),
+                color=GREY,
+                linewidth=1,
+                linestyle=dots,
+                label=label,
+            )
         axis.set_xscale("log", base=4)
         axis.set_title(PANELS[reason], loc="left")
         axis.set_xlabel("labels (solid) or rollouts (dashed)")
