@@ -1,4 +1,4 @@
-# make study   the main job: install, run the quick study, end with a table and the path of its page
+# make study   the main job: install, run the quick study and a reduced exchange rate, end with a table and the path of a page
 # make test    install, run the tests
 # make ablate  process reward against outcome reward: 240 runs, half an hour on two cores; goes on where it stopped
 # make ladder  learning, noise and prices over exact pass rates, latent and unacquired; goes on where it stopped
@@ -31,6 +31,9 @@ install: .venv/.installed
 	@touch $@
 
 study: install
+	@$(BIN)/python -m eval.studies.exchange.make_data_limited --config eval/studies/exchange/small.yaml --output_dir $(STUDY)/exchange
+	@$(BIN)/python -m eval.studies.exchange $(STUDY)/exchange > $(STUDY)/exchange/table.txt
+	@echo "what n labels and n rollouts teach, reduced: $(STUDY)/exchange/report/report.html"
 	@$(RUN_STUDY)/quick/study.yaml --output_dir $(STUDY)
 
 ablate: install

@@ -22,6 +22,7 @@ from eval.studies.exchange.gains import (
     samples_to_gain,
     waiting_law,
 )
+from eval.studies.exchange.make_data_limited import starts_of
 from eval.studies.exchange.observer import gate_gains, observer_gains
 from eval.studies.exchange.rates import bracketed_worth, exchange_rate, labels_per_pass, law_errors, worth_estimate
 
@@ -69,6 +70,14 @@ def test_a_run_is_read_at_the_setting_that_other_seeds_chose():
     assert all(setting.is_inner_rate for setting in rung.settings.values()) and all(
         run.updates == 2 for run in rung.runs["labels", 64]
     )
+
+
+def test_runs_of_an_earlier_search_and_shorter_ones_do_not_count():
+    lines = made_lines()
+    reported = [line for line in lines if not line["is_tuning"]]
+    shorter = [line | {"evaluations": line["evaluations"][:2]} for line in reported]
+    other_rate = [line | {"learning_rate": 1e-4, "evaluations": [[0, -AVAILABLE, 0.1], [2, -9.0, 0.1]]} for line in reported]
+    assert rungs_of(shorter + lines + other_rate) == rungs_of(lines)
 
 
 def test_no_pass_gains_nothing_and_is_no_unmeasured_run():
@@ -175,6 +184,13 @@ def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
     (tmp_path / "runs.jsonl").write_text('{"rung": "x"}\n{"torn')
     with pytest.raises(RecordError, match=r"runs\.jsonl, line 2 is not JSON"):
         read_lines([tmp_path])
+
+
+def test_the_reduced_study_needs_no_model_that_is_not_in_git():
+    config = yaml.safe_load((REPOSITORY / "eval/studies/exchange/small.yaml").read_text())
+    starts = starts_of(config)
+    assert {start.reason for start in starts} == {"latent", "unacquired"}
+    assert all((REPOSITORY / start.folder / "model.safetensors").is_file() for start in starts)
 
 
 @pytest.mark.slow

@@ -101,9 +101,15 @@ def read_lines(paths: Sequence[str | Path]) -> list[dict]:
     return lines
 
 
+def longest_runs(lines: Sequence[dict]) -> list[dict]:
+    """The lines without those of runs that were done again for longer."""
+    place = ("rung", "model", "arm", "n", "seed", "learning_rate", "is_tuning", "labels_per_pass")
+    return list({tuple(map(line.get, place)): line for line in sorted(lines, key=lambda line: len(line["evaluations"]))}.values())
+
+
 def pack_lines(folder: Path, record: Path) -> None:
     """Write the lines of a folder into one Parquet file of a record."""
-    lines = read_lines([folder])
+    lines = longest_runs(read_lines([folder]))
     for line in lines:
         line["evaluations"] = [[float(value) for value in row] for row in line["evaluations"]]
     record.mkdir(parents=True, exist_ok=True)
@@ -132,10 +138,12 @@ def nearest_size(sizes: Sequence[int], num_passed: int) -> int:
 
 def rungs_of(lines: Sequence[dict]) -> list[Rung]:
     """The rungs, latent ones first, by falling pass rate. A start is read at what its own search chose, or, where there was none (the
-    first record), at what the search of its rung's first pretraining seed chose.
+    first record), at what the search of its rung's first pretraining seed chose. Runs at a setting of an earlier search, which grew
+    later, are left out.
     """
     searches: dict[tuple, list[dict]] = defaultdict(list)
     rungs: dict[str, Rung] = {}
+    lines = longest_runs(lines)
     for line in lines:
         if line["is_tuning"]:
             searches[line["rung"], line["model"], line["arm"], line["n"]].append(line)
@@ -153,8 +161,10 @@ def rungs_of(lines: Sequence[dict]) -> list[Rung]:
             sizes = sorted(size for of, by, kind, size in chosen if (of, by, kind) == (name, model, "labels"))
             tuned = "labels", nearest_size(sizes, num_passed)
         setting = rung.settings[(line["model"], *tuned)] = chosen[name, model, *tuned]
-        log2_p = {at: value for at, value, _ in line["evaluations"]}
+        log2_p = {int(at): value for at, value, _ in line["evaluations"]}
         _, before, pass_rate = line["evaluations"][0]
+        if line["learning_rate"] != setting.learning_rate or (line["num_trained"] and setting.updates not in log2_p):
+            continue
         rung.pass_rate[line["model"]], rung.available_bits[line["model"]] = pass_rate, -before
         gain = log2_p[setting.updates] - before if line["num_trained"] else 0.0
         trained = line["model"], line["seed"], line["num_trained"], gain, line["learning_rate"], setting.updates

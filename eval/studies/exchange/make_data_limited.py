@@ -24,7 +24,7 @@ import transformers
 import yaml
 from tqdm import tqdm
 
-from eval.studies.exchange.gains import TUNED_AS_LABELS, chosen_setting, nearest_size
+from eval.studies.exchange.gains import TUNED_AS_LABELS, chosen_setting, longest_runs, nearest_size
 from eval.studies.exchange.make_bench import Bench, Cell, Start
 
 FOLDER = Path(__file__).resolve().parent
@@ -86,16 +86,17 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
     gc.collect()
     gc.freeze()  # every trainer collects garbage, a tenth of a short run
     path = output_dir / f"{start.name}.jsonl"
-    lines = read_lines(path)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = {cell_of(line) for line in lines}
+    lines = longest_runs(read_lines(path))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))  # without a torn one
+    done = {cell_of(line): line for line in lines}
 
     def run(cell: Cell) -> None:
-        if cell not in done:
+        line = done.get(cell)
+        if line is None or (line["num_trained"] and line["evaluations"][-1][0] < cell.most_updates):
             line = bench.run(cell)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            lines.append(line)
+            lines[:] = longest_runs([*lines, line])
 
     cells = cells_of(bench, config, is_wide)
     for cell in cells:
