@@ -200,7 +200,7 @@ def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
     config |= {"most_updates": {"latent": {1: 2}}, "num_labels": {"latent": [1]}, "num_rollouts": [16]}
     rung = {"reason": "latent", "mark": "C", "difficulty": 3}
     config |= {"models": {"latent": {"base": "data/base"}}, "rungs": {"latent C": rung}, "labels_per_pass": [0.5]}
-    config["wide"] |= {"starts": {"latent C": [16]}}
+    config["wide"] |= {"starts": {"latent C": [16]}, "rounds": {"latent C": [2]}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     command = [
         sys.executable,
@@ -213,10 +213,10 @@ def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
         "--jobs",
         "1",
     ]
-    for wide, expected in (([], 4), (["--wide"], 15), (["--wide"], 15)):
+    for wide, expected in (([], 4), (["--wide"], 16), (["--wide"], 16)):
         finished = subprocess.run([*map(str, command), *wide], cwd=REPOSITORY, capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr[-2000:]
         lines = read_lines([tmp_path / "runs"])
         assert len(lines) == expected
         (tmp_path / "runs" / "latent_C-base.jsonl").open("a").write('{"torn')  # as a kill leaves it
-    assert all(line["num_trained"] > 0 and len(line["evaluations"]) == 3 for line in lines)
+    assert all(line["num_trained"] > 0 and len(line["evaluations"]) == 3 for line in lines if line["is_tuning"])

@@ -15,7 +15,12 @@ from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
 
 PACKED = "lines.parquet"
-TUNED_AS_LABELS = ("passes", "as_many_labels", "passes_of_groups")  # read at the setting of as many labels as passed
+TUNED_AS_LABELS = (
+    "passes",
+    "as_many_labels",
+    "passes_of_groups",
+    "passes_in_rounds",
+)  # read at the setting of as many labels as passed
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class GainedRun:
     Attributes:
         num_trained: labels, or rollouts that passed, that it was trained on; pairs or rollouts of the other arms.
         labels_per_pass: of `as_many_labels`; None for other arms.
+        rounds: of `passes_in_rounds`; None for other arms.
     """
 
     model: str
@@ -34,6 +40,7 @@ class GainedRun:
     learning_rate: float
     updates: int
     labels_per_pass: float | None
+    rounds: int | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def read_lines(paths: Sequence[str | Path]) -> list[dict]:
 
 def longest_runs(lines: Sequence[dict]) -> list[dict]:
     """The lines without those of runs that were done again for longer."""
-    place = ("rung", "model", "arm", "n", "seed", "learning_rate", "is_tuning", "labels_per_pass")
+    place = ("rung", "model", "arm", "n", "seed", "learning_rate", "is_tuning", "labels_per_pass", "rounds")
     return list({tuple(map(line.get, place)): line for line in sorted(lines, key=lambda line: len(line["evaluations"]))}.values())
 
 
@@ -168,7 +175,7 @@ def rungs_of(lines: Sequence[dict]) -> list[Rung]:
         rung.pass_rate[line["model"]], rung.available_bits[line["model"]] = pass_rate, -before
         gain = log2_p[setting.updates] - before if line["num_trained"] else 0.0
         trained = line["model"], line["seed"], line["num_trained"], gain, line["learning_rate"], setting.updates
-        rung.runs.setdefault((arm, n), []).append(GainedRun(*trained, line.get("labels_per_pass")))
+        rung.runs.setdefault((arm, n), []).append(GainedRun(*trained, line.get("labels_per_pass"), line.get("rounds")))
     return sorted(rungs.values(), key=lambda rung: (rung.reason, -rung.mean_pass_rate))
 
 

@@ -2,7 +2,8 @@
 
 import math
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 
 import datasets
@@ -25,7 +26,7 @@ from eval.studies.exchange.gains import TUNED_AS_LABELS
 GROUP_SIZE = 8
 BATCH_SIZE = 16
 NUM_HELDOUT = 128
-LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "as_many_labels", "passes_of_groups")  # by SFT
+LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "as_many_labels", "passes_of_groups", "passes_in_rounds")  # by SFT
 IN_GROUPS = ("passes_of_groups", "dpo", "verdict_likelihood", "grpo")
 
 
@@ -51,6 +52,7 @@ class Cell:
 
     Attributes:
         labels_per_pass: of `as_many_labels`, how many labels stand for a rollout that passed; None for other arms.
+        rounds: of `passes_in_rounds`, how often rollouts are drawn; None for other arms.
         most_updates: where it ends; held-out scores before that do not depend on it.
     """
 
@@ -60,6 +62,7 @@ class Cell:
     learning_rate: float
     is_tuning: bool
     labels_per_pass: float | None = None
+    rounds: int | None = None
     most_updates: int = field(default=1, compare=False)
 
 
@@ -103,6 +106,7 @@ class Bench:
             scores.add(model, 0)
             self.before[is_tuning] = scores.rows[0]
         self._sampled: dict[tuple, list] = {}
+        self._passed_in_rounds: dict[Cell, list[Problem]] = {}
 
     def fresh_model(self):
         """The model as it is before training."""
@@ -119,23 +123,48 @@ class Bench:
         key = cell.seed, group_size
         if key not in self._sampled:
             problems = self.problems(most // group_size, cell.seed)
-            repeated = [problem for problem in problems for _ in range(group_size)]
             torch.manual_seed(cell.seed)
-            model = self.fresh_model().eval()
-            completions = sampled_completions(model, self.tokenizer, repeated, self.start.difficulty + 2, end=self.end)
-            verifier = RolloutVerifier(self.task, problems, self.tokenizer, self.end)
-            judged = verifier.judged([problem.problem_id for problem in repeated], completions)
-            self._sampled[key] = [
-                (problem, text, verdict.passed) for problem, (text, _, verdict) in zip(repeated, judged, strict=True)
-            ]
+            repeated = [problem for problem in problems for _ in range(group_size)]
+            self._sampled[key] = self.judged_rollouts(self.fresh_model(), repeated)
         return self._sampled[key][: cell.n]
+
+    def judged_rollouts(self, model, problems: list[Problem]) -> list[tuple[Problem, str, bool]]:
+        """A rollout of each problem with its verdict."""
+        completions = sampled_completions(model.eval(), self.tokenizer, problems, self.start.difficulty + 2, end=self.end)
+        verifier = RolloutVerifier(self.task, problems, self.tokenizer, self.end)
+        judged = verifier.judged([problem.problem_id for problem in problems], completions)
+        return [(problem, text, verdict.passed) for problem, (text, _, verdict) in zip(problems, judged, strict=True)]
+
+    def with_rounds_run(self, cell: Cell, setting_of: Callable[[int], tuple[float, int]]) -> Cell:
+        """The cell with the setting that its passes ask for, after all rounds of drawing: each round's rollouts are of the start trained
+        on the passes of all rounds before. `setting_of` gives rate and updates for a number of passes.
+        """
+        problems, size, model, passed = self.problems(cell.n, cell.seed), cell.n // cell.rounds, self.fresh_model(), []
+        torch.manual_seed(cell.seed)
+        for first in range(0, cell.n, size):
+            if passed:
+                rate, updates = setting_of(len(passed))
+                model = self.fresh_model()
+                in_between = replace(cell, learning_rate=rate, most_updates=updates)
+                self._passed_in_rounds[in_between] = passed
+                self.train(model, in_between, [])
+            rollouts = self.judged_rollouts(model, problems[first : first + size])
+            passed = passed + [problem for problem, _, is_pass in rollouts if is_pass]
+        rate, updates = setting_of(len(passed))
+        cell = replace(cell, learning_rate=rate, most_updates=updates)
+        self._passed_in_rounds[cell] = passed
+        return cell
 
     def num_passed(self, cell: Cell) -> int:
         """How many of the cell's rollouts passed."""
+        if cell.rounds:
+            return len(self._passed_in_rounds[cell])
         return sum(passed for _, _, passed in self.rollouts(cell))
 
     def labelled(self, cell: Cell) -> list[Problem]:
         """The problems with the answers that an SFT arm learns from."""
+        if cell.rounds:
+            return self._passed_in_rounds[cell]
         if cell.arm.startswith("passes"):
             return [problem for problem, _, passed in self.rollouts(cell) if passed]
         if cell.arm == "as_many_labels":  # as rollouts passed, for problems drawn blindly; fewer are the beginning of more
@@ -158,6 +187,12 @@ class Bench:
         """
         scores = Scores(self.tokenizer, self.heldout[cell.is_tuning])
         scores.rows.append(self.before[cell.is_tuning])
+        num_trained = self.train(self.fresh_model(), cell, [scores])
+        counted = {"num_trained": num_trained, "num_passed": self.num_passed(cell) if cell.arm in TUNED_AS_LABELS else None}
+        return asdict(self.start) | asdict(cell) | counted | {"evaluations": scores.rows}
+
+    def train(self, model, cell: Cell, callbacks: list[TrainerCallback]) -> int:
+        """Train the model as the cell says; how many labels, rollouts or pairs there were to learn from."""
         with tempfile.TemporaryDirectory() as folder:
             shared = {
                 "output_dir": folder,
@@ -174,11 +209,10 @@ class Bench:
             }
             num_trained, make = getattr(self, f"_{cell.arm}" if cell.arm not in LEARN_FROM_LABELS else "_sft")(cell, shared)
             if num_trained:
-                trainer = make(model=self.fresh_model(), processing_class=self.tokenizer, callbacks=[scores])
+                trainer = make(model=model, processing_class=self.tokenizer, callbacks=callbacks)
                 trainer.remove_callback(PrinterCallback)
                 trainer.train()
-        counted = {"num_trained": num_trained, "num_passed": self.num_passed(cell) if cell.arm in TUNED_AS_LABELS else None}
-        return asdict(self.start) | asdict(cell) | counted | {"evaluations": scores.rows}
+        return num_trained
 
     def _sft(self, cell: Cell, shared: dict):
         problems = self.labelled(cell)

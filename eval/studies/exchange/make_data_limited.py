@@ -48,7 +48,9 @@ def cells_of(bench: Bench, config: dict, is_wide: bool) -> list[Cell]:
     start, pass_rate, num_problems = bench.start, bench.before[False][2], len(bench.problems(4096, 0))
     if is_wide:
         wide = config["wide"]
-        return [Cell(arm, n, 0, 0.0, False) for n in wide["starts"].get(start.rung, []) for arm in wide["arms"]]
+        sizes, rounds = wide["starts"].get(start.rung, []), wide["rounds"].get(start.rung, [])
+        in_rounds = [Cell("passes_in_rounds", n, 0, 0.0, False, rounds=num) for n in sizes for num in rounds]
+        return [*in_rounds, *(Cell(arm, n, 0, 0.0, False) for arm in wide["arms"] for n in sizes)]
     cells = [Cell("labels", n, 0, 0.0, False) for n in config["num_labels"][start.reason] if n <= num_problems]
     least, most = config["num_passes"][start.reason]
     labels_per_pass = config["rungs"][start.rung].get("labels_per_pass", config["labels_per_pass"])
@@ -104,13 +106,24 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
             for rate, seed in itertools.product(rates, config["tuning_seeds"]):
                 longest = most_updates(config, start.reason, cell.n)
                 run(replace(cell, seed=seed, learning_rate=rate, is_tuning=True, most_updates=longest))
+
+    def setting_of(num_labels: int) -> tuple[float, int]:
+        sizes = {line["n"] for line in lines if line["is_tuning"] and line["arm"] == "labels"}
+        setting = chosen_setting(tuning_lines_of(lines, "labels", nearest_size(sorted(sizes), num_labels)))
+        return setting.learning_rate, max(setting.updates, 1)
+
     for cell, seed in itertools.product(cells, config["seeds"]):
-        tuned = cell.arm, cell.n
+        cell = replace(cell, seed=seed)
+        if cell.rounds:
+            if not any(cell == replace(other, learning_rate=0.0) for other in map(cell_of, lines)):
+                run(bench.with_rounds_run(cell, setting_of))
+            continue
         if cell.arm in TUNED_AS_LABELS:
-            sizes = {line["n"] for line in lines if line["is_tuning"] and line["arm"] == "labels"}
-            tuned = "labels", nearest_size(sorted(sizes), bench.num_passed(replace(cell, seed=seed)))
-        chosen = chosen_setting(tuning_lines_of(lines, *tuned))
-        run(replace(cell, seed=seed, learning_rate=chosen.learning_rate, most_updates=max(chosen.updates, 1)))
+            rate, updates = setting_of(bench.num_passed(cell))
+        else:
+            setting = chosen_setting(tuning_lines_of(lines, cell.arm, cell.n))
+            rate, updates = setting.learning_rate, max(setting.updates, 1)
+        run(replace(cell, learning_rate=rate, most_updates=updates))
 
 
 def most_updates(config: dict, reason: str, n: int) -> int:
