@@ -112,7 +112,7 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
         setting = chosen_setting(tuning_lines_of(lines, "labels", nearest_size(sorted(sizes), num_labels)))
         return setting.learning_rate, max(setting.updates, 1)
 
-    for cell, seed in itertools.product(cells, config["seeds"]):
+    for cell, seed in itertools.product(cells, config["rungs"][start.rung].get("seeds", config["seeds"])):
         cell = replace(cell, seed=seed)
         if cell.rounds:
             if not any(cell == replace(other, learning_rate=0.0) for other in map(cell_of, lines)):
