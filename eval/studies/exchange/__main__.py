@@ -18,7 +18,6 @@ from eval.studies.exchange.gains import Rung, essay_rate, gain_of_labels, read_l
 from eval.studies.exchange.observer import read_observer
 from eval.studies.exchange.pictures import gains_figure, rates_figure
 from eval.studies.exchange.rates import (
-    LEARNERS,
     LEAST_GAIN_BITS,
     as_many,
     bracketed_worth,
@@ -108,10 +107,13 @@ def claims_of(rungs: Sequence[Rung]) -> list[Claim]:
             text = f"{rung.name}, p = {number_text(rung.mean_pass_rate)}: is the exchange rate 1/p?"
             claims.append(judged(text, statistic, estimate, (1 / SAME, SAME), within, 2, "fewer than 2 pretraining seeds"))
         answers = Answers("yes", f"no, less than {SAME} times ahead", f"no, less than {SAME} times ahead")
-        for arm in LEARNERS:
-            ahead = head_start(rung, arm)
+        rounds = sorted({run.rounds for runs in rung.runs.values() for run in runs if run.rounds})
+        spoken = {(arm, None): name for arm, name in SPOKEN.items()}
+        spoken |= {("passes_in_rounds", num): f"SFT on passes drawn in {num} rounds" for num in rounds}
+        for (arm, num), name in spoken.items():
+            ahead = head_start(rung, arm, num)
             if ahead.mean is not None:
-                text = f"{rung.name}: does {SPOKEN[arm]} learn more than SFT on the passes?"
+                text = f"{rung.name}: does {name} learn more than SFT on the passes?"
                 statistic = f"rollouts that the passes need for its gain, over its own, threshold {SAME}"
                 claims.append(judged(text, statistic, ahead, (SAME, SAME), answers, 2, "fewer than 2 pretraining seeds"))
         if controls := [run for n in rung.sizes("wrong_labels") for run in rung.runs["wrong_labels", n]]:
@@ -184,11 +186,11 @@ def settings_table(rungs: Sequence[Rung]) -> Table:
     ]
     for rung in rungs:
         for (arm, n), every in sorted(rung.runs.items()):
-            for factor in sorted({run.labels_per_pass or 1.0 for run in every}):
-                runs = [run for run in every if (run.labels_per_pass or 1.0) == factor]
+            for factor, rounds in sorted({(run.labels_per_pass or 1.0, run.rounds or 1) for run in every}):
+                runs = [run for run in every if (run.labels_per_pass or 1.0, run.rounds or 1) == (factor, rounds)]
                 between, within = variances(runs)
                 rates, updates = (sorted({getattr(run, name) for run in runs}) for name in ("learning_rate", "updates"))
-                name = arm if factor == 1.0 else f"{arm}, {factor:g} a pass"
+                name = arm + (f", {factor:g} a pass" if factor != 1.0 else "") + (f" ({rounds})" if rounds > 1 else "")
                 gain = number_text(over_seeds([run.gain_bits for run in runs]).mean)
                 setting = [", ".join(f"{rate:g}" for rate in rates), ", ".join(map(str, updates))]
                 spread = f"{number_text(between)} / {number_text(within)}"

@@ -182,13 +182,10 @@ def rungs_of(lines: Sequence[dict]) -> list[Rung]:
 # ---- curves of one pretraining seed ----------------------------------------------------------------------------------
 
 
-def gain_curve(rung: Rung, arm: str, model: str) -> tuple[np.ndarray, np.ndarray]:
+def gain_curve(rung: Rung, arm: str, model: str, rounds: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """n ascending, and the gain at each in bits: mean over training seeds, made monotone, since samples can be thrown away."""
-    means = {
-        n: np.mean([run.gain_bits for run in rung.runs[arm, n] if run.model == model])
-        for n in rung.sizes(arm)
-        if any(run.model == model for run in rung.runs[arm, n])
-    }
+    gains = {n: [r.gain_bits for r in rung.runs[arm, n] if (r.model, r.rounds) == (model, rounds)] for n in rung.sizes(arm)}
+    means = {n: np.mean(of_size) for n, of_size in gains.items() if of_size}
     return np.array(list(means), float), np.maximum.accumulate([0.0, *means.values()])[1:]
 
 

@@ -11,6 +11,7 @@ from eval.studies.exchange.gains import Rung, essay_rate, gain_curve, gain_of_la
 
 LEAST_GAIN_BITS = 0.25  # a start at which labels gain less at any n has no exchange rate
 LEARNERS = {"kto": "passes", "dpo": "passes_of_groups", "verdict_likelihood": "passes_of_groups", "grpo": "passes_of_groups"}
+LEARNERS |= {"passes_in_rounds": "passes"}
 
 
 def models_of(rungs: Sequence[Rung]) -> list[str]:
@@ -149,14 +150,14 @@ def law_errors(rungs: Sequence[Rung]) -> dict[str, tuple[float, int]]:
     return {name: (float(np.sqrt(np.mean(np.square(values)))), len(values)) for name, values in errors.items()}
 
 
-def head_start(rung: Rung, arm: str) -> Estimate:
+def head_start(rung: Rung, arm: str, rounds: int | None = None) -> Estimate:
     """Factor in n by which SFT on the passes is behind a learner of verdicts, over pretraining seeds and sizes; what it never reaches
     within its sizes counts as the largest.
     """
     factors = []
     for model in models_of([rung]):
         n, gain_bits = gain_curve(rung, LEARNERS[arm], model)
-        own_n, own_gain_bits = gain_curve(rung, arm, model)
+        own_n, own_gain_bits = gain_curve(rung, arm, model, rounds)
         logs = []
         for size, gain in zip(own_n, own_gain_bits, strict=True):
             if len(n) and n[0] <= size <= n[-1]:
