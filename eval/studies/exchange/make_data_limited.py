@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from eval.studies.exchange.gains import TUNED_AS_LABELS, chosen_setting, longest_runs, nearest_size
-from eval.studies.exchange.make_bench import Bench, Cell, Start
+from eval.studies.exchange.make_bench import GROUP_SIZE, Bench, Cell, Start
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -46,19 +46,21 @@ def cells_of(bench: Bench, config: dict, is_wide: bool) -> list[Cell]:
     than there are training problems.
     """
     start, pass_rate, num_problems = bench.start, bench.before[False][2], len(bench.problems(4096, 0))
+    least, most = config["num_passes"][start.reason]
+    num_rollouts = [n for n in config["num_rollouts"] if least <= n * pass_rate <= most and n <= num_problems]
     if is_wide:
         wide = config["wide"]
         sizes, rounds = wide["starts"].get(start.rung, []), wide["rounds"].get(start.rung, [])
-        in_rounds = [Cell("passes_in_rounds", n, 0, 0.0, False, rounds=num) for n in sizes for num in rounds]
-        return [*in_rounds, *(Cell(arm, n, 0, 0.0, False) for arm in wide["arms"] for n in sizes)]
-    cells = [Cell("labels", n, 0, 0.0, False) for n in config["num_labels"][start.reason] if n <= num_problems]
-    least, most = config["num_passes"][start.reason]
+        cells = [Cell("passes_in_rounds", n, 0, 0.0, False, rounds=num) for n in sizes for num in rounds]
+        cells += [Cell(arm, n, 0, 0.0, False) for arm in wide["arms"] for n in sizes]
+        # what the learners of groups are held against, at more sizes than theirs
+        return cells + [Cell("passes_of_groups", n, 0, 0.0, False) for n in num_rollouts if sizes and n >= 2 * GROUP_SIZE]
     labels_per_pass = config["rungs"][start.rung].get("labels_per_pass", config["labels_per_pass"])
-    for n in config["num_rollouts"]:
-        if least <= n * pass_rate <= most and n <= num_problems:
-            cells.append(Cell("passes", n, 0, 0.0, False))
-            factors = [factor for factor in labels_per_pass if factor * n * pass_rate <= num_problems]
-            cells += [Cell("as_many_labels", n, 0, 0.0, False, factor) for factor in factors]
+    cells = [Cell("labels", n, 0, 0.0, False) for n in config["num_labels"][start.reason] if n <= num_problems]
+    for n in num_rollouts:
+        cells.append(Cell("passes", n, 0, 0.0, False))
+        factors = [factor for factor in labels_per_pass if factor * n * pass_rate <= num_problems]
+        cells += [Cell("as_many_labels", n, 0, 0.0, False, factor) for factor in factors]
     return cells
 
 

@@ -152,7 +152,7 @@ def law_errors(rungs: Sequence[Rung]) -> dict[str, tuple[float, int]]:
 
 def head_start(rung: Rung, arm: str, rounds: int | None = None) -> Estimate:
     """Factor in n by which SFT on the passes is behind a learner of verdicts, over pretraining seeds and sizes; what it never reaches
-    within its sizes counts as the largest.
+    within its sizes counts as the largest. Pretraining seeds at which it has one size only are left out.
     """
     factors = []
     for model in models_of([rung]):
@@ -160,7 +160,7 @@ def head_start(rung: Rung, arm: str, rounds: int | None = None) -> Estimate:
         own_n, own_gain_bits = gain_curve(rung, arm, model, rounds)
         logs = []
         for size, gain in zip(own_n, own_gain_bits, strict=True):
-            if len(n) and n[0] <= size <= n[-1]:
+            if len(n) > 1 and n[0] <= size <= n[-1]:
                 reached = samples_to_gain(n, gain_bits, float(np.clip(gain, gain_bits[0], gain_bits[-1])))
                 logs.append(math.log(reached / size))
         if logs:
