@@ -67,6 +67,25 @@ class SkipsDeadUpdates:
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
+class ReinforceTrainer(GRPOTrainer):
+    """GRPOTrainer without a baseline: the advantage of a rollout is its reward, so that only passes teach, each as much as any other."""
+
+    def _calculate_rewards(self, *args, **kwargs):
+        rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # of all processes
+        self._rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        return rewards_per_func
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        num = len(output["advantages"])
+        output["advantages"] = self._rewards[self.accelerator.process_index * num :][:num]
+        return output
+
+
+class SkippingReinforceTrainer(SkipsDeadUpdates, ReinforceTrainer):
+    """ReinforceTrainer that skips updates from which nothing is learned."""
+
+
 class SkippingGRPOTrainer(SkipsDeadUpdates, GRPOTrainer):
     """GRPOTrainer that skips updates from which nothing is learned."""
 

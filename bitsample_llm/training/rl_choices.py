@@ -10,16 +10,23 @@ from trl.import_utils import is_vllm_available
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.training.arguments import OneLineParser, RunArguments
 from bitsample_llm.training.credit import CREDITS
-from bitsample_llm.training.objectives import SkippingGRPOTrainer, SkippingRLOOTrainer, VerdictLikelihoodTrainer
+from bitsample_llm.training.objectives import (
+    ReinforceTrainer,
+    SkippingGRPOTrainer,
+    SkippingReinforceTrainer,
+    SkippingRLOOTrainer,
+    VerdictLikelihoodTrainer,
+)
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward, RandomReward
 
 TRAINERS = {
     "grpo": (GRPOTrainer, GRPOConfig),
     "rloo": (RLOOTrainer, RLOOConfig),
+    "reinforce": (ReinforceTrainer, GRPOConfig),
     "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
 }
-SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer}
+SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer, "reinforce": SkippingReinforceTrainer}
 # TRL reads these strings as it trains
 KNOWN_VALUES = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
@@ -35,7 +42,8 @@ class GRPOChoices:
     trainer: str = field(
         default="grpo",
         metadata={
-            "help": "How to learn from rewards; verdict_likelihood is maximum likelihood, not a policy gradient.",
+            "help": "How to learn from rewards; reinforce has no baseline, and verdict_likelihood is maximum likelihood, not a policy "
+            "gradient.",
             "choices": list(TRAINERS),
         },
     )

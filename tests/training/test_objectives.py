@@ -20,7 +20,9 @@ from bitsample_llm.training.memorisation import ceiling_bits, relabelled
 from bitsample_llm.training.objectives import (
     OBJECTIVES,
     AnswerObjectiveTrainer,
+    ReinforceTrainer,
     SkippingGRPOTrainer,
+    SkippingReinforceTrainer,
     SkippingRLOOTrainer,
     VerdictLikelihoodTrainer,
 )
@@ -100,8 +102,13 @@ def test_objective_of_whole_answers_refuses_packing(base_model, problems, tmp_pa
         label_trainer(*base_model, problems, tmp_path, "pass_rate", packing=True)
 
 
-@pytest.mark.parametrize(("trainer_class", "config"), [(SkippingGRPOTrainer, GRPOConfig), (SkippingRLOOTrainer, RLOOConfig)])
-def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(base_model, problems, tmp_path, trainer_class, config):
+@pytest.mark.parametrize(
+    ("trainer_class", "config", "nothing"),
+    [(SkippingGRPOTrainer, GRPOConfig, 1.0), (SkippingRLOOTrainer, RLOOConfig, 1.0), (SkippingReinforceTrainer, GRPOConfig, 0.0)],
+)
+def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(
+    base_model, problems, tmp_path, trainer_class, config, nothing
+):
     model, tokenizer = base_model
     weights, num_calls = [], 0
 
@@ -109,7 +116,7 @@ def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(base_m
         nonlocal num_calls
         num_calls += 1
         weights.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
-        return [float(index % 2) if num_calls == 1 else 1.0 for index, _ in enumerate(completion_ids)]
+        return [float(index % 2) if num_calls == 1 else nothing for index, _ in enumerate(completion_ids)]
 
     args = config(**SHARED | ROLLOUTS | {"output_dir": str(tmp_path), "max_steps": 3})
     rows = Dataset.from_list([{"prompt": problem.prompt} for problem in problems])
@@ -125,6 +132,28 @@ def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(base_m
     assert all(torch.equal(a, b) for a, b in zip(weights[1], weights[2], strict=True))
     assert forwards == [1]  # the skipped updates cost no forward pass either
     assert trainer.state.global_step == 3
+
+
+@pytest.mark.parametrize(("trainer_class", "learns_from_fails"), [(ReinforceTrainer, False), (SkippingGRPOTrainer, True)])
+def test_without_a_baseline_the_advantage_is_the_reward(base_model, problems, tmp_path, trainer_class, learns_from_fails):
+    model, tokenizer = base_model
+    seen = []
+
+    class Watched(trainer_class):
+        def _compute_loss(self, model, inputs):
+            seen.append(inputs["advantages"].tolist())
+            return super()._compute_loss(model, inputs)
+
+    def reward(completion_ids, **kwargs):  # of four groups the first passes, the second is mixed, the others fail
+        return [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0] + [0.0] * (len(completion_ids) - 8)
+
+    args = GRPOConfig(**SHARED | ROLLOUTS | {"output_dir": str(tmp_path), "max_steps": 1, "shuffle_dataset": False})
+    rows = Dataset.from_list([{"prompt": problem.prompt} for problem in problems])
+    Watched(model=copy.deepcopy(model), reward_funcs=[reward], args=args, train_dataset=rows, processing_class=tokenizer).train()
+    (advantages,) = seen
+    assert len(advantages) == 16 and (min(advantages) < 0) == learns_from_fails
+    if not learns_from_fails:  # TRL shuffles the rollouts of a generation
+        assert sorted(advantages) == [0.0] * 11 + [1.0] * 5
 
 
 def test_verdict_likelihood_scores_passes_by_log_p_and_fails_by_log_of_one_minus_p(base_model, problems, tmp_path):
