@@ -199,17 +199,19 @@ def settings_table(rungs: Sequence[Rung]) -> Table:
 
 
 def edges_table(rungs: Sequence[Rung]) -> Table:
-    """How often a search ended at an edge, by reason."""
-    rows = [["reason", "searches", "rate at an edge of those tried", "longest number of updates"]]
+    """How often a search ended at an edge, by reason, and what more updates might add there."""
+    rows = [
+        ["reason", "searches", "rate at an edge of those tried", "longest run the best", "its last doubling added (% of the bits)"]
+    ]
     for reason in FROM:
-        settings = {
-            (rung.name, *place): setting for rung in rungs if rung.reason == reason for place, setting in rung.settings.items()
-        }
-        if settings:
-            at_edge = [
-                sum(not getattr(setting, name) for setting in settings.values()) for name in ("is_inner_rate", "is_inner_updates")
-            ]
-            rows.append([reason, str(len(settings)), *map(str, at_edge)])
+        found = [
+            (rung.available_bits[place[0]], s) for rung in rungs if rung.reason == reason for place, s in rung.settings.items()
+        ]
+        if found:
+            at_rate, longest = (sum(not getattr(s, name) for _, s in found) for name in ("is_inner_rate", "is_inner_updates"))
+            added = [100 * s.last_doubling_bits / bits for bits, s in found if not s.is_inner_updates]
+            told = f"median {number_text(float(np.median(added)))}, most {number_text(max(added))}" if added else "–"
+            rows.append([reason, str(len(found)), str(at_rate), str(longest), told])
     note = "Where the longest run was the best one, longer ones were not tried: what n samples teach is then a lower bound."
     return Table("How the settings were chosen", rows, note=note)
 

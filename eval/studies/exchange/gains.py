@@ -50,12 +50,14 @@ class Setting:
     Attributes:
         is_inner_rate: whether the rates next to it were tried on both sides.
         is_inner_updates: whether longer runs were tried.
+        last_doubling_bits: what the second half of the updates added to the gain of the tuning seeds.
     """
 
     learning_rate: float
     updates: int
     is_inner_rate: bool
     is_inner_updates: bool
+    last_doubling_bits: float
 
 
 @dataclass
@@ -131,7 +133,8 @@ def chosen_setting(lines: Sequence[dict]) -> Setting:
             gains[line["learning_rate"], int(updates)].append(log2_p if math.isfinite(log2_p) else -math.inf)
     rate, updates = max(sorted(gains), key=lambda setting: float(np.mean(gains[setting])))
     rates, longest = sorted({rate for rate, _ in gains}), max(updates for _, updates in gains)
-    return Setting(rate, updates, rates[0] < rate < rates[-1], updates < longest)
+    added = float(np.mean(gains[rate, updates]) - np.mean(gains[rate, updates // 2]))
+    return Setting(rate, updates, rates[0] < rate < rates[-1], updates < longest, added)
 
 
 def nearest_size(sizes: Sequence[int], num_passed: int) -> int:
