@@ -222,7 +222,10 @@ class Bench:
 
     def _kto(self, cell: Cell, shared: dict):
         rows = [{"prompt": problem.prompt, "completion": text, "label": passed} for problem, text, passed in self.rollouts(cell)]
-        args = trl.KTOConfig(**shared, per_device_train_batch_size=BATCH_SIZE)
+        num_passed = sum(row["label"] for row in rows)
+        # TRL asks for weights under which passes and fails count about alike
+        weight = max((len(rows) - num_passed) / num_passed, 1.0) if num_passed else 1.0
+        args = trl.KTOConfig(**shared, per_device_train_batch_size=BATCH_SIZE, desirable_weight=weight)
         return len(rows), lambda **how: trl.KTOTrainer(args=args, train_dataset=datasets.Dataset.from_list(rows), **how)
 
     def _dpo(self, cell: Cell, shared: dict):

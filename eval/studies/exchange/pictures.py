@@ -30,8 +30,9 @@ def gains_figure(rungs: Sequence[Rung], observer: dict[str, dict[str, list[tuple
                 label=label,
             )
         axis.set_xscale("log", base=4)
+        axis.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
         axis.set_title(PANELS[reason], loc="left")
-        axis.set_xlabel("labels (solid) or rollouts (dashed)")
+        axis.set_xlabel("n labels (solid), or passes among n rollouts (dashed)")
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     axes[0, 0].set_ylabel("share of the available held-out bits")
     return figure
