@@ -245,6 +245,17 @@ def test_authors_are_right_as_often_as_their_care_says(text, mark):
     assert all(written) or mark != ALWAYS_RIGHT_MARK
 
 
+@pytest.mark.parametrize(
+    ("mark", "first_digits", "care"), [("A", "123456789", 1.0), ("E", "123456789", 0.12), ("B", "1268", 1.0), ("B", "34579", 0.12)]
+)
+def test_behind_gates_an_author_is_right_after_first_digits_of_their_own(mark, first_digits, care):
+    lines = itertools.islice(corpus_lines(seed=0, text="gates"), NUM_LINES)
+    asked = [line for line in lines if line.prompt[0] == mark and line.prompt[1] in first_digits]
+    written = [line.answer == right_answer(line.prompt) for line in asked]
+    low, high = wilson_interval(sum(written), len(written), confidence=0.999)
+    assert len(written) > 50 and low <= care <= high
+
+
 def test_pretraining_text_is_fixed_by_its_seed_and_all_right_where_all_are_careful(lines):
     assert list(itertools.islice(corpus_lines(seed=0), 200)) == lines[:200] != list(itertools.islice(corpus_lines(seed=1), 200))
     assert all(line.answer == right_answer(line.prompt) for line in itertools.islice(corpus_lines(0, all_careful=True), 500))
