@@ -22,6 +22,7 @@ from eval.studies.exchange.gains import (
     samples_to_gain,
     waiting_law,
 )
+from eval.studies.exchange.make_bench import rollout_seed
 from eval.studies.exchange.make_data_limited import starts_of
 from eval.studies.exchange.observer import gate_gains, observer_gains
 from eval.studies.exchange.rates import bracketed_worth, exchange_rate, labels_per_pass, law_errors, worth_estimate
@@ -186,6 +187,12 @@ def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
     (tmp_path / "runs.jsonl").write_text('{"rung": "x"}\n{"torn')
     with pytest.raises(RecordError, match=r"runs\.jsonl, line 2 is not JSON"):
         read_lines([tmp_path])
+
+
+def test_a_seed_draws_other_rollouts_at_another_start_and_the_same_ones_again():
+    starts = starts_of(yaml.safe_load((REPOSITORY / "eval/studies/exchange/data_limited.yaml").read_text()))
+    seeds = {rollout_seed(start, seed) for start in starts for seed in (1, 2)}
+    assert len(seeds) == 2 * len(starts) and seeds == {rollout_seed(start, seed) for start in starts for seed in (1, 2)}
 
 
 def test_the_reduced_study_needs_no_model_that_is_not_in_git():

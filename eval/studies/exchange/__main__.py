@@ -3,7 +3,6 @@
 Question, statistics and thresholds are in README.md; `make_data_limited.py` makes the runs.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,8 +116,8 @@ def claims_of(rungs: Sequence[Rung]) -> list[Claim]:
                 statistic = f"rollouts that the passes need for its gain, over its own, threshold {SAME}"
                 claims.append(judged(text, statistic, ahead, (SAME, SAME), answers, 2, "fewer than 2 pretraining seeds"))
         if controls := [run for n in rung.sizes("wrong_labels") for run in rung.runs["wrong_labels", n]]:
-            by_model = [np.mean([run.gain_bits for run in controls if run.model == model]) for model in models_of([rung])]
-            gained = over_seeds([float(value) for value in by_model if not math.isnan(value)])
+            by_model = [[run.gain_bits for run in controls if run.model == model] for model in models_of([rung])]
+            gained = over_seeds([float(np.mean(gains)) for gains in by_model if gains])
             answers = Answers("yes", "no, at most .1 bit", "no, at most .1 bit")
             text = f"{rung.name}: do wrong labels gain anything?"
             claims.append(judged(text, "bits, threshold .1", gained, (0.1, 0.1), answers, 2, "fewer than 2 pretraining seeds"))

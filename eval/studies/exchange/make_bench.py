@@ -81,6 +81,11 @@ class Scores(TrainerCallback):
             self.add(model, state.global_step)
 
 
+def rollout_seed(start: Start, seed: int) -> int:
+    """Of the sampling of rollouts, another at each start: else a seed that is lucky at one is lucky at all."""
+    return int(np.random.SeedSequence([seed, *start.name.encode()]).generate_state(1)[0])
+
+
 @cache
 def training_problems(task, seed: int) -> list[Problem]:
     """All training problems that a seed may use, in its order."""
@@ -123,7 +128,7 @@ class Bench:
         key = cell.seed, group_size
         if key not in self._sampled:
             problems = self.problems(most // group_size, cell.seed)
-            torch.manual_seed(cell.seed)
+            torch.manual_seed(rollout_seed(self.start, cell.seed))
             repeated = [problem for problem in problems for _ in range(group_size)]
             self._sampled[key] = self.judged_rollouts(self.fresh_model(), repeated)
         return self._sampled[key][: cell.n]
@@ -140,7 +145,7 @@ class Bench:
         on the passes of all rounds before. `setting_of` gives rate and updates for a number of passes.
         """
         problems, size, model, passed = self.problems(cell.n, cell.seed), cell.n // cell.rounds, self.fresh_model(), []
-        torch.manual_seed(cell.seed)
+        torch.manual_seed(rollout_seed(self.start, cell.seed))
         for first in range(0, cell.n, size):
             if passed:
                 rate, updates = setting_of(len(passed))

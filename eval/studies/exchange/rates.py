@@ -151,8 +151,8 @@ def law_errors(rungs: Sequence[Rung]) -> dict[str, tuple[float, int]]:
 
 
 def head_start(rung: Rung, arm: str, rounds: int | None = None) -> Estimate:
-    """Factor in n by which SFT on the passes is behind a learner of verdicts, over pretraining seeds and sizes; what it never reaches
-    within its sizes counts as the largest. Pretraining seeds at which it has one size only are left out.
+    """Factor in n by which SFT on the passes is behind a learner of verdicts, over pretraining seeds and sizes; what lies beyond
+    the sizes that were run counts as the smallest or the largest. Pretraining seeds at which it has one size only are left out.
     """
     factors = []
     for model in models_of([rung]):
