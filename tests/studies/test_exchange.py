@@ -178,6 +178,7 @@ def test_the_observer_of_gates_learns_of_each_gate_from_its_own_labels_alone():
 
 def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
     lines = made_lines() + made_lines(rung="unacquired 0.1", reason="unacquired")
+    lines.append(lines[-1] | {"arm": "passes_in_rounds", "rounds": 4})  # which the first lines do not have
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     study = exchange_study(read([tmp_path]), "command")
     assert [picture.draw() is not None for picture in study.all_pictures] == [True, True]

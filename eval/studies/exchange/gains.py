@@ -122,7 +122,8 @@ def pack_lines(folder: Path, record: Path) -> None:
     for line in lines:
         line["evaluations"] = [[float(value) for value in row] for row in line["evaluations"]]
     record.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(lines), record / PACKED)
+    names = dict.fromkeys(name for line in lines for name in line)  # pyarrow takes those of the first line
+    pq.write_table(pa.Table.from_pylist([{name: line.get(name) for name in names} for line in lines]), record / PACKED)
 
 
 def chosen_setting(lines: Sequence[dict]) -> Setting:
