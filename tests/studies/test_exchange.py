@@ -190,6 +190,20 @@ def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
         read_lines([tmp_path])
 
 
+def test_a_second_program_finds_the_numbers_of_the_record():
+    record = REPOSITORY / "eval/records/2026-11-22_exchange"
+    program = [sys.executable, REPOSITORY / "eval/studies/exchange/check.py", record / "runs"]
+    printed = subprocess.run(list(map(str, program)), capture_output=True, text=True, check=True).stdout
+    found = dict(line.rsplit(": ", 1) for line in printed.splitlines() if "/" in line and ": " in line)
+    claims = json.loads((record / "results.json").read_text())["claims"]
+    asked = [claim for claim in claims if claim["statistic"].startswith("labels per pass, at one setting")]
+    assert len(asked) == 3
+    for claim in asked:
+        reason = claim["text"].split(":")[0]
+        for name, value in zip(("mean", "low", "high"), (claim["mean"], *claim["interval"]), strict=True):
+            assert float(found[f"labels_per_pass/{reason}/{name}"]) == pytest.approx(value, rel=1e-3)
+
+
 def test_a_seed_draws_other_rollouts_at_another_start_and_the_same_ones_again():
     starts = starts_of(yaml.safe_load((REPOSITORY / "eval/studies/exchange/data_limited.yaml").read_text()))
     seeds = {rollout_seed(start, seed) for start in starts for seed in (1, 2)}
