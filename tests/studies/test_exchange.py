@@ -11,7 +11,8 @@ import yaml
 from conftest import REPOSITORY
 
 from bitsample_llm.records import RecordError
-from eval.studies.exchange.__main__ import claims_of, exchange_study, read
+from eval.studies.exchange.__main__ import exchange_study, read
+from eval.studies.exchange.claims import claims_of
 from eval.studies.exchange.gains import (
     Setting,
     chosen_setting,

@@ -9,33 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import number_text, over_seeds, ratio_over_seeds
 from bitsample_llm.report.study import Headline, Picture, Study, Table
+from eval.studies.exchange.claims import ENOUGH, FROM, claims_of, share_claim, worth_claim
 from eval.studies.exchange.gains import Rung, essay_rate, gain_of_labels, read_lines, rungs_of, variances
 from eval.studies.exchange.observer import read_observer
 from eval.studies.exchange.pictures import gains_figure, rates_figure
 from eval.studies.exchange.rates import (
     LEAST_GAIN_BITS,
-    as_many,
-    bracketed_worth,
     exchange_rate,
-    gains_of_passes,
-    head_start,
-    labels_per_pass,
     law_errors,
     laws,
     models_of,
-    over_models,
     rate_at_half,
     rate_estimate,
-    worth_estimate,
 )
-
-SAME = 1.25  # within this factor two prices count as the same
-FROM = {"latent": "a latent start", "gates": "a start of several gates", "unacquired": "an unacquired start"}
-SPOKEN = {"kto": "KTO", "dpo": "DPO", "verdict_likelihood": "Verdict likelihood", "grpo": "Off-policy GRPO"}
 
 
 @dataclass(frozen=True)
@@ -49,84 +38,6 @@ class Recorded:
 def read(paths: Sequence[str]) -> Recorded:
     """The runs in the folders, and the ideal observer's table where a folder has one."""
     return Recorded(rungs_of(read_lines(paths)), read_observer([Path(path) for path in paths]))
-
-
-# ---- claims ----------------------------------------------------------------------------------------------------------
-
-
-def claims_of(rungs: Sequence[Rung]) -> list[Claim]:
-    """The questions of README.md with what came out."""
-    claims = []
-    within = Answers(f"no, more than {SAME} times", f"yes, within a factor of {SAME}", f"no, less than 1/{SAME}")
-    for reason in FROM:
-        of_reason = [rung for rung in rungs if rung.reason == reason]
-        if not of_reason:
-            continue
-        missing = "at one pretraining seed or more nothing is bracketed: more labels do not gain more, or passes nothing"
-        for worth_of, how in ((bracketed_worth, "at one setting"), (labels_per_pass, "read off the labels' curve")):
-            worth, statistic = worth_estimate(of_reason, worth_of), f"labels per pass, {how}, factor {SAME}"
-            claims.append(judged(f"{reason}: is a pass worth a label?", statistic, worth, (1 / SAME, SAME), within, 2, missing))
-        for gains, how in ((as_many, "at the same setting"), (gains_of_passes, "interpolated")):
-            ratio = over_models(of_reason, gains)
-            statistic = f"gain of K passes over the gain of K random labels, {how}, all cells, factor {SAME}"
-            text = f"{reason}: do K passes gain what K labels gain?"
-            if ratio.mean is not None:
-                claims.append(judged(text, statistic, ratio, (1 / SAME, SAME), within, 2, "too few"))
-        if reason == "gates":  # nothing was predicted of one label there
-            continue
-        share = over_seeds(
-            [
-                float(
-                    np.mean(
-                        [gain_of_labels(rung, 1, model) / rung.available_bits[model] for rung in of_reason if asked(rung, model)]
-                    )
-                )
-                for model in models_of(of_reason)
-                if any(asked(rung, model) for rung in of_reason)
-            ]
-        )
-        low, high = (0.5, 0.5) if reason == "latent" else (0.1, 0.1)
-        answers = Answers(f"more than {high:g}", "", f"less than {low:g}")
-        which = "rungs below p = .5" if reason == "latent" else "all rungs"
-        claims.append(
-            judged(
-                f"{reason}: what share of the available bits does one label gain?",
-                f"mean over {which}",
-                share,
-                (low, high),
-                answers,
-                2,
-                "too few",
-            )
-        )
-    for rung in rungs:
-        estimate = rate_estimate(rung, lambda model, rung=rung: 1 / rung.pass_rate[model])
-        statistic = f"rollouts to the gain of one label, times p, factor {SAME}"
-        if estimate.mean is not None:
-            text = f"{rung.name}, p = {number_text(rung.mean_pass_rate)}: is the exchange rate 1/p?"
-            claims.append(judged(text, statistic, estimate, (1 / SAME, SAME), within, 2, "fewer than 2 pretraining seeds"))
-        answers = Answers("yes", f"no, less than {SAME} times ahead", f"no, less than {SAME} times ahead")
-        rounds = sorted({run.rounds for runs in rung.runs.values() for run in runs if run.rounds})
-        spoken = {(arm, None): name for arm, name in SPOKEN.items()}
-        spoken |= {("passes_in_rounds", num): f"SFT on passes drawn in {num} rounds" for num in rounds}
-        for (arm, num), name in spoken.items():
-            ahead = head_start(rung, arm, num)
-            if ahead.mean is not None:
-                text = f"{rung.name}: does {name} learn more than SFT on the passes?"
-                statistic = f"rollouts that the passes need for its gain, over its own, threshold {SAME}"
-                claims.append(judged(text, statistic, ahead, (SAME, SAME), answers, 2, "fewer than 2 pretraining seeds"))
-        if controls := [run for n in rung.sizes("wrong_labels") for run in rung.runs["wrong_labels", n]]:
-            by_model = [[run.gain_bits for run in controls if run.model == model] for model in models_of([rung])]
-            gained = over_seeds([float(np.mean(gains)) for gains in by_model if gains])
-            answers = Answers("yes", "no, at most .1 bit", "no, at most .1 bit")
-            text = f"{rung.name}: do wrong labels gain anything?"
-            claims.append(judged(text, "bits, threshold .1", gained, (0.1, 0.1), answers, 2, "fewer than 2 pretraining seeds"))
-    return claims
-
-
-def asked(rung: Rung, model: str) -> bool:
-    """Whether the prediction on one label is about this start: a latent one below a half, or any unacquired one."""
-    return model in rung.pass_rate and (rung.reason == "unacquired" or rung.pass_rate[model] < 0.5)
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -158,7 +69,7 @@ def rates_table(rungs: Sequence[Rung]) -> Table:
                 number_text(rung.mean_pass_rate),
                 number_text(float(np.mean(list(rung.available_bits.values())))),
                 gained.text(),
-                rate_estimate(rung).text(),
+                rate.text() if (rate := rate_estimate(rung)).n > 2 else number_text(rate.mean),
                 ratio_over_seeds([rate for model in models if (rate := rate_at_half(rung, model))]).text(),
                 *(texts[name] for name in ("1/p", "waiting law", "essay, -log2 p / H(p)")),
             ]
@@ -166,7 +77,7 @@ def rates_table(rungs: Sequence[Rung]) -> Table:
     return Table(
         "What one label is worth in rollouts",
         rows,
-        note="Rollouts per label: rollouts whose passes gain, on average, what one label gains; then rollouts over labels to half of the available bits. Brackets: 95 % t interval over pretraining seeds. A dash: labels "
+        note="Rollouts per label: rollouts whose passes gain, on average, what one label gains; then rollouts over labels to half of the available bits. Brackets: 95 % t interval over pretraining seeds; two have none. A dash: labels "
         f"gain less than {LEAST_GAIN_BITS} bits, or the price lies beyond the sizes that were run.",
     )
 
@@ -231,9 +142,10 @@ def errors_table(rungs: Sequence[Rung]) -> Table:
 
 def exchange_study(recorded: Recorded, command: str) -> Study:
     """The page of the exchange rate."""
-    rungs, claims = recorded.rungs, claims_of(recorded.rungs)
-    worth = {claim.text.split(":")[0]: claim for claim in claims if claim.statistic.startswith("labels per pass, at one setting")}
-    shares = {claim.text.split(":")[0]: claim for claim in claims if "what share" in claim.text}
+    rungs = recorded.rungs
+    by_reason = {reason: of_reason for reason in FROM if (of_reason := [rung for rung in rungs if rung.reason == reason])}
+    worth = {reason: worth_claim(of_reason, reason) for reason, of_reason in by_reason.items()}
+    shares = {reason: share_claim(of_reason, reason) for reason, of_reason in by_reason.items() if reason in ENOUGH}
     answer = "; ".join(
         f"from {FROM[reason]} a rollout that passed was worth {claim.estimate.text()} labels"
         for reason, claim in worth.items()
@@ -267,7 +179,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
             ][:1],
         ],
         sentences=[claim.sentence("pretraining seeds") for claim in [*worth.values(), *shares.values()]],
-        claims=claims,
+        claims=claims_of(rungs),
         tables=[errors, edges_table(rungs), settings_table(rungs)],
         pictures=[
             Picture(
