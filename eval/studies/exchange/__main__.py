@@ -146,16 +146,17 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
     by_reason = {reason: of_reason for reason in FROM if (of_reason := [rung for rung in rungs if rung.reason == reason])}
     worth = {reason: worth_claim(of_reason, reason) for reason, of_reason in by_reason.items()}
     shares = {reason: share_claim(of_reason, reason) for reason, of_reason in by_reason.items() if reason in ENOUGH}
-    answer = "; ".join(
-        f"from {FROM[reason]} a rollout that passed was worth {claim.estimate.text()} labels"
-        for reason, claim in worth.items()
-        if claim.estimate.mean is not None
-    )
+    measured = {reason: claim.estimate for reason, claim in worth.items() if claim.estimate.mean is not None}
+    told = [f"from {FROM[reason]} a rollout that passed was worth {found.text()} labels" for reason, found in measured.items()]
+    answer = f"Summed over the starts of a kind, {'; '.join(told)}: one start may carry the sum."
+    if not told:
+        of_one = [f"from {FROM[reason]} one label gained {claim.estimate.text(100)} %" for reason, claim in shares.items()]
+        answer = f"Of the bits that there are to gain, {', '.join(of_one)}; too few runs to say what a pass is worth."
     errors = errors_table(rungs)
     return Study(
         title="What is a rollout worth, in labels?",
         question="How many rollouts, each with its verdict, teach what one label teaches, when computing is free?",
-        answer=f"Summed over the starts of a kind, {answer}: one start may carry the sum." if answer else "Too few runs to say.",
+        answer=answer,
         main=Picture(
             "gains",
             "What n samples teach",
@@ -178,7 +179,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
                 for reason, claim in shares.items()
             ][:1],
         ],
-        sentences=[claim.sentence("pretraining seeds") for claim in [*worth.values(), *shares.values()]],
+        sentences=[c.sentence("pretraining seeds") for c in [*worth.values(), *shares.values()] if c.estimate.mean is not None],
         claims=claims_of(rungs),
         tables=[errors, edges_table(rungs), settings_table(rungs)],
         pictures=[
