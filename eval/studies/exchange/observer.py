@@ -82,9 +82,9 @@ def read_observer(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[int
 
 # Reason -> label -> the curve of an observer of author E's start.
 OBSERVED = {
-    "latent": lambda lines: {"ideal observer of labels, author E": observer_gains(lines, "E")},
+    "latent": lambda lines: {"observer of authors, E": observer_gains(lines, "E")},
     "gates": lambda lines: {
-        "ideal observer of authors": observer_gains(lines, "E"),
-        f"of gates, {SCEPTICAL:g} on each being shut": gate_gains(lines, "E", SCEPTICAL),
+        "observer of authors": observer_gains(lines, "E"),
+        f"observer of gates ({SCEPTICAL:g}: shut)": gate_gains(lines, "E", SCEPTICAL),
     },
 }

@@ -9,14 +9,14 @@ from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
 from eval.studies.exchange.gains import Rung, gain_curve
 
 SHOWN = ("latent G", "latent E", "latent C", "nine gates", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
-PANELS = {"latent": "latent: there, and shown rarely", "gates": "latent, behind nine gates", "unacquired": "unacquired: not there"}
+PANELS = {"latent": "latent: shown rarely", "gates": "latent, behind nine gates", "unacquired": "unacquired: not there"}
 
 
 def gains_figure(rungs: Sequence[Rung], observer: dict[str, dict[str, list[tuple[int, float]]]]) -> Figure:
     """Share of the available bits against n, a panel per reason; labels solid, rollouts dashed."""
     shown = [rung for rung in rungs if rung.name in SHOWN]
     reasons = [reason for reason in PANELS if any(rung.reason == reason for rung in shown)]
-    figure, axes = plt.subplots(1, len(reasons), figsize=(4.6 * len(reasons), 5.2), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(reasons), figsize=(3.4 * len(reasons), 5.4), squeeze=False, sharey=True)
     for axis, reason in zip(axes[0], reasons, strict=True):
         for index, rung in enumerate(rung for rung in shown if rung.reason == reason):
             for arm, dash, fill in (("labels", "-", "full"), ("passes", "--", "none")):
@@ -32,8 +32,8 @@ def gains_figure(rungs: Sequence[Rung], observer: dict[str, dict[str, list[tuple
         axis.set_xscale("log", base=4)
         axis.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
         axis.set_title(PANELS[reason], loc="left")
-        axis.set_xlabel("n labels (solid), or passes among n rollouts (dashed)")
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        axis.set_xlabel("n labels (solid),\nor passes among n rollouts (dashed)")
+        axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     axes[0, 0].set_ylabel("share of the available held-out bits")
     return figure
 
