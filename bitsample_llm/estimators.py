@@ -142,6 +142,25 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def first_kept(spent, values, level: float, factor: float = 1.0) -> float | None:
+    """First of the ascending amounts `spent` from which all values stay at `level` or above until `factor` times that amount was spent.
+
+    None where there is none, or where what was spent in all does not tell: a level that was reached late may still be lost.
+
+    >>> first_kept([1, 2, 4, 8], [0, 5, 5, 5], 5, factor=3), first_kept([1, 2, 4], [0, 5, 5], 5, factor=3)
+    (2.0, None)
+    >>> first_kept([1, 2, 4, 8, 16], [0, 5, 4, 5, 5], 5, factor=2)  # lost at 4
+    8.0
+    """
+    spent, is_above = np.asarray(spent, float), np.asarray(values, float) >= level
+    for start in spent[is_above]:
+        if start * factor > spent[-1]:
+            return None
+        if is_above[(spent >= start) & (spent <= start * factor)].all():
+            return float(start)
+    return None
+
+
 def noise_scale(gradients) -> float:
     """Gradient noise scale tr(Sigma) / |G|^2 from the gradients of B independent units, a (B, D) array.
 

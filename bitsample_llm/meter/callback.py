@@ -26,7 +26,7 @@ from bitsample_llm.records import RecordError
 from bitsample_llm.scoring.answer_end import AnswerEnd
 
 if TYPE_CHECKING:
-    from bitsample_llm.meter.heldout import HeldOut
+    from bitsample_llm.meter.heldout import HeldOut, State
     from bitsample_llm.meter.verdicts import RolloutVerifier
 
 LOGGED = ("bits/", "flops/", "group/")  # metrics that go to the trainer's back ends too
@@ -172,9 +172,9 @@ class InformationMeter(TrainerCallback):
         return self.totals.progress
 
     @property
-    def log2_pass_rates(self) -> list[float | None]:
-        """What the evaluations of the first held-out set found so far; see `HeldOut`."""
-        return [] if self.evaluation is None else self.evaluation.log2_pass_rates
+    def heldout_states(self) -> "list[State]":
+        """What the evaluations of the first held-out set found so far."""
+        return [] if self.evaluation is None else self.evaluation.states
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
         """Collect rows of a table; those that do not say their place are of the step under way."""

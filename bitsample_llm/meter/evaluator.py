@@ -87,14 +87,12 @@ def shared_num_passed(trainer, problems: Sequence[Problem], rollouts: Evaluation
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None) or longest + rollouts.max_tokens
     max_tokens = max(1, min(rollouts.max_tokens, context - longest))
-    batch_size = _sampling_batch_size(config, longest + max_tokens)
-    digest = hashlib.sha256("\n".join(problem.problem_id for problem in problems).encode()).digest()
-    seed = np.random.SeedSequence([int.from_bytes(digest[:8], "big"), accelerator.process_index]).generate_state(1)[0]
+    batch_size = sampling_batch_size(config, longest + max_tokens)
     devices = [] if model.device.type == "cpu" else [model.device]
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices, device_type="cuda" if not devices else model.device.type):
-        torch.manual_seed(int(seed))
+        torch.manual_seed(seed_of(problems, accelerator.process_index))
         synced = accelerator.distributed_type in SHARDED and num_shares > 1
         completions = sampled_completions(model, tokenizer, share_problems, max_tokens, batch_size, end, synced_gpus=synced)
     model.train(was_training)
@@ -105,7 +103,13 @@ def shared_num_passed(trainer, problems: Sequence[Problem], rollouts: Evaluation
     return passed.sum(axis=1).tolist()
 
 
-def _sampling_batch_size(config, num_tokens: int) -> int:
+def seed_of(problems: Sequence[Problem], process_index: int) -> int:
+    """Of the draws at an evaluation: the same at each, for all arms and seeds."""
+    digest = hashlib.sha256("\n".join(problem.problem_id for problem in problems).encode()).digest()
+    return int(np.random.SeedSequence([int.from_bytes(digest[:8], "big"), process_index]).generate_state(1)[0])
+
+
+def sampling_batch_size(config, num_tokens: int) -> int:
     """Rows of a batch whose keys and values fit into memory."""
     model = widths(config)
     return max(1, min(MAX_ROWS, MAX_CACHED // (2 * model["layers"] * model["key_value"] * num_tokens)))

@@ -1,18 +1,33 @@
 """When is a training scored on held-out problems, and what was found so far? `evaluator.py` says how."""
 
-import importlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from bitsample_llm.meter.divergence import ParameterChange, kl_to_start_bits
 from bitsample_llm.meter.evaluator import EvaluationRollouts, has_exact_pass_rates, scored_rows
 from bitsample_llm.meter.recording import finite, tell
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 
 MAX_EVAL_TOKENS = 256  # of an evaluation rollout, where neither the user nor the trainer sets a limit
+
+
+@dataclass(frozen=True)
+class State:
+    """What an evaluation found of the first set; None where nothing was measured.
+
+    Attributes:
+        flops: training FLOPs so far.
+        log2_pass_rate: mean over problems of log2 p; where rollouts are drawn, log2 of the mean pass rate, None where none passed.
+        pass_rate: mean over problems.
+    """
+
+    flops: float
+    log2_pass_rate: float | None
+    pass_rate: float | None
 
 
 class HeldOut:
@@ -27,11 +42,12 @@ class HeldOut:
             of the meter's verifier. Without one such pass rates are null.
         num_rollouts: how many are drawn per problem at each evaluation.
         max_tokens: limit of such a rollout; by default the trainer's `max_completion_length`, 256 where it has none.
+        num_kl_problems: of so many problems of the first set each evaluation also draws a rollout, and measures how far the policy
+            has moved from the start (`divergence.py`).
 
     Attributes:
         rollouts: how the evaluation samples; None where every pass rate is exact, or nothing can judge a rollout.
-        log2_pass_rates: mean over the first set of log2 p, at each of its evaluations so far; where rollouts are drawn, log2 of
-            the mean pass rate, None where none passed.
+        states: what the evaluations of the first set found so far.
     """
 
     def __init__(
@@ -41,10 +57,11 @@ class HeldOut:
         task=None,
         num_rollouts: int = 8,
         max_tokens: int | None = None,
+        num_kl_problems: int = 0,
     ):
-        self.sets, self.flops = sets, flops
+        self.sets, self.flops, self._num_kl_problems = sets, flops, num_kl_problems
         self._task, self._num_rollouts, self._max_tokens = task, num_rollouts, max_tokens
-        self.log2_pass_rates: list[float | None] = []
+        self.states: list[State] = []
         self._next_flops = float("inf")
         self._last_step, self._last_splits = -1, set()
 
@@ -63,8 +80,12 @@ class HeldOut:
             if self._trainer.accelerator.is_main_process:
                 tell("several answers pass and nothing judges them, so held-out pass rates are null: pass HeldOut(..., task=...)")
             return None
-        max_tokens = self._max_tokens or getattr(self._trainer.args, "max_completion_length", None) or MAX_EVAL_TOKENS
-        return EvaluationRollouts(task, self._num_rollouts, max_tokens)
+        return EvaluationRollouts(task, self._num_rollouts, self.max_tokens)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a rollout that an evaluation draws."""
+        return self._max_tokens or getattr(self._trainer.args, "max_completion_length", None) or MAX_EVAL_TOKENS
 
     @property
     def first(self) -> str | None:
@@ -92,7 +113,7 @@ class HeldOut:
         for row in rows:
             if row["split"] == self.first:
                 by_step[row["step"]].append(row)
-        self.log2_pass_rates[:] = [mean_log2_pass_rate(by_step[step]) for step in sorted(by_step)]
+        self.states[:] = [state_of(by_step[step][0]["total_flops"], by_step[step]) for step in sorted(by_step)]
 
     def scored(self, step: int, splits: Sequence[str], so_far: dict, count_flops: Callable[[], float]) -> list[dict]:
         """Rows of the table `evals` for these sets.
@@ -109,44 +130,24 @@ class HeldOut:
         for split in splits:
             flops_before = count_flops()
             scored = scored_rows(self._trainer, self.sets[split], self._end, self.rollouts)
+            if split == self.first and (asked := self.sets[split][: self._num_kl_problems]):
+                moved = kl_to_start_bits(self._trainer, asked, self._change, self.max_tokens, self._end)
+                for row, bits in zip(scored, moved, strict=False):
+                    row["kl_to_start_bits"] = bits
             cost = {"split": split, "evaluation_flops": count_flops() - flops_before}
             scored = finite([shared | cost | row for row in scored])
             if split == self.first:
-                self.log2_pass_rates.append(mean_log2_pass_rate(scored))
+                self.states.append(state_of(so_far["total_flops"], scored))
             rows += scored
         return rows
 
 
-def mean_log2_pass_rate(rows: Sequence[dict]) -> float | None:
-    """What a target gain is measured in: the mean of log2 p where p is exact; of rollouts log2 of their mean pass rate, because
-    the log of a problem's own count may not exist. None where nothing was measured or no rollout passed.
+def state_of(flops: float, rows: Sequence[dict]) -> State:
+    """The state that an evaluation's rows tell: of exact pass rates means over the problems that have one; of rollouts the share that
+    passed and its log2, because the log of a problem's own count may not exist.
     """
     if rows and rows[0].get("num_rollouts") is not None:
-        num_passed = sum(row["num_passed"] for row in rows)
-        return float(np.log2(num_passed / sum(row["num_rollouts"] for row in rows))) if num_passed else None
-    known = [row["log2_pass_rate"] for row in rows if row["log2_pass_rate"] is not None]
-    return float(np.mean(known)) if known else None
-
-
-class ParameterChange:
-    """How far the trained parameters have moved since this was made; a copy of them is kept in main memory."""
-
-    def __init__(self, model):
-        self._model = model
-        self._start = {name: _whole(value).detach().cpu().clone() for name, value in self._trained()}
-
-    def _trained(self) -> list[tuple[str, torch.Tensor]]:
-        return [(name, value) for name, value in self._model.named_parameters() if value.requires_grad]
-
-    def norm(self) -> float:
-        """Euclidean norm of the change. All processes of a sharded model must ask together."""
-        squares = (((_whole(value).detach().cpu() - self._start[name]) ** 2).sum().double() for name, value in self._trained())
-        return float(sum(squares)) ** 0.5
-
-
-def _whole(parameter: torch.Tensor) -> torch.Tensor:
-    """The parameter itself, gathered where it is sharded."""
-    if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
-        with importlib.import_module("deepspeed").zero.GatheredParameters([parameter]):
-            return parameter.detach().clone()
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        rate = sum(row["num_passed"] for row in rows) / sum(row["num_rollouts"] for row in rows)
+        return State(flops, float(np.log2(rate)) if rate else None, rate)
+    log2_p = np.array([row["log2_pass_rate"] for row in rows if row["log2_pass_rate"] is not None])
+    return State(flops, float(log2_p.mean()), float(np.exp2(log2_p).mean())) if log2_p.size else State(flops, None, None)

@@ -72,6 +72,7 @@ SCHEMAS = {
             "num_rollouts": pa.int64(),
             "pass_rate_low": pa.float64(),  # Wilson interval of the pass rate, 95 %
             "pass_rate_high": pa.float64(),
+            "kl_to_start_bits": pa.float64(),  # of the policy from the start, from one rollout; null where it was not asked for
             "update_norm": pa.float64(),  # of the parameter change since the start, the same in all rows of an evaluation
             "total_flops": pa.float64(),  # training FLOPs so far
             "total_seconds": pa.float64(),

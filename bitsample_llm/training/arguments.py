@@ -73,6 +73,12 @@ class RunArguments(DataArguments):
             "max_completion_length, and 256 in SFT, which has none."
         },
     )
+    num_kl_problems: int = field(
+        default=0,
+        metadata={
+            "help": "Of so many held-out problems an evaluation also draws a rollout, to measure the KL divergence from the start."
+        },
+    )
     first_evaluation_flops: float | None = field(
         default=None, metadata={"help": "Training FLOPs at the first evaluation after the start; 1/1024 of the budget by default."}
     )
@@ -82,6 +88,18 @@ class RunArguments(DataArguments):
             "help": "Stop once the mean log2 pass rate of the held-out problems has risen by this much; where pass rates come from "
             "rollouts, log2 of their mean."
         },
+    )
+    target_share: float | None = field(
+        default=None,
+        metadata={"help": "The same target as a share of the bits that there are to gain: of minus the mean log2 pass rate."},
+    )
+    target_pass_rate: float | None = field(
+        default=None,
+        metadata={"help": "Stop once the mean held-out pass rate is this high; of several targets, once all are reached."},
+    )
+    keep_target_for: float = field(
+        default=1.0,
+        metadata={"help": "Stop only when each target was kept until so many times the FLOPs to it were spent; 1 stops at once."},
     )
     trained_parameters: str = field(
         default="all",

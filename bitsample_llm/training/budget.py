@@ -1,11 +1,14 @@
 """Stop at a FLOP budget or once enough was learned, and show on one line how far a run has come and what it has told so far."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from bitsample_llm.estimators import first_kept
 from bitsample_llm.meter.callback import InformationMeter
+from bitsample_llm.meter.heldout import State
 from bitsample_llm.meter.hooks import wrap
 
 
@@ -28,31 +31,63 @@ class FlopBudget(TrainerCallback):
 LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
 
 
-class TargetGain(TrainerCallback):
-    """Stops training at the first evaluation that finds the held-out mean of log2 p risen by `target_bits`, or fallen by
-    `LOST_BITS`; where pass rates come from rollouts, log2 of their mean.
+@dataclass(frozen=True)
+class Targets:
+    """What is to be reached on the held-out problems; None asks for nothing.
+
+    Attributes:
+        bits: rise of the mean log2 pass rate; where pass rates come from rollouts, of log2 of their mean.
+        share: the same, as a share of all that there is to gain.
+        pass_rate: mean pass rate.
+        keep_for: each counts once it was kept until so many times the FLOPs to it were spent.
+    """
+
+    bits: float | None = None
+    share: float | None = None
+    pass_rate: float | None = None
+    keep_for: float = 1.0
+
+    def __bool__(self) -> bool:
+        return not self.bits is self.share is self.pass_rate is None
+
+    def are_reached(self, states: Sequence[State]) -> bool:
+        """Whether a training is done, by what its evaluations found."""
+        before = states[0]
+        known = [state for state in states if state.log2_pass_rate is not None]
+        if before.log2_pass_rate is None or not known:
+            return False
+        flops, gains, rates = ([getattr(state, name) for state in known] for name in ("flops", "log2_pass_rate", "pass_rate"))
+        gains = [log2_rate - before.log2_pass_rate for log2_rate in gains]
+        levels = [(gains, self.bits), (rates, self.pass_rate)]
+        if self.share is not None:
+            levels.append((gains, -self.share * before.log2_pass_rate))
+        kept = [first_kept(flops, values, level, self.keep_for) for values, level in levels if level is not None]
+        return None not in kept
+
+
+class TargetReached(TrainerCallback):
+    """Stops training once all targets were reached and kept, or the held-out mean of log2 p has fallen by `LOST_BITS`.
 
     An evaluation in which no rollout passed has no log2, and does not stop the training.
     """
 
-    def __init__(self, meter: InformationMeter, target_bits: float):
+    def __init__(self, meter: InformationMeter, targets: Targets):
         self.meter = meter
-        self.target_bits = target_bits
+        self.targets = targets
 
     def is_reached(self) -> bool:
-        """Whether the last evaluation found it."""
-        log2_pass_rates = self.meter.log2_pass_rates
-        if not log2_pass_rates or None in (log2_pass_rates[0], log2_pass_rates[-1]):
+        """Whether the evaluations so far say so."""
+        states = self.meter.heldout_states
+        if not states or None in (before := states[0].log2_pass_rate, now := states[-1].log2_pass_rate):
             return False
-        gain = log2_pass_rates[-1] - log2_pass_rates[0]
-        return gain >= self.target_bits or gain <= -LOST_BITS
+        return now - before <= -LOST_BITS or self.targets.are_reached(states)
 
     def on_step_end(self, args, state, control, **kwargs):
         """To be added after the meter, which evaluates at the end of a step."""
         control.should_training_stop |= self.is_reached()
 
 
-def end_before_the_first_step(trainer, stops: Sequence[FlopBudget | TargetGain]) -> None:
+def end_before_the_first_step(trainer, stops: Sequence[FlopBudget | TargetReached]) -> None:
     """Let a resume train nothing where the checkpoint's step was the last: transformers asks only after a step."""
 
     def around(original, *args, **kwargs):

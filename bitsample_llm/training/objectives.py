@@ -25,6 +25,18 @@ def _odds_root(logps_B: torch.Tensor) -> torch.Tensor:
     return (logps_B / 2).exp() / (-torch.expm1(logps_B.clamp(max=_SURE))).sqrt()
 
 
+def completion_logps(trainer: GRPOTrainer, model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities (B) in nats of whole completions of a batch, with gradients."""
+    mask_BT = inputs["completion_mask"]
+    logps_BT, *_ = trainer._get_per_token_logps_and_entropies(
+        model,
+        torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+        torch.cat([inputs["prompt_mask"], mask_BT], dim=1),
+        inputs["completion_ids"].size(1),
+    )
+    return (logps_BT * mask_BT).sum(dim=1)
+
+
 class AnswerObjectiveTrainer(SFTTrainer):
     """SFTTrainer whose loss is a function of the probability of the whole answer.
 
@@ -82,6 +94,22 @@ class ReinforceTrainer(GRPOTrainer):
         return output
 
 
+class RejectionTrainer(ReinforceTrainer):
+    """SFT on the rollouts that passed, in rounds: each generation is drawn from the policy as it is then, and its passes are used
+    `num_iterations` times over.
+    """
+
+    def _compute_loss(self, model, inputs):
+        logps_B = completion_logps(self, model, inputs)
+        passed_B = inputs["advantages"] > 0
+        loss = -(logps_B * passed_B).sum() / passed_B.sum().clamp(min=1)
+        return loss / self.current_gradient_accumulation_steps
+
+
+class SkippingRejectionTrainer(SkipsDeadUpdates, RejectionTrainer):
+    """RejectionTrainer that skips updates from which nothing is learned."""
+
+
 class SkippingReinforceTrainer(SkipsDeadUpdates, ReinforceTrainer):
     """ReinforceTrainer that skips updates from which nothing is learned."""
 
@@ -114,14 +142,7 @@ class VerdictLikelihoodTrainer(GRPOTrainer):
         return output
 
     def _compute_loss(self, model, inputs):
-        mask_BT = inputs["completion_mask"]
-        logps_BT, *_ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-            torch.cat([inputs["prompt_mask"], mask_BT], dim=1),
-            inputs["completion_ids"].size(1),
-        )
-        logps_B = (logps_BT * mask_BT).sum(dim=1)
+        logps_B = completion_logps(self, model, inputs)
         log_fail_B = torch.log(-torch.expm1(logps_B.clamp(max=_SURE)))
         loss = -torch.where(inputs["passed"], logps_B, log_fail_B).mean()
         return loss / self.current_gradient_accumulation_steps

@@ -51,7 +51,7 @@ def check_config(config: dict, study_folder: Path | None = None) -> None:
     Raises:
         ValueError: naming it.
     """
-    starts, arms, tuned = config["starts"], expanded_arms(config["arms"]), config.get("tuned", {})
+    starts, arms, tuned = expanded_starts(config["starts"]), expanded_arms(config["arms"]), config.get("tuned", {})
     for seed in config["seeds"]:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed {seed!r} is no whole number")
@@ -64,8 +64,11 @@ def check_config(config: dict, study_folder: Path | None = None) -> None:
         if unknown := [recipe for recipe in asked.values() if recipe not in known]:
             raise ValueError(f"arm {name} asks for the recipe {unknown[0]!r}; known: {', '.join(known)}")
         for key in ("only", "by_start"):
-            if unknown := [start for start in settings.get(key, ()) if start not in starts]:
-                raise ValueError(f"arm {name} names the unknown start {unknown[0]!r} in {key!r}; known: {', '.join(starts)}")
+            known_starts = starts.keys() | config["starts"].keys()
+            if unknown := [start for start in settings.get(key, ()) if start not in known_starts]:
+                raise ValueError(
+                    f"arm {name} names the unknown start {unknown[0]!r} in {key!r}; known: {', '.join(config['starts'])}"
+                )
         tuned_arms = {arm for of_start in tuned.values() for arm in of_start}
         if (source := settings.get("tuned_as")) is not None and source not in tuned_arms:
             raise ValueError(f"arm {name} is tuned as the unknown arm {source!r}; known: {', '.join(sorted(tuned_arms))}")
@@ -103,22 +106,40 @@ def expanded_arms(arms: dict) -> dict[str, dict]:
     return expanded
 
 
+def expanded_starts(starts: dict) -> dict[str, dict]:
+    """Starts by name; one with `models` (name -> folder) becomes one start for each of them, whose tags say of which start it is one
+    (`rung`) and of which model.
+    """
+    expanded = {}
+    for name, settings in starts.items():
+        if "models" not in settings:
+            expanded[name] = settings
+        for model, folder in settings.get("models", {}).items():
+            rest = {key: value for key, value in settings.items() if key != "models"}
+            tags = rest.get("tags", {}) | {"rung": name, "model": model}
+            expanded[f"{name} {model}"] = rest | {"model_name_or_path": folder, "tags": tags}
+    return expanded
+
+
 def planned_runs(config: dict, output_dir: Path, study_folder: Path | None = None) -> Iterator[PlannedRun]:
     """All runs of a study, seed by seed, so that an unfinished study has whole comparisons.
 
     An arm's settings go over its start's and those over the shared ones; `by_start` in an arm holds settings of one start, and
     the study's `tuned` the settings that a search found (start -> arm -> options). An arm that is not tuned itself but in
-    another's place names it in `tuned_as`. `only` in an arm names the starts it is run from. `tags` of the study, the start and the
-    arm go to the run's manifest together.
+    another's place names it in `tuned_as`. `only` in an arm names the starts it is run from. A start of several `models` may be named
+    in all of these as itself or model by model. `tags` of the study, the start and the arm go to the run's manifest together.
     """
     known = programs(study_folder)
     for seed in config["seeds"]:
-        for start, start_settings in config["starts"].items():
+        for start, start_settings in expanded_starts(config["starts"]).items():
+            rung = start_settings.get("tags", {}).get("rung", start)
             for arm, arm_settings in expanded_arms(config["arms"]).items():
-                if start not in arm_settings.get("only", [start]):
+                if not {start, rung} & {*arm_settings.get("only", [start])}:
                     continue
-                of_search = config.get("tuned", {}).get(start, {}).get(arm_settings.get("tuned_as", arm), {})
-                of_start = arm_settings.get("by_start", {}).get(start, {})
+                of_search, of_start = {}, {}
+                for name in (rung, start):
+                    of_search |= config.get("tuned", {}).get(name, {}).get(arm_settings.get("tuned_as", arm), {})
+                    of_start |= arm_settings.get("by_start", {}).get(name, {})
                 settings = {**config["shared"], **start_settings, **arm_settings, **of_search, **of_start}
                 recipe = settings.pop("recipe")
                 for key in ("by_start", "tuned_as", "only", "tags"):

@@ -12,8 +12,10 @@ from bitsample_llm.training.arguments import OneLineParser, RunArguments
 from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.objectives import (
     ReinforceTrainer,
+    RejectionTrainer,
     SkippingGRPOTrainer,
     SkippingReinforceTrainer,
+    SkippingRejectionTrainer,
     SkippingRLOOTrainer,
     VerdictLikelihoodTrainer,
 )
@@ -24,9 +26,15 @@ TRAINERS = {
     "grpo": (GRPOTrainer, GRPOConfig),
     "rloo": (RLOOTrainer, RLOOConfig),
     "reinforce": (ReinforceTrainer, GRPOConfig),
+    "rejection": (RejectionTrainer, GRPOConfig),
     "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
 }
-SKIPPING = {"grpo": SkippingGRPOTrainer, "rloo": SkippingRLOOTrainer, "reinforce": SkippingReinforceTrainer}
+SKIPPING = {
+    "grpo": SkippingGRPOTrainer,
+    "rloo": SkippingRLOOTrainer,
+    "reinforce": SkippingReinforceTrainer,
+    "rejection": SkippingRejectionTrainer,
+}
 # TRL reads these strings as it trains
 KNOWN_VALUES = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
@@ -42,8 +50,8 @@ class GRPOChoices:
     trainer: str = field(
         default="grpo",
         metadata={
-            "help": "How to learn from rewards; reinforce has no baseline, and verdict_likelihood is maximum likelihood, not a policy "
-            "gradient.",
+            "help": "How to learn from rewards; reinforce has no baseline, rejection is SFT on the rollouts that passed, and "
+            "verdict_likelihood is maximum likelihood of the verdicts.",
             "choices": list(TRAINERS),
         },
     )

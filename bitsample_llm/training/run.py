@@ -21,7 +21,7 @@ from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import check_output_dir
 from bitsample_llm.records import RecordError, check_run_dir
 from bitsample_llm.training.arguments import RunArguments, one_line_errors
-from bitsample_llm.training.budget import FlopBudget, ProgressLine, TargetGain, end_before_the_first_step
+from bitsample_llm.training.budget import FlopBudget, ProgressLine, TargetReached, Targets, end_before_the_first_step
 from bitsample_llm.training.memorisation import write_ceiling
 from bitsample_llm.training.problems import RunProblems
 from bitsample_llm.training.processes import choose_num_threads, honour_fsdp_on_cpu, part
@@ -99,9 +99,8 @@ def train_and_record(
     run_dir = Path(args.output_dir).parent
     model = trainer.accelerator.unwrap_model(trainer.model)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()} if study.memorise else None
-    evaluation = HeldOut(
-        problems.evaluation_sets, evaluation_points(study), problems.task, study.num_eval_rollouts, study.max_eval_tokens
-    )
+    drawn = study.num_eval_rollouts, study.max_eval_tokens, study.num_kl_problems
+    evaluation = HeldOut(problems.evaluation_sets, evaluation_points(study), problems.task, *drawn)
     with one_line_errors():
         meter = InformationMeter(
             trainer,
@@ -120,7 +119,8 @@ def train_and_record(
         trainer.remove_callback(callback)
     trainer.add_callback(ProgressLine(meter, study.flop_budget))
     stops = [FlopBudget(meter, study.flop_budget)] if study.flop_budget else []
-    stops += [TargetGain(meter, study.target_bits)] if study.target_bits else []
+    targets = Targets(study.target_bits, study.target_share, study.target_pass_rate, study.keep_target_for)
+    stops += [TargetReached(meter, targets)] if targets else []
     for callback in stops:
         trainer.add_callback(callback)
     if checkpoint is not None:

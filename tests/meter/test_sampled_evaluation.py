@@ -17,7 +17,7 @@ from test_real_models import ran
 
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.meter.evaluator import EvaluationRollouts, scored_rows
-from bitsample_llm.meter.heldout import HeldOut, mean_log2_pass_rate
+from bitsample_llm.meter.heldout import HeldOut, state_of
 from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.report import columns
 from bitsample_llm.report.command import report
@@ -28,7 +28,6 @@ from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import Problem, load_task
 from bitsample_llm.tasks.dataset_task import DatasetTask
-from bitsample_llm.training.budget import LOST_BITS, TargetGain
 
 BARE = load_task("addition", "reversed", difficulty=2, mark="C").problems("heldout", 32, seed=0)
 # the reference has a sign, which the model never writes: its own form passes as well
@@ -67,7 +66,7 @@ def test_the_share_of_rollouts_that_pass_is_the_probability_of_what_passes(base_
     assert low < known_P.mean() < high
     # the reference itself: the number that was taken for the pass rate
     assert max(row["reference_log2_probability"] for row in rows) < -10 < math.log2(known_P.min())
-    assert mean_log2_pass_rate(rows) == pytest.approx(math.log2(passed_P.sum() / (64 * len(rows))))
+    assert state_of(0.0, rows).log2_pass_rate == pytest.approx(math.log2(passed_P.sum() / (64 * len(rows))))
 
 
 def test_one_answer_that_passes_has_its_exact_rate_and_no_rollouts(base_model):
@@ -216,10 +215,3 @@ def test_a_record_of_the_reference_answer_alone_is_refused(tmp_path):
     facts = {"data": {"pass_rates": "not exact: several answers pass, and the probability recorded is of the reference answer"}}
     with pytest.raises(RecordError, match="has no held-out pass rates, only the probability of one of several answers"):
         make_run(tmp_path, "base", "sft", "sft", 1, 0.5, facts=facts)
-
-
-@pytest.mark.parametrize(("seen", "stops"), [((None, -1.0), False), ((-4.0, None), False), ((-4.0, -2.9), True)])
-def test_a_target_gain_waits_where_no_rollout_passed(seen, stops):
-    control = SimpleNamespace(should_training_stop=False)
-    TargetGain(SimpleNamespace(log2_pass_rates=list(seen)), 1.0).on_step_end(None, None, control)
-    assert control.should_training_stop == stops and LOST_BITS > 4

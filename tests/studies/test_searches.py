@@ -12,7 +12,7 @@ from made_runs import make_run
 
 from bitsample_llm.records import RecordError
 from bitsample_llm.report.runs import arms_of
-from bitsample_llm.training.planned_runs import expanded_arms, planned_runs, study_config
+from bitsample_llm.training.planned_runs import check_config, expanded_arms, planned_runs, study_config
 from eval import archive
 from eval.tuned import best_points, settings_of
 from recipes.study import page_command
@@ -49,6 +49,24 @@ def test_a_study_takes_starts_tags_and_tuned_settings_from_files_beside_it(tmp_p
         "one-random-seed1": ["part=cells", "reason=latent", "control=random reward"],
         "two-grpo-seed1": ["part=cells"],
     }
+
+
+def test_a_start_of_several_models_is_one_start_for_each(tmp_path):
+    start = {"models": {"a": "folder/a", "b": "folder/b"}, "mark": "E", "tags": {"reason": "latent"}}
+    config = {
+        "seeds": [1],
+        "shared": {},
+        "starts": {"E": start, "other": {"model_name_or_path": "m"}},
+        "tuned": {"E": {"sft": {"learning_rate": 0.5}}, "E b": {"sft": {"learning_rate": 0.25}}},
+        "arms": {"sft": {"recipe": "sft"}, "grpo": {"recipe": "grpo", "only": ["E"], "by_start": {"E a": {"num_generations": 2}}}},
+    }
+    check_config(config)
+    runs = {run.run_dir.name: run.command for run in planned_runs(config, tmp_path)}
+    assert set(runs) == {"E a-sft-seed1", "E b-sft-seed1", "other-sft-seed1", "E a-grpo-seed1", "E b-grpo-seed1"}
+    assert words_after(runs["E b-sft-seed1"], "--model_name_or_path") == ["folder/b"]
+    assert words_after(runs["E b-sft-seed1"], "--tags") == ["reason=latent", "rung=E", "model=b"]
+    assert [words_after(runs[f"E {model}-sft-seed1"], "--learning_rate") for model in "ab"] == [["0.5"], ["0.25"]]
+    assert ["--num_generations" in runs[f"E {model}-grpo-seed1"] for model in "ab"] == [True, False]
 
 
 def test_options_that_go_together_are_one_axis_of_a_grid():

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,20 +13,24 @@ from test_meter import SHARED
 from trl import GRPOConfig, RLOOConfig, SFTConfig
 
 from bitsample_llm.information import verdict_sequence_bits
+from bitsample_llm.meter.heldout import State
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.likelihood import answer_logprobs
 from bitsample_llm.tasks import load_task
-from bitsample_llm.training.budget import LOST_BITS, TargetGain
+from bitsample_llm.training.budget import LOST_BITS, TargetReached, Targets
 from bitsample_llm.training.memorisation import ceiling_bits, relabelled
 from bitsample_llm.training.objectives import (
     OBJECTIVES,
     AnswerObjectiveTrainer,
     ReinforceTrainer,
+    RejectionTrainer,
     SkippingGRPOTrainer,
     SkippingReinforceTrainer,
+    SkippingRejectionTrainer,
     SkippingRLOOTrainer,
     VerdictLikelihoodTrainer,
 )
+from bitsample_llm.training.rewards import OutcomeReward
 
 ROLLOUTS = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0}
 
@@ -104,7 +109,12 @@ def test_objective_of_whole_answers_refuses_packing(base_model, problems, tmp_pa
 
 @pytest.mark.parametrize(
     ("trainer_class", "config", "nothing"),
-    [(SkippingGRPOTrainer, GRPOConfig, 1.0), (SkippingRLOOTrainer, RLOOConfig, 1.0), (SkippingReinforceTrainer, GRPOConfig, 0.0)],
+    [
+        (SkippingGRPOTrainer, GRPOConfig, 1.0),
+        (SkippingRLOOTrainer, RLOOConfig, 1.0),
+        (SkippingReinforceTrainer, GRPOConfig, 0.0),
+        (SkippingRejectionTrainer, GRPOConfig, 0.0),
+    ],
 )
 def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(
     base_model, problems, tmp_path, trainer_class, config, nothing
@@ -156,13 +166,12 @@ def test_without_a_baseline_the_advantage_is_the_reward(base_model, problems, tm
         assert sorted(advantages) == [0.0] * 11 + [1.0] * 5
 
 
-def test_verdict_likelihood_scores_passes_by_log_p_and_fails_by_log_of_one_minus_p(base_model, problems, tmp_path):
+def loss_and_rollouts(base_model, problems, tmp_path, trainer_class, reward, **extra) -> tuple[float, list[tuple[bool, float]]]:
+    """The loss of the first batch, and of each of its rollouts whether it passed and its log-probability."""
     model, tokenizer = base_model
-    task = load_task("addition", "reversed", mark="C")
-    verifier = RolloutVerifier(task, problems, tokenizer)
     seen = []
 
-    class Watched(VerdictLikelihoodTrainer):
+    class Watched(trainer_class):
         def _compute_loss(self, model, inputs):
             loss = super()._compute_loss(model, inputs)
             seen.append((float(loss.detach()), {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}))
@@ -170,42 +179,74 @@ def test_verdict_likelihood_scores_passes_by_log_p_and_fails_by_log_of_one_minus
 
     args = GRPOConfig(**SHARED | ROLLOUTS | {"output_dir": str(tmp_path), "max_steps": 1, "learning_rate": 0.0})
     rows = Dataset.from_list([{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in problems])
-    reward = lambda completion_ids, **kwargs: [0.0] * len(completion_ids)  # noqa: E731  the reward is not what it learns from
-    Watched(
-        model=copy.deepcopy(model),
-        reward_funcs=[reward],
-        args=args,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        verifier=verifier,
-    ).train()
+    made_of = {"model": copy.deepcopy(model), "args": args, "train_dataset": rows, "processing_class": tokenizer}
+    Watched(reward_funcs=[reward], **made_of, **extra).train()
     loss, inputs = seen[0]
     by_prompt = {problem.prompt: problem for problem in problems}
-    expected = []
+    rollouts = []
     for row in range(len(inputs["prompt_ids"])):
-        prompt = tokenizer.decode(inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()])
+        problem = by_prompt[tokenizer.decode(inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()])]
         ids = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()].tolist()
         ended = ids[-1] == tokenizer.eos_token_id
         text = tokenizer.decode(ids[:-1] if ended else ids)
-        logps = answer_logprobs(model, tokenizer, [replace(by_prompt[prompt], answer=text)])[0]
-        log_p = logps.sum() if ended else logps[:-1].sum()
-        passed = ended and text == by_prompt[prompt].answer
-        assert passed == bool(inputs["passed"][row])
-        expected.append(-log_p if passed else -math.log(-math.expm1(log_p)))
+        logps = answer_logprobs(model, tokenizer, [replace(problem, answer=text)])[0]
+        rollouts.append((ended and text == problem.answer, logps.sum() if ended else logps[:-1].sum()))
+    if "passed" in inputs:
+        assert [passed for passed, _ in rollouts] == inputs["passed"].tolist()
+    assert 0 < sum(passed for passed, _ in rollouts) < len(rollouts)
+    return loss, rollouts
+
+
+@pytest.fixture
+def verifier(base_model, problems):
+    return RolloutVerifier(load_task("addition", "reversed", mark="C"), problems, base_model[1])
+
+
+def test_verdict_likelihood_scores_passes_by_log_p_and_fails_by_log_of_one_minus_p(base_model, problems, verifier, tmp_path):
+    reward = lambda completion_ids, **kwargs: [0.0] * len(completion_ids)  # noqa: E731  the reward is not what it learns from
+    loss, rollouts = loss_and_rollouts(base_model, problems, tmp_path, VerdictLikelihoodTrainer, reward, verifier=verifier)
+    expected = [-log_p if passed else -math.log(-math.expm1(log_p)) for passed, log_p in rollouts]
     assert loss == pytest.approx(np.mean(expected), rel=1e-3)
-    assert 0 < sum(inputs["passed"].tolist()) < len(expected)
 
 
-class _Meter:
-    log2_pass_rates = (-4.0,)
+def test_rejection_is_sft_on_the_rollouts_that_passed(base_model, problems, verifier, tmp_path):
+    loss, rollouts = loss_and_rollouts(base_model, problems, tmp_path, RejectionTrainer, OutcomeReward(verifier))
+    assert loss == pytest.approx(np.mean([-log_p for passed, log_p in rollouts if passed]), rel=1e-3)
+
+
+def stops_after(targets: Targets, *log2_pass_rates: float | None) -> bool:
+    """Whether a run stops whose evaluations at 0, 1, 2, 4, ... FLOPs found these."""
+    flops = [0.0, *(2.0**power for power in range(len(log2_pass_rates)))]
+    states = [State(spent, log2_p, log2_p and 2**log2_p) for spent, log2_p in zip(flops, log2_pass_rates, strict=False)]
+    control = SimpleNamespace(should_training_stop=False)
+    TargetReached(SimpleNamespace(heldout_states=states), targets).on_step_end(None, None, control)
+    return control.should_training_stop
 
 
 @pytest.mark.parametrize(("now", "stops"), [(-4.0, False), (-3.1, False), (-2.9, True), (-4.0 - LOST_BITS, True)])
 def test_a_run_stops_once_it_gained_its_target_or_lost_its_way(now, stops):
-    meter, control = _Meter(), type("Control", (), {"should_training_stop": False})()
-    meter.log2_pass_rates = (-4.0, now)
-    TargetGain(meter, 1.0).on_step_end(None, None, control)
-    assert control.should_training_stop == stops
+    assert stops_after(Targets(bits=1.0), -4.0, now) == stops
+
+
+@pytest.mark.parametrize(("seen", "stops"), [((None, -1.0), False), ((-4.0, None), False), ((-4.0, -2.9), True)])
+def test_a_target_waits_where_no_rollout_passed(seen, stops):
+    assert stops_after(Targets(bits=1.0), *seen) == stops
+
+
+def test_a_target_that_is_to_be_kept_is_kept():
+    kept = Targets(bits=1.0, keep_for=3.0)
+    assert not stops_after(kept, -4.0, -2.0)  # at 1 FLOP
+    assert not stops_after(kept, -4.0, -2.0, -2.0)
+    assert stops_after(kept, -4.0, -2.0, -2.0, -2.0)  # until 4
+    assert not stops_after(kept, -4.0, -2.0, -3.5, -2.0, -2.0)  # lost at 2, from 4 on kept until 8 only
+    assert stops_after(kept, -4.0, -2.0, -3.5, -2.0, -2.0, -2.0)
+
+
+def test_of_several_targets_all_are_waited_for():
+    assert stops_after(Targets(share=0.5), -4.0, -2.0)
+    assert not stops_after(Targets(share=0.5, pass_rate=0.5), -4.0, -2.0)
+    assert stops_after(Targets(share=0.5, pass_rate=0.5), -4.0, -1.0)
+    assert not Targets(keep_for=3.0)
 
 
 @pytest.mark.parametrize(("num_answers", "num_tried"), [(8, 1), (8, 5), (100, 99), (4, 4)])
