@@ -15,9 +15,9 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def study_config(path: Path) -> dict:
-    """A study's configuration; `starts` and `tuned` may be names of files beside it, or lists of such names."""
+    """A study's configuration; what it shares with others may be in files beside it, named in its place, one or several."""
     config = yaml.safe_load(path.read_text())
-    for key in ("starts", "tuned"):
+    for key in ("shared", "starts", "arms", "tuned"):
         if isinstance(names := config.get(key, {}), (str, list)):
             config[key] = {}
             for name in [names] if isinstance(names, str) else names:

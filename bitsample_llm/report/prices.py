@@ -1,0 +1,209 @@
+"""What does it cost to reach a held-out target and to keep it, runs counted that never did?
+
+A first crossing can be a step too many, which is lost again; a price here is that of the first evaluation from which the target is
+kept until `KEEP_FOR` times its FLOPs were spent.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy import stats
+
+from bitsample_llm.estimators import first_kept
+from bitsample_llm.records import RecordError, Run, read_run
+from bitsample_llm.report.runs import run_dirs_in
+
+KEEP_FOR = 3.0
+PACKED = "lines.parquet"
+SETTINGS = (  # what a search may set
+    *("learning_rate", "optim", "per_device_train_batch_size", "num_generations", "num_iterations", "trained_parameters"),
+    *("max_completion_length", "answer_format"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A state of the held-out problems: a share of the bits that there are to gain, or a mean pass rate."""
+
+    name: str
+    share: float | None = None
+    pass_rate: float | None = None
+
+
+TARGETS = (
+    Target("half of the bits", share=0.5),
+    Target("90 % of the bits", share=0.9),
+    Target("p = .5", pass_rate=0.5),
+    Target("p = .9", pass_rate=0.9),
+)
+HALF, NINE_TENTHS = TARGETS[:2]
+
+
+@dataclass(frozen=True)
+class PricedRun:
+    """A finished run: what it was, and its state at each evaluation, before training first.
+
+    Attributes:
+        tags: facts that a study selects by, such as `rung`, `model` and `reason`.
+        settings: what a search sets.
+        flop_budget: at which it would have ended; None where there was none.
+        updates, samples, flops: so far, at each evaluation.
+        log2_p, pass_rate: means over held-out problems.
+        kl_bits: KL divergence from the start, mean over held-out problems; None where it was not measured.
+    """
+
+    start: str
+    arm: str
+    seed: int
+    tags: dict[str, str]
+    settings: dict
+    flop_budget: float | None
+    updates: list[float]
+    samples: list[float]
+    flops: list[float]
+    log2_p: list[float]
+    pass_rate: list[float]
+    kl_bits: list[float | None]
+
+    @property
+    def rung(self) -> str:
+        """The start without its model."""
+        return self.tags.get("rung", self.start)
+
+    @property
+    def model(self) -> str:
+        """The pretraining seed."""
+        return self.tags.get("model", "")
+
+    @property
+    def available_bits(self) -> float:
+        """Mean over held-out problems of -log2 p before training."""
+        return -self.log2_p[0]
+
+    def level(self, target: Target) -> tuple[list[float], float]:
+        """The measured values, and what they have to reach."""
+        if target.share is not None:
+            return [value - self.log2_p[0] for value in self.log2_p], target.share * self.available_bits
+        return self.pass_rate, target.pass_rate
+
+    def has_before(self, target: Target) -> bool:
+        """Whether the target holds before training."""
+        values, level = self.level(target)
+        return values[0] >= level
+
+    def kept_at(self, target: Target) -> int | None:
+        """The evaluation at which a target was reached that was kept; None where none is known to be."""
+        spent = first_kept(self.flops, *self.level(target), KEEP_FOR)
+        return None if spent is None else self.flops.index(spent)
+
+    def price(self, target: Target, amount: str = "flops") -> tuple[float, bool]:
+        """What was spent until a kept target was reached, and True; or what was spent until the target cannot have been reached and kept,
+        and False: one that was reached later would not have shown that it is kept.
+        """
+        spent, index = getattr(self, amount), self.kept_at(target)
+        if index is not None:
+            return spent[index], True
+        return spent[max(int(np.searchsorted(self.flops, self.flops[-1] / KEEP_FOR, side="right")) - 1, 0)], False
+
+
+def median_price(prices: Sequence[tuple[float, bool]]) -> float | None:
+    """Kaplan-Meier median of prices, of which those marked False are lower bounds; None where fewer than half are known to be reached.
+
+    >>> median_price([(1.0, True), (2.0, True), (3.0, False)])
+    2.0
+    """
+    reached, bounds = ([value for value, is_reached in prices if is_reached == which] for which in (True, False))
+    if not reached:
+        return None
+    survival = stats.ecdf(stats.CensoredData(uncensored=reached, right=bounds)).sf
+    below = np.flatnonzero(survival.probabilities <= 0.5)
+    return float(survival.quantiles[below[0]]) if below.size else None
+
+
+def mean_log_price(run: PricedRun) -> float:
+    """What a search makes small: the mean over the targets of the log of the price in FLOPs. A target that was not reached and kept counts as
+    three times the budget (where there is none, of what was spent), times e to the share of it that is missing in the end.
+    """
+    missed, scores = math.log(KEEP_FOR * (run.flop_budget or run.flops[-1])), []
+    for target in TARGETS:
+        values, level = run.level(target)
+        price, is_reached = run.price(target)
+        if not run.has_before(target):
+            share = np.clip((values[-1] - values[0]) / (level - values[0]), 0, 1)
+            scores.append(math.log(price) if is_reached else missed + 1 - share)
+    return float(np.mean(scores))
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def priced_run(run: Run) -> PricedRun:
+    """A finished run as it was recorded. An evaluation that found no number, since the run had diverged, has a pass rate of 0.
+
+    Raises:
+        RecordError: if the run has no exact pass rates.
+    """
+    evals = run.table("evals")
+    evals = evals.filter(pc.equal(evals["split"], "heldout"))
+    step_R, log2_p_R, kl_R, flops_R = (
+        evals[name].to_numpy().astype(float) for name in ("step", "log2_pass_rate", "kl_to_start_bits", "total_flops")
+    )
+    steps, first_rows = np.unique(step_R, return_index=True)
+    at_T = [step_R == step for step in steps]
+    log2_p_T, pass_rate_T = (np.array([values[at].mean() for at in at_T]) for values in (log2_p_R, np.exp2(log2_p_R)))
+    if not steps.size or np.isnan(log2_p_T[0]):
+        raise RecordError(f"{run.run_dir} has no exact held-out pass rates, and a price here is of those")
+    samples = {0: 0.0} | {line["step"]: line["samples/total"] for line in run.steps}
+    manifest = run.manifest
+    config = manifest["config"]
+    options = config["training"] | config["study"] | config.get("choices", {})
+    return PricedRun(
+        start=manifest["start"],
+        arm=manifest["arm"],
+        seed=manifest["seed"],
+        tags=manifest.get("tags") or {},
+        settings={name: options[name] for name in SETTINGS if options.get(name) is not None},
+        flop_budget=config["study"]["flop_budget"],
+        updates=steps.tolist(),
+        samples=[samples[int(step)] for step in steps],
+        flops=flops_R[first_rows].tolist(),
+        log2_p=np.where(np.isnan(log2_p_T), -np.inf, log2_p_T).tolist(),
+        pass_rate=np.nan_to_num(pass_rate_T).tolist(),
+        kl_bits=[float(known.mean()) if (known := kl_R[at & ~np.isnan(kl_R)]).size else None for at in at_T],
+    )
+
+
+def read_prices(paths: Sequence[str | Path]) -> list[PricedRun]:
+    """The finished runs in the folders: run directories, or those of a record, packed.
+
+    Raises:
+        RecordError: for a folder that holds neither.
+    """
+    runs = []
+    for folder in map(Path, paths):
+        if (folder / PACKED).is_file():
+            runs += [_unpacked(line) for line in pq.read_table(folder / PACKED).to_pylist()]
+            continue
+        recorded = [read_run(run_dir) for run_dir in run_dirs_in([folder])]
+        runs += [priced_run(run) for run in recorded if run.manifest["state"] == "finished"]
+    if not runs:
+        raise RecordError(f"{', '.join(map(str, paths))}: no finished runs")
+    return runs
+
+
+def pack_prices(runs: Sequence[PricedRun], folder: Path) -> None:
+    """Write the runs into one Parquet file of a record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [asdict(run) | {name: json.dumps(getattr(run, name)) for name in ("tags", "settings")} for run in runs]
+    pq.write_table(pa.Table.from_pylist(lines), folder / PACKED, compression="zstd", compression_level=12)
+
+
+def _unpacked(line: dict) -> PricedRun:
+    return PricedRun(**line | {name: json.loads(line[name]) for name in ("tags", "settings")})
