@@ -84,21 +84,27 @@ def options_of(settings: dict) -> list[str]:
     return words
 
 
-def expanded_arms(arms: dict) -> dict[str, dict]:
-    """Arms by name; an arm with a `grid` (option -> values) becomes one arm for each point of it.
+def points_of(grid: dict[str, list]) -> Iterator[dict]:
+    """The points of a grid (option -> values). Options that go together are one entry, separated by spaces, with a list of their values in each
+    point.
+    """
+    for point in itertools.product(*grid.values()):
+        chosen: dict = {}
+        for options, value in zip(grid, point, strict=True):
+            names = options.split()
+            chosen |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
+        yield chosen
 
-    Options that go together are one entry, separated by spaces, with a list of their values in each point. Its tags say of what
-    arm a point is one and what it sets, in JSON.
+
+def expanded_arms(arms: dict) -> dict[str, dict]:
+    """Arms by name; an arm with a `grid` becomes one arm for each point of it, whose tags say of what arm it is one and what it sets, in
+    JSON.
     """
     expanded = {}
     for name, settings in arms.items():
         grid = settings.get("grid", {})
         rest = {key: value for key, value in settings.items() if key != "grid"}
-        for point in itertools.product(*grid.values()):
-            chosen: dict = {}
-            for options, value in zip(grid, point, strict=True):
-                names = options.split()
-                chosen |= dict(zip(names, value if len(names) > 1 else [value], strict=True))
+        for chosen in points_of(grid):
             label = "".join(f",{option}={value}" for option, value in chosen.items())
             expanded[name + label] = rest | chosen
             if grid:
