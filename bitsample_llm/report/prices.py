@@ -53,6 +53,7 @@ class PricedRun:
     Attributes:
         tags: facts that a study selects by, such as `rung`, `model` and `reason`.
         settings: what a search sets.
+        log2_p_before: of each held-out problem before training.
         flop_budget: at which it would have ended; None where there was none.
         updates, samples, flops: so far, at each evaluation.
         log2_p, pass_rate: means over held-out problems.
@@ -64,6 +65,7 @@ class PricedRun:
     seed: int
     tags: dict[str, str]
     settings: dict
+    log2_p_before: list[float]
     flop_budget: float | None
     updates: list[float]
     samples: list[float]
@@ -106,11 +108,18 @@ class PricedRun:
     def price(self, target: Target, amount: str = "flops") -> tuple[float, bool]:
         """What was spent until a kept target was reached, and True; or what was spent until the target cannot have been reached and kept,
         and False: one that was reached later would not have shown that it is kept.
+
+        Linear between the evaluation that found it and the one before; the first update is the least that can be bought.
         """
         spent, index = getattr(self, amount), self.kept_at(target)
-        if index is not None:
+        if index is None:
+            last = int(np.searchsorted(self.flops, self.flops[-1] / KEEP_FOR, side="right")) - 1
+            return spent[max(last, 0)], False
+        if index < 2:
             return spent[index], True
-        return spent[max(int(np.searchsorted(self.flops, self.flops[-1] / KEEP_FOR, side="right")) - 1, 0)], False
+        values, level = self.level(target)
+        share = (level - values[index - 1]) / (values[index] - values[index - 1])
+        return spent[index - 1] + share * (spent[index] - spent[index - 1]), True
 
 
 def median_price(prices: Sequence[tuple[float, bool]]) -> float | None:
@@ -170,6 +179,7 @@ def priced_run(run: Run) -> PricedRun:
         seed=manifest["seed"],
         tags=manifest.get("tags") or {},
         settings={name: options[name] for name in SETTINGS if options.get(name) is not None},
+        log2_p_before=log2_p_R[at_T[0]].tolist(),
         flop_budget=config["study"]["flop_budget"],
         updates=steps.tolist(),
         samples=[samples[int(step)] for step in steps],

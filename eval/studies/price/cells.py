@@ -1,0 +1,195 @@
+"""The statistics of README.md: what a cell, one arm at one start, pays for a target, and what two cells pay compared with each other."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitsample_llm.information import binary_entropy_bits
+from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text, ratio_over_seeds
+from bitsample_llm.report.prices import PricedRun, Target, median_price
+
+RL = ("grpo", "rloo", "reinforce")  # of the headline cells
+FLOOR_UPDATES = 2  # a price of so many updates is the least that can be bought, or nearly
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one arm at one rung, by pretraining seed."""
+
+    rung: str
+    arm: str
+    runs: dict[str, list[PricedRun]]
+
+    @property
+    def first(self) -> PricedRun:
+        """Any of its runs; they differ in their seeds."""
+        return next(iter(self.runs.values()))[0]
+
+    @property
+    def reason(self) -> str:
+        """Why the pass rate is below 1."""
+        return self.first.tags["reason"]
+
+    @property
+    def num_runs(self) -> int:
+        """Of all pretraining seeds."""
+        return sum(map(len, self.runs.values()))
+
+    def p(self, model: str) -> np.ndarray:
+        """Pass rates of the held-out problems before training."""
+        return np.minimum(np.exp2(self.runs[model][0].log2_p_before), 1.0)
+
+    @property
+    def mean_pass_rate(self) -> float:
+        """Mean over problems and pretraining seeds."""
+        return float(np.mean([self.p(model).mean() for model in self.runs]))
+
+    def has_before(self, target: Target) -> bool:
+        """Whether the target holds before training at one of the pretraining seeds."""
+        return any(runs[0].has_before(target) for runs in self.runs.values())
+
+    def price(self, model: str, target: Target, amount: str = "flops") -> float | None:
+        """Kaplan-Meier median over the training seeds of one pretraining seed; None where fewer than half are known to have got there."""
+        return median_price([run.price(target, amount) for run in self.runs[model]])
+
+    def prices(self, target: Target, amount: str = "flops") -> Estimate:
+        """Geometric mean over pretraining seeds, all of which must have a price."""
+        return complete([self.price(model, target, amount) for model in self.runs])
+
+    def num_reached(self, target: Target) -> int:
+        """How many runs reached and kept it."""
+        return sum(run.kept_at(target) is not None for runs in self.runs.values() for run in runs)
+
+    def bound(self, target: Target, amount: str = "flops") -> float:
+        """What the price is above, where it is not measured: the median of what runs are known to have spent without getting there."""
+        spent = [run.price(target, amount) for runs in self.runs.values() for run in runs]
+        return float(np.median([value for value, is_reached in spent if not is_reached]))
+
+    def price_text(self, target: Target, amount: str = "flops", scale: float = 1.0) -> str:
+        """The price with its interval, or what it is above."""
+        if self.has_before(target):
+            return "before training"
+        estimate = self.prices(target, amount)
+        return f"> {number_text(self.bound(target, amount) * scale)}" if estimate.mean is None else estimate.text(scale)
+
+    def variances(self, target: Target) -> tuple[float, float]:
+        """Variance of log FLOPs between the pretraining seeds' means and, mean over them, within; of runs that got there."""
+        logs = [
+            [math.log(price) for run in runs for price, is_reached in [run.price(target)] if is_reached]
+            for runs in self.runs.values()
+        ]
+        means = [np.mean(of_model) for of_model in logs if of_model]
+        within = [np.var(of_model, ddof=1) for of_model in logs if len(of_model) > 1]
+        between = float(np.var(means, ddof=1)) if len(means) > 1 else math.nan
+        return between, float(np.mean(within)) if within else math.nan
+
+
+def complete(values: Sequence[float | None]) -> Estimate:
+    """Geometric mean with its t interval, if every value is known: those that are would be no fair sample of all."""
+    return UNKNOWN if None in values else ratio_over_seeds(values)
+
+
+def cells_of(runs: Sequence[PricedRun]) -> dict[tuple[str, str], Cell]:
+    """(rung, arm) -> cell, latent rungs first, by falling pass rate."""
+    grouped: dict[tuple[str, str], dict[str, list[PricedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (run.model, run.seed)):
+        grouped[run.rung, run.arm][run.model].append(run)
+    cells = [Cell(*place, dict(by_model)) for place, by_model in grouped.items()]
+    return {(cell.rung, cell.arm): cell for cell in sorted(cells, key=lambda cell: (cell.reason, -cell.mean_pass_rate))}
+
+
+def ratio(above: Cell, below: Cell, target: Target, amount: str = "flops") -> Estimate:
+    """Price of one arm over that of another from the same starts, over pretraining seeds."""
+    pairs = [
+        (above.price(model, target, amount), below.price(model, target, amount)) for model in above.runs if model in below.runs
+    ]
+    return complete([a / b if a and b else None for a, b in pairs])
+
+
+# ---- what rollouts per label should be -------------------------------------------------------------------------------
+
+
+def essay_ratio(cell: Cell, model: str) -> float:
+    """-log2 p / H(p), means over problems: bits of a label over bits of a rollout."""
+    p = cell.p(model)
+    return float(-np.log2(p).mean() / binary_entropy_bits(p).mean())
+
+
+def rollouts_per_informative_update(cell: Cell, model: str) -> float:
+    """Rollouts until an update has an advantage that is not zero: a pass without a baseline, else a group of both verdicts."""
+    settings, p = cell.first.settings, cell.p(model)
+    per_update, group_size = settings["per_device_train_batch_size"], settings["num_generations"]
+    if cell.arm.startswith("reinforce"):
+        return per_update / (1 - (1 - p.mean()) ** per_update)
+    informative = (1 - p**group_size - (1 - p) ** group_size).mean()
+    return per_update / (1 - (1 - informative) ** (per_update / group_size))
+
+
+def updates_ratio(rl: Cell, sft: Cell, model: str) -> float:
+    """Rollouts per informative update over labels per update."""
+    return rollouts_per_informative_update(rl, model) / sft.first.settings["per_device_train_batch_size"]
+
+
+def rates_ratio(rl: Cell, sft: Cell) -> float:
+    """Learning rate of SFT over that of RL."""
+    return sft.first.settings["learning_rate"] / rl.first.settings["learning_rate"]
+
+
+FORMS: dict[str, Callable[[Cell, Cell, str], float]] = {
+    "1/p": lambda rl, sft, model: 1 / float(rl.p(model).mean()),
+    "essay, -log2 p / H(p)": lambda rl, sft, model: essay_ratio(rl, model),
+    "rollouts per informative update": updates_ratio,
+    "the same times the ratio of rates": lambda rl, sft, model: updates_ratio(rl, sft, model) * rates_ratio(rl, sft),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Rollouts per label of one arm of RL at one start."""
+
+    rl: Cell
+    sft: Cell
+    model: str
+    rollouts_per_label: float
+
+
+def points_of(cells: dict[tuple[str, str], Cell], target: Target, arms: Sequence[str] = RL) -> list[Point]:
+    """All starts at which both arms have a price."""
+    points = []
+    for (rung, arm), rl in cells.items():
+        sft = cells.get((rung, "sft"))
+        if arm not in arms or sft is None or rl.has_before(target):
+            continue
+        for model in rl.runs:
+            paid = rl.price(model, target, "samples"), sft.price(model, target, "samples") if model in sft.runs else None
+            if all(paid):
+                points.append(Point(rl, sft, model, paid[0] / paid[1]))
+    return points
+
+
+def form_errors(points: Sequence[Point]) -> dict[str, tuple[float, int]]:
+    """Form -> root mean square log error and number of starts. Null models are fitted to the points of all other pretraining seeds: a
+    constant, a line in the log of the ratio of learning rates, the reason's own constant.
+    """
+    errors: dict[str, list[float]] = defaultdict(list)
+    for point in points:
+        log_rate = math.log(point.rollouts_per_label)
+        for name, form in FORMS.items():
+            errors[name].append(log_rate - math.log(form(point.rl, point.sft, point.model)))
+        others = [other for other in points if other.model != point.model]
+        logs = [math.log(other.rollouts_per_label) for other in others]
+        same = [log for other, log in zip(others, logs, strict=True) if other.rl.reason == point.rl.reason]
+        if others:
+            errors["null: a constant"].append(log_rate - float(np.mean(logs)))
+        if same:
+            errors["null: the reason"].append(log_rate - float(np.mean(same)))
+        x = [math.log(rates_ratio(other.rl, other.sft)) for other in others]
+        if len(set(x)) > 1:
+            line = np.polyfit(x, logs, 1)
+            errors["null: the learning rates"].append(
+                log_rate - float(np.polyval(line, math.log(rates_ratio(point.rl, point.sft))))
+            )
+    return {name: (float(np.sqrt(np.mean(np.square(values)))), len(values)) for name, values in errors.items()}

@@ -1,0 +1,179 @@
+"""Prices of kept targets on made-up runs of which the truth is known, and their page from a packed record."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bitsample_llm.information import binary_entropy_bits
+from bitsample_llm.records import RecordError
+from bitsample_llm.report.prices import (
+    HALF,
+    NINE_TENTHS,
+    TARGETS,
+    PricedRun,
+    mean_log_price,
+    median_price,
+    pack_prices,
+    priced_run,
+    read_prices,
+)
+from eval.studies.price.__main__ import price_study
+from eval.studies.price.cells import cells_of, form_errors, points_of, ratio, rollouts_per_informative_update
+from eval.studies.price.claims import claims_of
+
+BUDGET = 1e11
+RUNGS = {
+    "latent E": ("latent", 0.1, "abc"),
+    "latent C": ("latent", 0.5, "abc"),
+    "latent K": ("latent", 0.95, "bc"),
+    "unacquired 0.1": ("unacquired", 0.1, "uvw"),
+}
+
+
+def made_run(
+    rung: str,
+    model: str,
+    arm: str,
+    seed: int,
+    price_flops: float,
+    flops_per_sample: float = 1e8,
+    spent: float = BUDGET,
+    lost_at=None,
+) -> PricedRun:
+    """A run that gains in proportion to its FLOPs, 90 % of the bits at `price_flops`, until 5 % are left; lost again from `lost_at` on."""
+    reason, p, _ = RUNGS[rung]
+    flops = np.array([0.0, *np.geomspace(2e7, spent, 60)])
+    gained = np.clip(0.9 * flops / price_flops, 0, 0.95)
+    gained[flops >= (lost_at or math.inf)] = 0
+    log2_p = math.log2(p) * (1 - gained)
+    batch = 1 if arm == "sft" else 8
+    settings = {"learning_rate": 3e-4 if arm == "sft" else 1e-4, "per_device_train_batch_size": batch}
+    settings |= {} if arm == "sft" else {"num_generations": 8}
+    return PricedRun(
+        start=f"{rung} {model}",
+        arm=arm,
+        seed=seed,
+        tags={"rung": rung, "model": model, "reason": reason},
+        settings=settings,
+        log2_p_before=[math.log2(p)] * 4,
+        flop_budget=BUDGET,
+        updates=list(range(61)),
+        samples=(flops / flops_per_sample).tolist(),
+        flops=flops.tolist(),
+        log2_p=log2_p.tolist(),
+        pass_rate=np.exp2(log2_p).tolist(),
+        kl_bits=[None] * 61,
+    )
+
+
+def made_runs(rollouts_per_label=lambda p: 1 / p, arms=("grpo", "rloo", "reinforce")) -> list[PricedRun]:
+    """SFT pays 4 labels from every start, RL so many rollouts for each of them as told."""
+    rng = np.random.default_rng(0)
+    runs = []
+    for rung, (_, p, models) in RUNGS.items():
+        for model in models:
+            for seed in (1, 2, 3):
+                noise = rng.uniform(1, 1.05)
+                runs.append(made_run(rung, model, "sft", seed, 4e8 * noise))
+                runs += [made_run(rung, model, arm, seed, 4e8 * rollouts_per_label(p) * noise) for arm in arms]
+    return runs
+
+
+def test_a_price_is_that_of_the_first_evaluation_from_which_the_target_is_kept():
+    run = made_run("latent E", "a", "sft", 1, 1e9)
+    price, is_reached = run.price(NINE_TENTHS)
+    assert is_reached and price == pytest.approx(1e9, rel=0.03)  # linear but for the last stretch
+    assert run.price(NINE_TENTHS, "samples")[0] == pytest.approx(price / 1e8)
+    assert not run.has_before(HALF) and made_run("latent C", "a", "sft", 1, 1e9).has_before(TARGETS[2])
+
+
+def test_what_is_lost_again_is_not_reached_and_what_came_late_is_not_known_to_be_kept():
+    lost = made_run("latent E", "a", "sft", 1, 1e9, lost_at=2e9)
+    late = made_run("latent E", "a", "sft", 1, 0.5 * BUDGET)
+    for run in (lost, late):
+        bound, is_reached = run.price(NINE_TENTHS)
+        assert not is_reached and BUDGET / 3.6 < bound <= BUDGET / 3
+        assert run.kept_at(NINE_TENTHS) is None
+
+
+def test_the_median_counts_runs_that_never_got_there():
+    assert median_price([(1.0, True), (2.0, True), (9.0, False)]) == 2.0
+    assert median_price([(1.0, True), (9.0, False), (9.0, False)]) is None
+    assert median_price([(5.0, False)]) is None
+    assert median_price([(1.0, False), (2.0, True), (3.0, True)]) == 2.0  # what ended early says nothing of what came later
+
+
+def test_a_search_prefers_what_got_there_and_then_what_came_nearer():
+    early, late = (made_run("latent E", "a", "sft", 1, price) for price in (1e9, 1e10))
+    never = made_run("latent E", "a", "sft", 1, 1e12)
+    assert mean_log_price(early) < mean_log_price(late) < mean_log_price(never)
+    near = made_run("latent E", "a", "sft", 1, 0.5 * BUDGET)  # not known to be kept
+    assert mean_log_price(near) < mean_log_price(never)
+
+
+def test_the_form_that_made_the_runs_is_found():
+    errors = form_errors(points_of(cells_of(made_runs()), NINE_TENTHS))
+    assert errors["1/p"][0] < 0.15 and errors["1/p"][1] == 3 * (3 + 3 + 2 + 3)
+    others = [errors[name][0] for name in ("essay, -log2 p / H(p)", "rollouts per informative update", "null: a constant")]
+    assert min(others) > 0.3
+    by_essay = form_errors(points_of(cells_of(made_runs(lambda p: -math.log2(p) / binary_entropy_bits(p))), NINE_TENTHS))
+    assert by_essay["essay, -log2 p / H(p)"][0] < 0.15 < by_essay["1/p"][0]
+
+
+def test_rollouts_per_informative_update_is_the_closed_form():
+    cells = cells_of(made_runs())
+    assert rollouts_per_informative_update(cells["latent E", "reinforce"], "a") == pytest.approx(8 / (1 - 0.9**8))
+    assert rollouts_per_informative_update(cells["latent E", "grpo"], "a") == pytest.approx(8 / (1 - 0.9**8 - 0.1**8))
+
+
+def test_a_ratio_is_not_measured_where_one_pretraining_seed_never_gets_there():
+    runs = [run for run in made_runs() if (run.rung, run.arm, run.model) != ("latent E", "grpo", "b")]
+    runs += [made_run("latent E", "b", "grpo", seed, 1e13) for seed in (1, 2, 3)]
+    cells = cells_of(runs)
+    assert ratio(cells["latent E", "grpo"], cells["latent E", "sft"], NINE_TENTHS).mean is None
+    assert cells["latent E", "grpo"].price_text(NINE_TENTHS).startswith("> ")
+    assert cells["latent E", "grpo"].num_reached(NINE_TENTHS) == 6
+    assert ratio(cells["latent E", "rloo"], cells["latent E", "sft"], NINE_TENTHS).mean == pytest.approx(10, rel=0.2)
+
+
+def test_verdicts_follow_the_prices():
+    claims = {(claim.text, claim.statistic): claim for claim in claims_of(cells_of(made_runs()))}
+    more = next(claim for (text, what), claim in claims.items() if "latent E (p = 0.1), what does GRPO" in text and "90 %" in what)
+    assert more.verdict == "more"
+    law = next(
+        claim
+        for (text, what), claim in claims.items()
+        if "latent E" in text and "are rollouts per label 1/p" in text and "90 %" in what
+    )
+    assert law.verdict == "yes, within a factor of 1.25"
+    same = next(claim for (text, _), claim in claims.items() if "what does SFT pay from an unacquired start" in text)
+    assert same.verdict == "the same within 1.25"
+    (second,) = {claim.verdict for claim in claims.values() if claim.number == 2}
+    assert second.startswith("contradicted")
+    cheap = claims_of(cells_of(made_runs(lambda p: 0.5)))
+    assert {claim.verdict for claim in cheap if claim.number == 2} == {"supported"}
+
+
+def test_the_page_of_a_packed_record_is_that_of_its_runs(tmp_path):
+    runs = made_runs()
+    pack_prices(runs, tmp_path / "runs")
+    again = read_prices([tmp_path / "runs"])
+    assert again == runs
+    study = price_study(again, "made here")
+    assert "1/p" in study.tables[3].rows[1][0] and study.answer.startswith("To gain and keep 90 %")
+    for picture in study.all_pictures:
+        assert picture.draw().axes
+    with pytest.raises(RecordError, match="no run directory"):
+        read_prices([tmp_path])
+
+
+def test_a_recorded_run_is_priced_as_it_was_recorded(tmp_path):
+    from made_runs import make_run  # noqa: PLC0415
+
+    facts = {"config": {"study": {"flop_budget": 1e11}, "training": {"learning_rate": 1e-4}}}
+    recorded = make_run(tmp_path, "base", "sft", "sft", 1, 2.0, facts=facts)
+    run = priced_run(recorded.run)
+    assert run.log2_p == pytest.approx((-recorded.curve.surprisal_bits).tolist())
+    assert run.flops == recorded.curve.flops.tolist() and run.pass_rate == pytest.approx(recorded.curve.pass_rate.tolist())
+    assert run.settings["learning_rate"] == 1e-4 and set(run.kl_bits) == {None}
