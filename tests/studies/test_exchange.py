@@ -23,8 +23,9 @@ from eval.studies.exchange.gains import (
     samples_to_gain,
     waiting_law,
 )
-from eval.studies.exchange.make_bench import rollout_seed
+from eval.studies.exchange.make_bench import Bench, Cell, Start, rollout_seed
 from eval.studies.exchange.make_data_limited import starts_of
+from eval.studies.exchange.matched import matched_gains, matched_table
 from eval.studies.exchange.observer import gate_gains, observer_gains
 from eval.studies.exchange.rates import bracketed_worth, exchange_rate, labels_per_pass, law_errors, worth_estimate
 
@@ -245,3 +246,46 @@ def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
         assert len(lines) == expected
         (tmp_path / "runs" / "latent_C-base.jsonl").open("a").write('{"torn')  # as a kill leaves it
     assert all(line["num_trained"] > 0 and len(line["evaluations"]) == 3 for line in lines if line["is_tuning"])
+
+
+def test_labels_are_compared_on_problems_of_the_same_pass_rates():
+    """Of two starts the one spreads its pass rates; on the problems that match both gain the share that was built in."""
+    rng = np.random.default_rng(0)
+    starts, rungs = {}, []
+    for name, reason, spread, share in (("latent E", "latent", 0.2, 0.8), ("unacquired 0.1", "unacquired", 1.5, 0.1)):
+        lines = made_lines(rung=name, reason=reason)
+        for model in ("a", "b", "c"):
+            starts[name, model] = -3.3 + spread * rng.standard_normal(256)
+        for line in lines:
+            gained = share * (np.abs(starts[name, line["model"]] + 3.3) < 0.6)  # elsewhere nothing
+            line["log2_p"] = starts[name, line["model"]] * (1 - gained)
+            line["evaluations"] = line["evaluations"][:3]
+        rungs += rungs_of(lines)
+    rows = matched_gains(rungs, starts)
+    assert [row.n for row in rows] == [1, 2, 3, 4, 6, 8, 16, 64]
+    assert [share.mean for share in rows[0].shares] == pytest.approx([0.8, 0.1], abs=0.03)
+    (all_latent, latent), (all_other, other) = rows[0].spread_bits
+    assert all_other > 5 * all_latent and abs(other - latent) < math.log2(1.25)
+    assert 40 < rows[0].num_problems < 100 and len(matched_table(rows).rows) == 9
+
+
+def test_where_several_answers_pass_passes_are_the_rollouts_own_answers():
+    config = {"num_rollouts": [64], "seeds": [1]}
+    start = Start("several", "base", "latent", str(REPOSITORY / "data" / "base"), "E", 2, accepted_digits=1)
+    bench = Bench(start, config)
+    rollouts = bench.rollouts(Cell("passes", 64, 1, 1e-4, False))
+    assert all(passed == (text[:1] == problem.answer[:1]) for problem, text, passed in rollouts)
+    passes = bench.labelled(Cell("passes", 64, 1, 1e-4, False))
+    assert 0 < len(passes) < 64 and any(
+        new.answer != old.answer for new, old in zip(passes, [p for p, _, ok in rollouts if ok], strict=True)
+    )
+    share = np.mean([passed for *_, passed in rollouts])
+    known = np.exp2(bench.before[False].log2_p).mean()
+    assert abs(share - known) < 4 * math.sqrt(known * (1 - known) / 64)
+    assert known > load_known_pass_rate()
+
+
+def load_known_pass_rate() -> float:
+    """Of the same start where the whole answer has to be right."""
+    whole = Bench(Start("whole", "base", "latent", str(REPOSITORY / "data" / "base"), "E", 2), {"num_rollouts": [1], "seeds": [1]})
+    return float(np.exp2(whole.before[False].log2_p).mean())

@@ -14,6 +14,7 @@ from bitsample_llm.report.estimates import number_text, over_seeds, ratio_over_s
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.exchange.claims import ENOUGH, FROM, claims_of, share_claim, worth_claim
 from eval.studies.exchange.gains import Rung, essay_rate, gain_of_labels, read_lines, rungs_of, variances
+from eval.studies.exchange.matched import Matched, matched_gains, matched_table, read_starts
 from eval.studies.exchange.observer import read_observer
 from eval.studies.exchange.pictures import gains_figure, rates_figure
 from eval.studies.exchange.rates import (
@@ -33,11 +34,13 @@ class Recorded:
 
     rungs: list[Rung]
     observer: dict[str, dict[str, list[tuple[int, float]]]]
+    matched: list[Matched]
 
 
 def read(paths: Sequence[str]) -> Recorded:
     """The runs in the folders, and the ideal observer's table where a folder has one."""
-    return Recorded(rungs_of(read_lines(paths)), read_observer([Path(path) for path in paths]))
+    rungs = rungs_of(read_lines(paths))
+    return Recorded(rungs, read_observer([Path(path) for path in paths]), matched_gains(rungs, read_starts(paths)))
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -182,7 +185,12 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
         ],
         sentences=[c.sentence("pretraining seeds") for c in [*worth.values(), *shares.values()] if c.estimate.mean is not None],
         claims=claims_of(rungs),
-        tables=[errors, edges_table(rungs), settings_table(rungs)],
+        tables=[
+            errors,
+            *([matched_table(recorded.matched)] if recorded.matched else []),
+            edges_table(rungs),
+            settings_table(rungs),
+        ],
         pictures=[
             Picture(
                 "rates",

@@ -4,7 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class GainedRun:
         num_trained: labels, or rollouts that passed, that it was trained on; pairs or rollouts of the other arms.
         labels_per_pass: of `as_many_labels`; None for other arms.
         rounds: of `passes_in_rounds`; None for other arms.
+        log2_p: of each held-out problem in the end; None where it was not written down, or is of another number of updates.
     """
 
     model: str
@@ -41,6 +42,7 @@ class GainedRun:
     updates: int
     labels_per_pass: float | None
     rounds: int | None
+    log2_p: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,11 @@ def rungs_of(lines: Sequence[dict]) -> list[Rung]:
         rung.pass_rate[line["model"]], rung.available_bits[line["model"]] = pass_rate, -before
         gain = log2_p[setting.updates] - before if line["num_trained"] else 0.0
         trained = line["model"], line["seed"], line["num_trained"], gain, line["learning_rate"], setting.updates
-        rung.runs.setdefault((arm, n), []).append(GainedRun(*trained, line.get("labels_per_pass"), line.get("rounds")))
+        is_read_at_its_end = line.get("log2_p") is not None and (
+            not line["num_trained"] or line["evaluations"][-1][0] == setting.updates
+        )
+        in_the_end = np.array(line["log2_p"]) if is_read_at_its_end else None
+        rung.runs.setdefault((arm, n), []).append(GainedRun(*trained, line.get("labels_per_pass"), line.get("rounds"), in_the_end))
     return sorted(rungs.values(), key=lambda rung: (rung.reason, -rung.mean_pass_rate))
 
 

@@ -25,14 +25,18 @@ from eval.studies.exchange.gains import TUNED_AS_LABELS
 
 GROUP_SIZE = 8
 BATCH_SIZE = 16
-NUM_HELDOUT = 128
+NUM_HELDOUT = 256
 LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "as_many_labels", "passes_of_groups", "passes_in_rounds")  # by SFT
 IN_GROUPS = ("passes_of_groups", "dpo", "verdict_likelihood", "grpo")
 
 
 @dataclass(frozen=True)
 class Start:
-    """A model and the problems it is asked: its place in the study, and where the model is."""
+    """A model and the problems it is asked: its place in the study, and where the model is.
+
+    Attributes:
+        accepted_digits: an answer passes whose first digits are right, so many; None: the whole answer, and nothing else.
+    """
 
     rung: str
     model: str
@@ -40,6 +44,7 @@ class Start:
     folder: str
     mark: str
     difficulty: int
+    accepted_digits: int | None = None
 
     @property
     def name(self) -> str:
@@ -67,14 +72,16 @@ class Cell:
 
 
 class Scores(TrainerCallback):
-    """Held-out state after 1, 2, 4, ... updates: [updates, mean log2 p, mean p]."""
+    """Held-out state after 1, 2, 4, ... updates: [updates, mean log2 p, mean p], and log2 p of each problem at the last of them."""
 
-    def __init__(self, tokenizer, problems: list[Problem]):
-        self.tokenizer, self.problems, self.rows = tokenizer, problems, []
+    def __init__(self, tokenizer, problems: list[Problem], accepted_digits: int | None):
+        self.tokenizer, self.problems, self.accepted_digits, self.rows = tokenizer, problems, accepted_digits, []
+        self.log2_p = np.empty(0)
 
     def add(self, model, updates: int) -> None:
-        log2_p = np.array([logps.sum() for logps in answer_logprobs(model, self.tokenizer, self.problems)]) / math.log(2)
-        self.rows.append([updates, float(log2_p.mean()), float(np.exp2(log2_p).mean())])
+        logps = answer_logprobs(model, self.tokenizer, self.problems)  # a digit is a token
+        self.log2_p = np.array([logps_T[: self.accepted_digits].sum() for logps_T in logps]) / math.log(2)
+        self.rows.append([updates, float(self.log2_p.mean()), float(np.exp2(self.log2_p).mean())])
 
     def on_step_end(self, args, state, control, model, **kwargs):
         if state.global_step & (state.global_step - 1) == 0:
@@ -106,12 +113,15 @@ class Bench:
             True: self.task.problems("tuning", NUM_HELDOUT, seed=0),
         }
         self.before = {}
-        for is_tuning, problems in self.heldout.items():
-            scores = Scores(self.tokenizer, problems)
-            scores.add(model, 0)
-            self.before[is_tuning] = scores.rows[0]
+        for is_tuning in self.heldout:
+            self.before[is_tuning] = self.scores(is_tuning)
+            self.before[is_tuning].add(model, 0)
         self._sampled: dict[tuple, list] = {}
         self._passed_in_rounds: dict[Cell, list[Problem]] = {}
+
+    def scores(self, is_tuning: bool) -> Scores:
+        """Of a run, before it begins."""
+        return Scores(self.tokenizer, self.heldout[is_tuning], self.start.accepted_digits)
 
     def fresh_model(self):
         """The model as it is before training."""
@@ -138,7 +148,12 @@ class Bench:
         completions = sampled_completions(model.eval(), self.tokenizer, problems, self.start.difficulty + 2, end=self.end)
         verifier = RolloutVerifier(self.task, problems, self.tokenizer, self.end)
         judged = verifier.judged([problem.problem_id for problem in problems], completions)
-        return [(problem, text, verdict.passed) for problem, (text, _, verdict) in zip(problems, judged, strict=True)]
+        num = self.start.accepted_digits
+        passed = [
+            verdict.passed if num is None else text[:num] == p.answer[:num]
+            for p, (text, _, verdict) in zip(problems, judged, strict=True)
+        ]
+        return [(problem, text, passes) for problem, (text, *_), passes in zip(problems, judged, passed, strict=True)]
 
     def with_rounds_run(self, cell: Cell, setting_of: Callable[[int], tuple[float, int]]) -> Cell:
         """The cell with the setting that its passes ask for, after all rounds of drawing: each round's rollouts are of the start trained
@@ -153,12 +168,16 @@ class Bench:
                 in_between = replace(cell, learning_rate=rate, most_updates=updates)
                 self._passed_in_rounds[in_between] = passed
                 self.train(model, in_between, [])
-            rollouts = self.judged_rollouts(model, problems[first : first + size])
-            passed = passed + [problem for problem, _, is_pass in rollouts if is_pass]
+            passed = passed + self.as_labels(self.judged_rollouts(model, problems[first : first + size]))
         rate, updates = setting_of(len(passed))
         cell = replace(cell, learning_rate=rate, most_updates=updates)
         self._passed_in_rounds[cell] = passed
         return cell
+
+    @staticmethod
+    def as_labels(rollouts: list[tuple[Problem, str, bool]]) -> list[Problem]:
+        """What passed, as answers to learn from: the rollout's own, of the several that may pass."""
+        return [replace(problem, answer=text) for problem, text, passed in rollouts if passed]
 
     def num_passed(self, cell: Cell) -> int:
         """How many of the cell's rollouts passed."""
@@ -171,7 +190,7 @@ class Bench:
         if cell.rounds:
             return self._passed_in_rounds[cell]
         if cell.arm.startswith("passes"):
-            return [problem for problem, _, passed in self.rollouts(cell) if passed]
+            return self.as_labels(self.rollouts(cell))
         if cell.arm == "as_many_labels":  # as rollouts passed, for problems drawn blindly; fewer are the beginning of more
             num = round(cell.labels_per_pass * self.num_passed(cell))
             problems = self.problems(max(num, cell.n), cell.seed)
@@ -187,14 +206,15 @@ class Bench:
         ]
 
     def run(self, cell: Cell) -> dict:
-        """The line of a run: `num_trained` labels, rollouts or pairs, 0 where there was nothing to learn from, and of the arms that
-        take their number from rollouts `num_passed`.
+        """The line of a run: `num_trained` labels, rollouts or pairs, 0 where there was nothing to learn from; of the arms that take their
+        number from rollouts `num_passed`; of reported runs `log2_p`, each held-out problem's in the end.
         """
-        scores = Scores(self.tokenizer, self.heldout[cell.is_tuning])
-        scores.rows.append(self.before[cell.is_tuning])
+        scores, before = self.scores(cell.is_tuning), self.before[cell.is_tuning]
+        scores.rows, scores.log2_p = [*before.rows], before.log2_p
         num_trained = self.train(self.fresh_model(), cell, [scores])
         counted = {"num_trained": num_trained, "num_passed": self.num_passed(cell) if cell.arm in TUNED_AS_LABELS else None}
-        return asdict(self.start) | asdict(cell) | counted | {"evaluations": scores.rows}
+        in_the_end = {} if cell.is_tuning else {"log2_p": scores.log2_p.round(3).tolist()}
+        return asdict(self.start) | asdict(cell) | counted | {"evaluations": scores.rows} | in_the_end
 
     def train(self, model, cell: Cell, callbacks: list[TrainerCallback]) -> int:
         """Train the model as the cell says; how many labels, rollouts or pairs there were to learn from."""

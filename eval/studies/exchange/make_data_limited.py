@@ -37,7 +37,8 @@ def starts_of(config: dict) -> list[Start]:
         models = config["models"][facts["reason"]]
         for model in facts.get("models", models):
             folder = f"{models[model]}/{facts['checkpoint']}" if "checkpoint" in facts else models[model]
-            starts.append(Start(rung, model, facts["reason"], folder, facts["mark"], facts["difficulty"]))
+            about = facts["mark"], facts["difficulty"], facts.get("accepted_digits")
+            starts.append(Start(rung, model, facts["reason"], folder, *about))
     return starts
 
 
@@ -45,7 +46,7 @@ def cells_of(bench: Bench, config: dict, is_wide: bool) -> list[Cell]:
     """What is run at a start, without seed and rate: labels, passes and as many labels, or the other arms; no more rollouts or labels
     than there are training problems.
     """
-    start, pass_rate, num_problems = bench.start, bench.before[False][2], len(bench.problems(4096, 0))
+    start, pass_rate, num_problems = bench.start, bench.before[False].rows[0][2], len(bench.problems(4096, 0))
     least, most = config["num_passes"][start.reason]
     num_rollouts = [n for n in config["num_rollouts"] if least <= n * pass_rate <= most and n <= num_problems]
     if is_wide:
@@ -87,6 +88,8 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     bench = Bench(start, config)
+    of_problems = {"rung": start.rung, "model": start.model, "log2_p": bench.before[False].log2_p.round(3).tolist()}
+    (output_dir / f"{start.name}.start.json").write_text(json.dumps(of_problems) + "\n")
     gc.collect()
     gc.freeze()  # every trainer collects garbage, a tenth of a short run
     path = output_dir / f"{start.name}.jsonl"
@@ -114,7 +117,8 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
         setting = chosen_setting(tuning_lines_of(lines, "labels", nearest_size(sorted(sizes), num_labels)))
         return setting.learning_rate, max(setting.updates, 1)
 
-    for cell, seed in itertools.product(cells, config["rungs"][start.rung].get("seeds", config["seeds"])):
+    seeds = config["rungs"][start.rung].get("seeds", config["seeds"])
+    for cell, seed in itertools.product(cells, seeds[: config["wide"]["seeds"]] if is_wide else seeds):
         cell = replace(cell, seed=seed)
         if cell.rounds:
             if not any(cell == replace(other, learning_rate=0.0) for other in map(cell_of, lines)):
