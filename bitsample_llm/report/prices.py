@@ -22,6 +22,7 @@ from bitsample_llm.report.runs import run_dirs_in
 
 KEEP_FOR = 3.0
 PACKED = "lines.parquet"
+PACKED_AS_JSON = ("tags", "settings", "gains_elsewhere")
 SETTINGS = (  # what a search may set
     *("learning_rate", "optim", "per_device_train_batch_size", "num_generations", "num_iterations", "trained_parameters"),
     *("max_completion_length", "answer_format"),
@@ -58,6 +59,7 @@ class PricedRun:
         updates, samples, flops: so far, at each evaluation.
         log2_p, pass_rate: means over held-out problems.
         kl_bits: KL divergence from the start, mean over held-out problems; None where it was not measured.
+        gains_elsewhere: of each other evaluation set, what the mean of log2 p gained in the end, in bits.
     """
 
     start: str
@@ -73,6 +75,7 @@ class PricedRun:
     log2_p: list[float]
     pass_rate: list[float]
     kl_bits: list[float | None]
+    gains_elsewhere: dict[str, float]
 
     @property
     def rung(self) -> str:
@@ -159,8 +162,8 @@ def priced_run(run: Run) -> PricedRun:
     Raises:
         RecordError: if the run has no exact pass rates.
     """
-    evals = run.table("evals")
-    evals = evals.filter(pc.equal(evals["split"], "heldout"))
+    table = run.table("evals")
+    evals = table.filter(pc.equal(table["split"], "heldout"))
     step_R, log2_p_R, kl_R, flops_R = (
         evals[name].to_numpy().astype(float) for name in ("step", "log2_pass_rate", "kl_to_start_bits", "total_flops")
     )
@@ -187,7 +190,17 @@ def priced_run(run: Run) -> PricedRun:
         log2_p=np.where(np.isnan(log2_p_T), -np.inf, log2_p_T).tolist(),
         pass_rate=np.nan_to_num(pass_rate_T).tolist(),
         kl_bits=[float(known.mean()) if (known := kl_R[at & ~np.isnan(kl_R)]).size else None for at in at_T],
+        gains_elsewhere=_gains_elsewhere(table),
     )
+
+
+def _gains_elsewhere(evals: pa.Table) -> dict[str, float]:
+    """Gain of each split but the held-out one from its first evaluation to its last; splits without a number are left out."""
+    means: dict[str, dict[int, float]] = {}
+    for row in evals.group_by(["split", "step"]).aggregate([("log2_pass_rate", "mean")]).to_pylist():
+        if row["log2_pass_rate_mean"] is not None and row["split"] != "heldout":
+            means.setdefault(row["split"], {})[row["step"]] = row["log2_pass_rate_mean"]
+    return {split: of_step[max(of_step)] - of_step[min(of_step)] for split, of_step in sorted(means.items())}
 
 
 def read_prices(paths: Sequence[str | Path]) -> list[PricedRun]:
@@ -211,9 +224,9 @@ def read_prices(paths: Sequence[str | Path]) -> list[PricedRun]:
 def pack_prices(runs: Sequence[PricedRun], folder: Path) -> None:
     """Write the runs into one Parquet file of a record."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [asdict(run) | {name: json.dumps(getattr(run, name)) for name in ("tags", "settings")} for run in runs]
+    lines = [asdict(run) | {name: json.dumps(getattr(run, name)) for name in PACKED_AS_JSON} for run in runs]
     pq.write_table(pa.Table.from_pylist(lines), folder / PACKED, compression="zstd", compression_level=12)
 
 
 def _unpacked(line: dict) -> PricedRun:
-    return PricedRun(**line | {name: json.loads(line[name]) for name in ("tags", "settings")})
+    return PricedRun(**line | {name: json.loads(line[name]) for name in PACKED_AS_JSON})

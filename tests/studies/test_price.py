@@ -64,6 +64,7 @@ def made_run(
         log2_p=log2_p.tolist(),
         pass_rate=np.exp2(log2_p).tolist(),
         kl_bits=[None] * 61,
+        gains_elsewhere={"shifted": 0.5},
     )
 
 
