@@ -1,11 +1,11 @@
 # make study   the main job: install, run the quick study and a reduced exchange rate, end with a table and the path of a page
 # make test    install, run the tests
 # make ablate  process reward against outcome reward: 240 runs, half an hour on two cores; goes on where it stopped
-# make ladder  learning, noise and prices over exact pass rates, latent and unacquired; goes on where it stopped
-#              (LADDER=full: whole budgets, memorisation and rollout length as well)
+# make ladder  what a held-out target costs in FLOPs, latent and unacquired: two hours on two cores; goes on where it stopped
+#              (LADDER=full: all arms and rungs, gradient noise, decades, what is acquired)
 # make test-slow  minutes: browsers, several processes, kills (CI runs it)
 # make test-long  an hour: a hundred kills read by pandas, a million completions for each verifier (outside CI)
-# make tune, make tune-ladder   the searches behind their learning rates and batch sizes
+# make tune, make tune-ladder   the searches behind their learning rates and batch sizes (hours)
 PYTHON ?= python3
 PIP_FLAGS ?=
 STUDY ?= runs/study
@@ -14,8 +14,10 @@ BIN = .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 LADDER ?= headline
-LADDER_PARTS_headline = cells noise
-LADDER_PARTS_full = $(LADDER_PARTS_headline) long memorise length
+PRICES_headline = latent unacquired
+PRICES_full = $(PRICES_headline) others more_latent more_unacquired
+CLAIMS_full = noise decades acquire
+AGES = $(foreach seed,0 1 2 3 4,runs/models/ages-seed$(seed)/model)
 RUN_STUDY = $(BIN)/python recipes/study.py --config eval/studies
 
 .PHONY: install study ablate ladder test test-slow test-long lint tune tune-ladder
@@ -39,14 +41,18 @@ study: install
 ablate: install
 	@$(RUN_STUDY)/process_outcome/study.yaml --output_dir runs/ablate
 
-runs/pretrain_ages/model: | install
-	@$(BIN)/accelerate launch --config_file recipes/accelerate/one_cpu.yaml data/pretraining/pretrain.py \
-		--config data/pretraining/pretrain_ages.yaml --output_dir runs/pretrain_ages
+runs/models/ages-seed%/model: | install
+	@$(BIN)/python data/pretraining/pretrain.py --config data/pretraining/pretrain_ages.yaml --ladder_pass_rates 0.03 0.1 0.3 0.6 \
+		--stop_at_pass_rate 0.6 --seed $* --output_dir runs/models/ages-seed$*
 
-ladder: install runs/pretrain_ages/model
-	@set -e; for part in $(LADDER_PARTS_$(LADDER)); do \
-		echo "ladder: $$part"; $(RUN_STUDY)/ladder/$$part.yaml --output_dir runs/ladder/$$part; done
-	@$(BIN)/python -m eval.studies.ladder $(addprefix runs/ladder/,$(LADDER_PARTS_$(LADDER))) --output_dir runs/ladder/report
+ladder: install $(AGES)
+	@set -e; for part in $(PRICES_$(LADDER)); do \
+		echo "prices: $$part"; $(RUN_STUDY)/price/$$part.yaml --output_dir runs/ladder/prices/$$part; done
+	@set -e; for part in $(CLAIMS_$(LADDER)); do \
+		echo "claims: $$part"; $(RUN_STUDY)/ladder/$$part.yaml --output_dir runs/ladder/claims/$$part; done
+	@if [ -n "$(CLAIMS_$(LADDER))" ]; then $(BIN)/python -m eval.studies.ladder $(addprefix runs/ladder/claims/,$(CLAIMS_$(LADDER))) \
+		--output_dir runs/ladder/claims_report; fi
+	@$(BIN)/python -m eval.studies.price $(addprefix runs/ladder/prices/,$(PRICES_$(LADDER))) --output_dir runs/ladder/report
 
 test: install
 	@$(BIN)/python -m pytest -n auto -m 'not slow'
@@ -68,7 +74,6 @@ lint: install
 tune: install
 	@$(RUN_STUDY)/quick/tune.yaml --output_dir runs/tune
 
-tune-ladder: install runs/pretrain_ages/model
-	@$(RUN_STUDY)/ladder/tune_latent.yaml --output_dir runs/ladder_tune_latent
-	@$(RUN_STUDY)/ladder/tune_unacquired.yaml --output_dir runs/ladder_tune_unacquired
-	@$(BIN)/python -m eval.tuned runs/ladder_tune_latent runs/ladder_tune_unacquired --output_file eval/studies/ladder/tuned.yaml
+tune-ladder: install $(AGES)
+	@set -e; for reason in latent unacquired; do $(BIN)/python recipes/search.py --config eval/studies/price/search_$$reason.yaml \
+		--output_dir runs/ladder/search_$$reason --output_file eval/studies/price/tuned_$$reason.yaml; done

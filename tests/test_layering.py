@@ -184,7 +184,7 @@ def test_every_folder_of_the_library_is_a_room_and_every_room_a_folder():
         ("bitsample_llm.report.runs", "from bitsample_llm import InformationMeter"),
         ("bitsample_llm.report.plan.page", "from bitsample_llm.measure import command"),
         ("bitsample_llm.report.plan.page", "import pandas"),
-        ("bitsample_llm.report.runs", "import eval.tuned"),
+        ("bitsample_llm.report.runs", "import eval.archive"),
         *(("bitsample_llm.report.runs", f"def f():\n    from {package} import anything") for package in sorted(HEAVY)),
         ("bitsample_llm.__main__", "from bitsample_llm import InformationMeter"),
         ("bitsample_llm.__main__", "from bitsample_llm.measure.command import main"),
@@ -236,7 +236,7 @@ def test_breach_is_found(module, source):
         ("bitsample_llm.report.plan.page", "import matplotlib\nfrom bitsample_llm.report.study import Study"),
         ("bitsample_llm.meter.callback", "import torch, trl\nfrom bitsample_llm.records.writer import RunWriter"),
         ("bitsample_llm.measure.probes", "import datasets\nfrom bitsample_llm.training.rewards import OutcomeReward"),
-        ("eval.report", "import matplotlib\nfrom eval.tuned import best_points\nfrom bitsample_llm import records"),
+        ("eval.report", "import matplotlib\nfrom eval.archive import archive\nfrom bitsample_llm import records"),
         (
             "eval.studies.ladder.claims",
             "import yaml\nfrom eval.studies.ladder.rungs import Ladder\nfrom bitsample_llm.report import runs",

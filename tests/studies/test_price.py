@@ -1,6 +1,7 @@
 """Prices of kept targets on made-up runs of which the truth is known, and their page from a packed record."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,6 +155,20 @@ def test_verdicts_follow_the_prices():
     assert second.startswith("contradicted")
     cheap = claims_of(cells_of(made_runs(lambda p: 0.5)))
     assert {claim.verdict for claim in cheap if claim.number == 2} == {"supported"}
+
+
+def with_transfer(run: PricedRun, share: float, kl_bits: float) -> PricedRun:
+    gained = run.log2_p[-1] - run.log2_p[0]
+    return replace(run, kl_bits=[*run.kl_bits[:-1], kl_bits], gains_elsewhere={"shifted": share * gained + 0.001 * run.seed})
+
+
+def test_claim_12_compares_at_the_same_gain_and_kl():
+    runs = [with_transfer(run, 0.6 if run.arm == "grpo" else 0.2, 2.0) for run in made_runs()]
+    latent, unacquired = [claim for claim in claims_of(cells_of(runs)) if claim.number == 12]
+    assert (latent.verdict, unacquired.verdict) == ("supported", "supported") and "one digit more" in latent.text
+    assert latent.estimate.mean == pytest.approx(0.4) and latent.estimate.n == 3
+    far = [with_transfer(run, 0.5, 3.0) if run.arm == "grpo" else run for run in runs]
+    assert not [claim for claim in claims_of(cells_of(far)) if claim.number == 12]
 
 
 def test_the_page_of_a_packed_record_is_that_of_its_runs(tmp_path):

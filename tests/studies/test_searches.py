@@ -10,11 +10,8 @@ import yaml
 from conftest import REPOSITORY
 from made_runs import make_run
 
-from bitsample_llm.records import RecordError
-from bitsample_llm.report.runs import arms_of
 from bitsample_llm.training.planned_runs import check_config, expanded_arms, planned_runs, study_config
 from eval import archive
-from eval.tuned import best_points, settings_of
 from recipes.study import page_command
 
 SEEDS = (1, 2, 3)
@@ -102,25 +99,6 @@ def test_the_page_is_the_studys_own_where_its_folder_has_one(tmp_path):
     assert page_command(tmp_path / "study.yaml", tmp_path)[1:3] == ["-m", "eval.report"]
     (tmp_path / "__main__.py").write_text("")
     assert page_command(tmp_path / "study.yaml", tmp_path)[1] == str(tmp_path)
-
-
-def point(folder, start, rate, seed, gain):
-    """A run at one point of a search over the learning rate of SFT."""
-    tags = {"grid_arm": "sft", "grid_point": json.dumps({"learning_rate": rate})}
-    return make_run(folder, start, f"point {rate}", "sft", seed, gain, tags=tags)
-
-
-def test_settings_are_chosen_by_flops_to_the_target_or_else_by_bits(tmp_path):
-    runs = []
-    for seed in SEEDS:
-        for rate, gain in ((0.1, 0.3), (0.3, 0.5), (1.0, 2.0 if seed == 1 else 0.0)):  # the last fails in two of three seeds
-            runs.append(point(tmp_path, "one", rate, seed, gain))
-        for rate, gain in ((1e-5, 0.05), (3e-5, 0.2)):
-            runs.append(point(tmp_path, "two", rate, seed, gain))
-    best = best_points(arms_of(runs))
-    assert settings_of(best) == {"one": {"sft": {"learning_rate": 0.3}}, "two": {"sft": {"learning_rate": 3e-5}}}
-    with pytest.raises(RecordError, match="no tag `grid_arm`"):
-        best_points(arms_of([make_run(tmp_path, "three", "sft", "sft", 1, 0.5)]))
 
 
 def test_archive_keeps_every_run_in_small_files_and_no_path_of_a_machine(tmp_path, monkeypatch):

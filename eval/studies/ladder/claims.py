@@ -2,22 +2,22 @@
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from bitsample_llm.report.claims import Answers, Claim, judged
-from bitsample_llm.report.columns import ABSORBED_BITS, ABSORBED_ON, SAMPLES, SPLITS
-from bitsample_llm.report.estimates import Estimate, over_seeds
-from bitsample_llm.report.runs import Arm, MeasuredRun
-from eval.studies.ladder.rungs import Ladder, both_gained, pass_rates
+from bitsample_llm.report.columns import ABSORBED_BITS, SAMPLES
+from bitsample_llm.report.estimates import Estimate, over_seeds, ratio_over_seeds
+from bitsample_llm.report.runs import MeasuredRun
+from eval.studies.ladder.rungs import Ladder, by_rung, over_models, pass_rates
 
 DECADE_MARGIN = math.log(1.5)  # claim 3: FLOPs of a half-decade of the pass rate over those of the half-decade before
 LOW_PASS_RATE = 0.1  # claim 4: early
 ACQUIRED_SHARE, ACQUIRED_PASS_RATE = 0.05, 0.1  # claim 9
 ROLLOUTS_MARGIN = 10  # claim 9: so rare that a tenth of a pass was to be expected among all rollouts of the problem
-ELSEWHERE = ("shifted", "other_operation", "other_format")  # claim 12
 LESS_IS_SUPPORT = Answers("contradicted", "neither", "supported")
 MORE_IS_SUPPORT = Answers("supported", "neither", "contradicted")
 
@@ -58,23 +58,28 @@ def half_decade_flops(run: MeasuredRun) -> list[float]:
     return np.diff([run.curve.flops[0], *np.interp(levels, highest_yet, run.curve.flops)]).tolist()
 
 
+def decades_slope(run: MeasuredRun) -> float | None:
+    """Slope of log FLOPs per half-decade on its number; None where fewer than three half-decades were crossed, the first of which is cut by where
+    the start happens to lie.
+    """
+    spent = half_decade_flops(run)[1:]
+    return float(np.polyfit(range(len(spent)), np.log(spent), 1)[0]) if len(spent) >= 2 and min(spent) > 0 else None
+
+
 def claim_3(ladder: Ladder) -> list[Claim]:
-    """A row per start, of SFT at a rate low enough to resolve the half-decades."""
+    """A row per rung, of SFT at a rate low enough to resolve the half-decades."""
     found = []
-    for arm in ladder.part("long"):
-        if arm.tags.get("read_for") != "decades":
-            continue
-        spent = [half_decade_flops(run)[1:] for run in arm.runs]  # the first is cut by where the start happens to lie
-        slopes = [float(np.polyfit(range(len(f)), np.log(f), 1)[0]) for f in spent if len(f) >= 2 and min(f) > 0]
+    for (rung, _), arms in by_rung(ladder.part("decades")).items():
+        slope = over_models(arms, decades_slope)
         found.append(
             judged(
                 "SFT spends the same compute on every decade of the pass rate.",
-                f"slope of log FLOPs per half-decade on its number, {arm.start}; margin ±ln 1.5",
-                over_seeds(slopes),
+                f"slope of log FLOPs per half-decade on its number, {rung}; margin ±ln 1.5",
+                slope,
                 (-DECADE_MARGIN, DECADE_MARGIN),
                 Answers("contradicted: later ones cost more", "supported", "contradicted: later ones cost less"),
-                len(arm.runs),
-                f"{len(slopes)} of {len(arm.runs)} seeds crossed at least three half-decades",
+                max(len(arms), 2),
+                f"{slope.n} of {len(arms)} pretraining seeds crossed at least three half-decades",
                 3,
             )
         )
@@ -84,10 +89,22 @@ def claim_3(ladder: Ladder) -> list[Claim]:
 # ---- claims 4 and 5: whose gradients are noisy, and when -------------------------------------------------------------
 
 
-def ratio_of_scales(first: Estimate, second: Estimate) -> Estimate:
-    """first / second with the interval that both intervals allow, as wide as if they erred together."""
-    (low, high), (other_low, other_high) = first.interval, second.interval
-    return Estimate(first.mean / second.mean, (low / other_high, high / other_low), first.n)
+def ratio_of_scales(ladder: Ladder, reason: str, first: tuple[str, str], second: tuple[str, str]) -> Estimate:
+    """Noise scale at one (rung, estimator) over that at another, over the pretraining seeds that have both."""
+    scales = [
+        {at.model: at.scale(estimator) for at in ladder.noise_of(reason) if at.rung == rung} for rung, estimator in (first, second)
+    ]
+    pairs = [(scales[0][model], scales[1][model]) for model in scales[0] if model in scales[1]]
+    return ratio_over_seeds([a.mean / b.mean for a, b in pairs if a and b])
+
+
+def mean_pass_rates(ladder: Ladder, reason: str, estimators: Sequence[str]) -> dict[str, float]:
+    """Rung -> mean pass rate over its pretraining seeds, ascending; of the rungs at which all the estimators have a scale."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    for at in ladder.noise_of(reason):
+        if all(at.scale(estimator) for estimator in estimators):
+            rates[at.rung].append(at.pass_rate)
+    return dict(sorted(((rung, float(np.mean(found))) for rung, found in rates.items()), key=lambda item: item[1]))
 
 
 def claim_4(ladder: Ladder) -> list[Claim]:
@@ -95,17 +112,17 @@ def claim_4(ladder: Ladder) -> list[Claim]:
     found = []
     for reason in ("latent", "unacquired"):
         for estimator in ("reinforce", "rloo", "grpo"):
-            measured = [at for at in ladder.noise_of(reason) if at.scale(f"{estimator}_expected")]
-            early = [at for at in measured if at.pass_rate < LOW_PASS_RATE]
-            if not early or len(early) == len(measured):
+            rates = mean_pass_rates(ladder, reason, [f"{estimator}_expected"])
+            early = [rung for rung, rate in rates.items() if rate < LOW_PASS_RATE]
+            if not early or len(early) == len(rates):
                 continue
-            ratio = ratio_of_scales(*(at.scale(f"{estimator}_expected") for at in (measured[-1], early[-1])))
+            late = list(rates)[-1]
+            ratio = ratio_of_scales(ladder, reason, *((rung, f"{estimator}_expected") for rung in (late, early[-1])))
             statistic = (
-                f"noise scale in rollouts at p = {measured[-1].pass_rate:.2f} over that at {early[-1].pass_rate:.3f}, {estimator}, "
-                f"{reason}, n prompts"
+                f"noise scale in rollouts at p = {rates[late]:.2f} over that at {rates[early[-1]]:.3f}, {estimator}, {reason}"
             )
             text = f"RL gradients are noisiest early: there is less noise at the highest pass rate than below {LOW_PASS_RATE:g}."
-            found.append(judged(text, statistic, ratio, (1, 1), LESS_IS_SUPPORT, 1, "", 4))
+            found.append(judged(text, statistic, ratio, (1, 1), LESS_IS_SUPPORT, 2, "one pretraining seed", 4))
     return found
 
 
@@ -113,50 +130,59 @@ def claim_5(ladder: Ladder) -> list[Claim]:
     """How noise grows from the rung nearest to 0.1 to the highest, with label noise over without."""
     text = "SFT gradients are noisiest late because of irreducible entropy: with label noise they get noisier, without they do not."
     clean, *noisy = labels = ("sft_0", "sft_0.05", "sft_0.2")
-    rungs = [at for at in ladder.noise_of("latent") if all(at.scale(label) for label in labels)]
-    if len(rungs) < 2 or rungs[-1].pass_rate < 0.5:
+    rates = mean_pass_rates(ladder, "latent", labels)
+    if len(rates) < 2 or list(rates.values())[-1] < 0.5:
         return []
-    early, late = min(rungs, key=lambda at: abs(math.log(at.pass_rate / 0.1))), rungs[-1]
-    rises = {label: ratio_of_scales(late.scale(label), early.scale(label)) for label in labels}
-    places = f"from p = {early.pass_rate:.2f} to {late.pass_rate:.2f}, n prompts"
+    early, late = min(rates, key=lambda rung: abs(math.log(rates[rung] / 0.1))), list(rates)[-1]
+    rises = {label: ratio_of_scales(ladder, "latent", (late, label), (early, label)) for label in labels}
+    places = f"from p = {rates[early]:.2f} to {rates[late]:.2f}"
     statistic = f"rise of the noise scale without label noise {places}"
-    found = [judged(text, statistic, rises[clean], (1, 1), LESS_IS_SUPPORT, 1, "", 5)]
+    found = [judged(text, statistic, rises[clean], (1, 1), LESS_IS_SUPPORT, 2, "one pretraining seed", 5)]
     for label in noisy:
         statistic = f"rise with label noise {label.removeprefix('sft_')} over the rise without, {places}"
-        found.append(judged(text, statistic, ratio_of_scales(rises[label], rises[clean]), (1, 1), MORE_IS_SUPPORT, 1, "", 5))
+        both = ratio_over_seeds([a / b for a, b in zip(rises[label].values, rises[clean].values, strict=False)])
+        found.append(judged(text, statistic, both, (1, 1), MORE_IS_SUPPORT, 2, "one pretraining seed", 5))
     return found
 
 
 # ---- claim 9: nothing but what is latent -----------------------------------------------------------------------------
 
 
-def acquired_share(run: MeasuredRun) -> tuple[float | None, int]:
-    """Of the training problems too rare to be sampled, the share that ended above `ACQUIRED_PASS_RATE`; and their number."""
+def acquired_share(run: MeasuredRun, rollouts: float) -> float | None:
+    """Of the training problems too rare to be sampled, with so many rollouts in all, the share that ended above `ACQUIRED_PASS_RATE`."""
     before, after = pass_rates(run.run, "train")
-    rare = before < 1 / (ROLLOUTS_MARGIN * max(run.value(SAMPLES) / len(before), 1))
-    return float((after[rare] > ACQUIRED_PASS_RATE).mean()) if rare.any() else None, int(rare.sum())
+    rare = before < 1 / (ROLLOUTS_MARGIN * max(rollouts / len(before), 1))
+    return float((after[rare] > ACQUIRED_PASS_RATE).mean()) if rare.any() else None
 
 
 def claim_9(ladder: Ladder) -> list[Claim]:
-    """A row per unacquired start and arm of RL, a random reward as its control. An arm that gained nothing does not test it."""
-    found = []
-    for arm in ladder.part("long"):
-        if arm.regime != "rl" or arm.tags.get("reason") != "unacquired":
+    """A row per unacquired rung and arm: RL, a random reward, and SFT, which shows whether the same problems can be learned."""
+    found, arms_by_place = [], by_rung(ladder.part("acquire"))
+    for (rung, name), arms in arms_by_place.items():
+        of_rl = [
+            arm
+            for (other, _), others in arms_by_place.items()
+            for arm in others
+            if other == rung and arm.regime == "rl" and not arm.is_control
+        ]
+        if not of_rl:
             continue
-        shares, numbers = zip(*map(acquired_share, arm.runs), strict=True)
+        rollouts = float(np.mean([run.value(SAMPLES) for arm in of_rl for run in arm.runs]))
+        share = over_models(arms, lambda run, rollouts=rollouts: acquired_share(run, rollouts))
         claim = judged(
             "RLVR only elicits: of unacquired problems too rare for their rollouts, at most 5 % are acquired.",
-            f"share of training problems with p < 1/({ROLLOUTS_MARGIN} x their rollouts) that reach p > {ACQUIRED_PASS_RATE}, "
-            f"{arm.name}, {arm.start}: {np.mean(numbers):.0f} such problems per seed",
-            over_seeds(shares),
+            f"share of training problems with p < 1/({ROLLOUTS_MARGIN} x the rollouts of RL) that reach p > {ACQUIRED_PASS_RATE}, {name}, {rung}",
+            share,
             (ACQUIRED_SHARE, ACQUIRED_SHARE),
             LESS_IS_SUPPORT,
-            len(arm.runs),
-            f"{sum(share is not None for share in shares)} of {len(arm.runs)} seeds have such problems",
+            max(len(arms), 2),
+            f"{share.n} of {len(arms)} pretraining seeds have such problems",
             9,
         )
-        gained = arm.estimate(ABSORBED_BITS).interval
-        if claim.verdict == LESS_IS_SUPPORT.below and arm.is_control:
+        gained = over_models(arms, lambda run: run.value(ABSORBED_BITS)).interval
+        if arms[0].regime == "sft":
+            claim = replace(claim, verdict="control: what labels of the same problems teach")
+        elif arms[0].is_control:
             claim = replace(claim, verdict="control: a random reward, for comparison")
         elif claim.verdict == LESS_IS_SUPPORT.below and not (gained and gained[0] > 0):
             why = "an arm that learns nothing scores the same, and this one is not known to have gained a bit"
@@ -165,44 +191,7 @@ def claim_9(ladder: Ladder) -> list[Claim]:
     return found
 
 
-# ---- claim 12: are RL's bits worth more elsewhere? -------------------------------------------------------------------
-
-
-def transfer(arm: Arm, split: str) -> dict[int, float]:
-    """Bits absorbed on other problems per bit absorbed on held-out problems of the same kind, by seed."""
-    gains = {run.seed: (run.value(ABSORBED_ON[split]), run.value(ABSORBED_BITS)) for run in arm.runs}
-    return {seed: there / here for seed, (there, here) in gains.items() if there is not None and here > 0}
-
-
-def claim_12(ladder: Ladder) -> list[Claim]:
-    """GRPO minus SFT at the same gain, averaged over the rungs where every seed of both gained the target."""
-    found = []
-    for reason in ("latent", "unacquired"):
-        arms = [arm for arm in ladder.part("cells") if arm.tags.get("reason") == reason]
-        gained = both_gained(arms)
-        for split in ELSEWHERE:
-            pairs = [(transfer(grpo, split), transfer(sft, split)) for grpo, sft in gained]
-            pairs = [(grpo, sft) for grpo, sft in pairs if grpo and sft]
-            if not pairs:
-                continue
-            seeds = sorted(set.intersection(*({*grpo} & {*sft} for grpo, sft in pairs)))
-            of_sft = np.mean([sft[seed] for _, sft in pairs for seed in seeds]) if seeds else math.nan
-            found.append(
-                judged(
-                    f"RL's bits are worth more: at the same gain GRPO absorbs more than SFT on {SPLITS[split]}.",
-                    f"bits absorbed there per held-out bit, grpo minus sft, mean of {len(pairs)} {reason} rungs (sft {of_sft:.2f})",
-                    over_seeds([float(np.mean([grpo[seed] - sft[seed] for grpo, sft in pairs])) for seed in seeds]),
-                    (0, 0),
-                    MORE_IS_SUPPORT,
-                    len(gained[0][0].runs),
-                    "not every seed gained bits at every rung",
-                    12,
-                )
-            )
-    return found
-
-
-CLAIMS: Sequence[Callable[[Ladder], list[Claim]]] = (claim_1, claim_3, claim_4, claim_5, claim_9, claim_12)
+CLAIMS: Sequence[Callable[[Ladder], list[Claim]]] = (claim_1, claim_3, claim_4, claim_5, claim_9)
 
 
 def claims_of(ladder: Ladder) -> list[Claim]:

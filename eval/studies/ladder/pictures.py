@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from bitsample_llm.report.columns import ABSORBED_BITS, FLOPS_TO_TARGET, PASS_RATE_BEFORE, SPLITS
-from bitsample_llm.report.estimates import number_text
+from bitsample_llm.report.columns import ABSORBED_BITS, PASS_RATE_BEFORE
 from bitsample_llm.report.pictures import lines_of
 from bitsample_llm.report.runs import Arm, by_start
-from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, TIP, error_bars, looks, plain, plt, tip
-from eval.studies.ladder.claims import ELSEWHERE, transfer
+from bitsample_llm.report.style import COLOURS, GREY, MARKERS, TIP, error_bars, looks, plain, plt
 from eval.studies.ladder.rungs import REASONS, NoiseAt, pass_rates
 
 ESTIMATORS = {"sft_0": "a label", "reinforce_expected": "REINFORCE", "rloo_expected": "RLOO", "grpo_expected": "GRPO"}
@@ -52,22 +50,6 @@ def noise_figure(noise: Sequence[NoiseAt]) -> Figure:
     return figure
 
 
-def transfer_figure(pairs: Sequence[tuple[Arm, Arm]]) -> Figure:
-    """Bits absorbed elsewhere per held-out bit, GRPO (up) against SFT (across)."""
-    figure, axis = plt.subplots(figsize=(6.4, 4.8))
-    for grpo, sft in pairs:
-        for index, split in enumerate(ELSEWHERE):
-            means = [float(np.mean(list(values.values()))) for arm in (sft, grpo) if (values := transfer(arm, split))]
-            if len(means) == 2:
-                gid = f"{TIP}{SPLITS[split]} from {sft.start}: GRPO {number_text(means[1])}, SFT {number_text(means[0])}"
-                axis.plot(*([value] for value in means), gid=gid, **_look(sft.tags.get("reason"), index))
-    low, high = min(*axis.get_xlim(), *axis.get_ylim()), max(*axis.get_xlim(), *axis.get_ylim())
-    axis.plot([low, high], [low, high], color=GREY, linewidth=1, label="the same")
-    axis.set(xlabel="SFT: bits absorbed there per held-out bit", ylabel="GRPO: bits absorbed there per held-out bit")
-    _legend(axis, [sft.tags.get("reason") for _, sft in pairs], [SPLITS[split] for split in ELSEWHERE])
-    return figure
-
-
 def mean_pass_at_k(pass_rates_: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Mean over problems of 1 - (1 - p)^k, exact.
 
@@ -91,33 +73,4 @@ def pass_at_k_figure(arms: Sequence[Arm]) -> Figure:
         axis.set_title(plain(f"{start} start, p = {of_start[0].runs[0].value(PASS_RATE_BEFORE):.3g}"), loc="left")
         axis.legend(fontsize=9)
     axes[-1, 0].set_xlabel("k")
-    return figure
-
-
-def decomposition_figure(arms: Sequence[Arm]) -> Figure:
-    """FLOPs to the target, arm by arm, against pass rate; a panel per reason, lines join the rungs of one ladder."""
-    reasons = [reason for reason in REASONS if any(arm.tags.get("reason") == reason for arm in arms)]
-    names = list(dict.fromkeys(arm.name for arm in arms))
-    figure, axes = plt.subplots(len(reasons), 1, figsize=(7.0, 3.4 * len(reasons) + 0.6), squeeze=False, sharex=True, sharey=True)
-    for axis, reason in zip(axes[:, 0], reasons, strict=True):
-        for index, name in enumerate(names):
-            look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": DASHES[index], "markersize": 5}
-            axis.plot([], [], label=plain(name), **look)
-            gained = [arm for arm in arms if (arm.tags.get("reason"), arm.name) == (reason, name) and arm.measured(FLOPS_TO_TARGET)]
-            for rungs in (
-                [arm for arm in gained if arm.tags.get("ladder") == ladder] for ladder in {a.tags.get("ladder") for a in gained}
-            ):
-                points = sorted(
-                    (arm.runs[0].value(PASS_RATE_BEFORE), np.exp(np.mean(np.log(arm.measured(FLOPS_TO_TARGET)))) * 1e-9)
-                    for arm in rungs
-                )
-                axis.plot(*zip(*points, strict=True), **look)
-            for run in (run for arm in gained for run in arm.runs if run.value(FLOPS_TO_TARGET)):
-                flops = run.value(FLOPS_TO_TARGET) * FLOPS_TO_TARGET.scale
-                point = look | {"linestyle": "none", "alpha": 0.35, "markersize": 3, "gid": tip(run, f"{flops:.3g} GFLOP")}
-                axis.plot([run.value(PASS_RATE_BEFORE)], [flops], **point)
-        axis.set(xscale="log", yscale="log", ylabel="GFLOP to the target")
-        axis.set_title(f"{reason} skill", loc="left")
-    axes[-1, 0].set_xlabel("mean pass rate before training, exact")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=9, loc="outside upper center", ncols=5)
     return figure

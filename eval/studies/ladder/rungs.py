@@ -2,16 +2,15 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bitsample_llm.records import RecordError, Run, read_run
-from bitsample_llm.report.columns import FLOPS_TO_TARGET
 from bitsample_llm.report.curve import evaluated_curve
-from bitsample_llm.report.estimates import Estimate
-from bitsample_llm.report.runs import Arm, arms_of, by_start, measured_run, run_dirs_in
+from bitsample_llm.report.estimates import Estimate, over_seeds
+from bitsample_llm.report.runs import Arm, MeasuredRun, arms_of, measured_run, run_dirs_in
 
 REASONS = ("latent", "unacquired", "deep")  # why a pass rate is below 1; the tag of a start says which
 
@@ -26,6 +25,16 @@ class NoiseAt:
     def start(self) -> str:
         """Name of the start."""
         return self.measured["start"]
+
+    @property
+    def rung(self) -> str:
+        """The start without its model."""
+        return self.measured["tags"].get("rung", self.start)
+
+    @property
+    def model(self) -> str:
+        """The pretraining seed."""
+        return self.measured["tags"].get("model", "")
 
     @property
     def reason(self) -> str | None:
@@ -52,7 +61,7 @@ class NoiseAt:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Arms by part of the study (cells, long, memorise, length), and noise by ascending pass rate; what was not run is empty."""
+    """Arms by part of the study (decades, acquire, memorise, length), and noise by ascending pass rate; what was not run is empty."""
 
     parts: dict[str, list[Arm]]
     noise: Sequence[NoiseAt] = ()
@@ -80,17 +89,27 @@ def read_ladder(paths: Sequence[str]) -> Ladder:
             if "part" not in run.manifest.get("tags", {}):
                 raise RecordError(f"{run_dir} has no tag `part`: it is no run of the ladder; compare it with python -m eval.report")
             by_part[run.manifest["tags"]["part"]].append(measured_run(run))
-    if not by_part:
+    if not by_part and not noise:
         raise RecordError(f"no finished run of the ladder in {', '.join(map(str, paths))}: make ladder runs it")
     parts = {part: arms_of(runs) for part, runs in by_part.items()}
     return Ladder(parts, sorted(noise, key=lambda at: at.pass_rate))
 
 
-def both_gained(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """GRPO and SFT of each start from which every seed of both gained the target."""
-    pairs = [{arm.name: arm for arm in of_start} for of_start in by_start(arms).values()]
-    pairs = [(named["grpo"], named["sft"]) for named in pairs if {"grpo", "sft"} <= named.keys()]
-    return [pair for pair in pairs if all(len(arm.measured(FLOPS_TO_TARGET)) == len(arm.runs) for arm in pair)]
+def by_rung(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
+    """(rung, name) -> the arms of that name, one per pretraining seed."""
+    grouped: dict[tuple[str, str], list[Arm]] = defaultdict(list)
+    for arm in arms:
+        grouped[arm.tags.get("rung", arm.start), arm.name].append(arm)
+    return dict(grouped)
+
+
+def over_models(arms: Sequence[Arm], value: Callable[[MeasuredRun], float | None]) -> Estimate:
+    """Mean over pretraining seeds of a number of their runs, averaged over training seeds first; None for one of which no run has it."""
+    means = []
+    for arm in arms:
+        known = [number for number in map(value, arm.runs) if number is not None]
+        means.append(float(np.mean(known)) if known else None)
+    return over_seeds(means)
 
 
 def pass_rates(run: Run, split: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from bitsample_llm.report.claims import Answers, Claim, judged
-from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text
+from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text, over_seeds
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, Target
 from eval.studies.price.cells import RL, Cell, complete, essay_ratio, ratio
 
@@ -16,6 +16,11 @@ ABOUT_SAME = (1 / SAME, SAME)
 RATIO = Answers("more", f"the same within {SAME}", "less")
 WITHIN = Answers(f"no, more than {SAME} times", f"yes, within a factor of {SAME}", f"no, less than 1/{SAME}")
 ABOVE_HALF = 0.6  # claim 2 asks about the rungs above it
+ELSEWHERE = {
+    "shifted": "problems of one digit more",
+    "other_operation": "subtraction",
+    "other_format": "another answer format",
+}  # claim 12
 NOT_REACHED = "at one pretraining seed or more fewer than half of the runs are known to have reached and kept it"
 SPOKEN = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "reinforce": "REINFORCE without a baseline", "dr_grpo": "Dr. GRPO"}
 SPOKEN |= {"rejection": "rejection SFT in rounds", "exact": "the exact gradient"}
@@ -128,9 +133,50 @@ def reason_claims(cells: Cells, target: Target) -> list[Claim]:
     return claims
 
 
+def transfer(cell: Cell, model: str, split: str) -> tuple[float, float] | None:
+    """Bits gained on other problems per held-out bit, and KL to the start, at the end of the runs that kept 90 % of the bits: means over training
+    seeds. None where no run did, or the split or the KL was not measured.
+    """
+    runs = [run for run in cell.runs.get(model, []) if run.kept_at(NINE_TENTHS) is not None]
+    runs = [run for run in runs if split in run.gains_elsewhere and run.kl_bits[-1] is not None]
+    if not runs:
+        return None
+    shares = [run.gains_elsewhere[split] / (run.log2_p[-1] - run.log2_p[0]) for run in runs]
+    return float(np.mean(shares)), float(np.mean([run.kl_bits[-1] for run in runs]))
+
+
+def claim_12(cells: Cells) -> list[Claim]:
+    """RL minus SFT, after both gained and kept 90 % of the bits at about the same KL to the start, averaged over rungs."""
+    claims = []
+    for reason in ("latent", "unacquired"):
+        for split, spoken in ELSEWHERE.items():
+            by_model: dict[str, list[float]] = {}
+            for (rung, arm), rl in cells.items():
+                if arm != "grpo" or rl.reason != reason or (rung, "sft") not in cells:
+                    continue
+                for model in rl.runs:
+                    ends = transfer(rl, model, split), transfer(cells[rung, "sft"], model, split)
+                    if None not in ends and abs(math.log(ends[0][1] / ends[1][1])) <= math.log(SAME):
+                        by_model.setdefault(model, []).append(ends[0][0] - ends[1][0])
+            if by_model:
+                claims.append(
+                    judged(
+                        f"RL's bits are worth more: at the same gain and KL to the start GRPO gains more than SFT on {spoken}.",
+                        f"bits gained there per held-out bit, GRPO minus SFT, {reason} rungs, KL within {SAME}",
+                        over_seeds([float(np.mean(differences)) for differences in by_model.values()]),
+                        (0, 0),
+                        Answers("supported", "neither", "contradicted"),
+                        2,
+                        "fewer than two pretraining seeds where both got there at about the same KL",
+                        12,
+                    )
+                )
+    return claims
+
+
 def claims_of(cells: Cells) -> list[Claim]:
     """All of them."""
-    claims = claim_2(cells, NINE_TENTHS)
+    claims = claim_2(cells, NINE_TENTHS) + claim_12(cells)
     for target in (NINE_TENTHS, HALF):
         claims += flops_claims(cells, target) + exchange_claims(cells, target)
     return claims + reason_claims(cells, HALF)
