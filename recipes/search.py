@@ -36,6 +36,18 @@ def write_settings(searches: dict[tuple[str, str], Search], path: Path, heading:
     path.write_text("\n".join([*lines, yaml.safe_dump(dict(chosen), sort_keys=False)]))
 
 
+def run_round(study: dict, folder: Path, jobs: int) -> list[tuple[dict, int, float]]:
+    """Run the study of a round, or what of it is missing; tags, seed and score of each run. Ends the search where a run fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "round.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    num_runs = sum(len(arm["only"]) for arm in study["arms"].values())
+    print(f"{folder.name}: {num_runs} runs with seed {study['seeds'][0]}", flush=True)
+    words = ["--config", folder / "round.yaml", "--output_dir", folder, "--jobs", jobs]
+    if status := subprocess.run([sys.executable, STUDY, *map(str, words)]).returncode:
+        sys.exit(status)
+    return [(run.tags, run.seed, mean_log_price(run)) for run in read_prices([folder])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="starts, arms with their grids, learning rates and tuning seeds")
@@ -46,27 +58,25 @@ def main() -> None:
     try:
         check_output_dir(options.output_dir)
         config = study_config(options.config)
-        scored: list[tuple[dict, int, float]] = []
+        searches_of(config)
+        if bare := [start for start, settings in config["starts"].items() if not settings.get("models")]:
+            raise ValueError(f"start {bare[0]} has no models")
+    except KeyError as error:
+        sys.exit(f"error: {options.config} has no {error}")
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
+        sys.exit(f"error: {options.config} is not the configuration of a search: {' '.join(str(error).split())}")
+    scored: list[tuple[dict, int, float]] = []
+    try:
         for number in count(1):
             searches = searches_of(config)
             add_scores(searches, scored, config["seeds"])
             study = round_of(config, searches)
             if study is None:
                 break
-            folder = options.output_dir / f"round-{number:02d}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "round.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-            num_runs = sum(len(arm["only"]) for arm in study["arms"].values())
-            print(f"round {number}: {num_runs} runs with seed {study['seeds'][0]}", flush=True)
-            words = ["--config", folder / "round.yaml", "--output_dir", folder, "--jobs", options.jobs]
-            if status := subprocess.run([sys.executable, STUDY, *map(str, words)]).returncode:
-                sys.exit(status)
-            scored += [(run.tags, run.seed, mean_log_price(run)) for run in read_prices([folder])]
+            scored += run_round(study, options.output_dir / f"round-{number:02d}", options.jobs)
         how = f"# Made by: python recipes/search.py --config {options.config}; {len(scored)} runs."
         write_settings(searches, options.output_file, how)
-    except KeyError as error:
-        sys.exit(f"error: {options.config} has no {error}")
-    except (RecordError, OSError, yaml.YAMLError, ValueError) as error:
+    except (RecordError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     print(f"{len(scored)} runs; settings: {options.output_file}")
 

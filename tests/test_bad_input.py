@@ -19,6 +19,7 @@ SMALL = {
     "noise": "--model_name_or_path data/base --num_train_problems 32 --num_heldout_problems 8",
     "pretrain": "",
     "study": "",
+    "search": "",
 }
 
 
@@ -50,7 +51,7 @@ def refusal(tmp_path, monkeypatch, capsys):
         name, *options = [word.format_map(Made(tmp_path / "made")) for word in shlex.split(command)]
         module = importlib.import_module(MAINS.get(name, f"recipes.{name}"))
         words = [name] if name in OF_RECORDS else shlex.split(SMALL.get(name, ""))
-        if name not in (*OF_RECORDS, "noise", "study") and "--config" not in options:
+        if name not in (*OF_RECORDS, "noise", "study", "search") and "--config" not in options:
             folder = REPOSITORY / ("data/pretraining" if name == "pretrain" else "recipes/configs")
             words = ["--config", str(folder / f"{name}.yaml"), *words]
         if name == "noise" and "--model_name_or_path" in options:
