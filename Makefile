@@ -20,7 +20,7 @@ CLAIMS_full = noise decades acquire
 AGES = $(foreach seed,0 1 2 3 4,runs/models/ages-seed$(seed)/model)
 RUN_STUDY = $(BIN)/python recipes/study.py --config eval/studies
 
-.PHONY: install study ablate ladder test test-slow test-long lint tune tune-ladder
+.PHONY: install study ablate ages ladder test test-slow test-long lint tune tune-ladder
 
 install: .venv/.installed
 
@@ -45,7 +45,10 @@ runs/models/ages-seed%/model: | install
 	@$(BIN)/python data/pretraining/pretrain.py --config data/pretraining/pretrain_ages.yaml --ladder_pass_rates 0.03 0.1 0.3 0.6 \
 		--stop_at_pass_rate 0.6 --seed $* --output_dir runs/models/ages-seed$*
 
-ladder: install $(AGES)
+ages: install
+	@$(MAKE) --no-print-directory -j2 $(AGES)
+
+ladder: ages
 	@set -e; for part in $(PRICES_$(LADDER)); do \
 		echo "prices: $$part"; $(RUN_STUDY)/price/$$part.yaml --output_dir runs/ladder/prices/$$part; done
 	@set -e; for part in $(CLAIMS_$(LADDER)); do \
@@ -74,6 +77,9 @@ lint: install
 tune: install
 	@$(RUN_STUDY)/quick/tune.yaml --output_dir runs/tune
 
-tune-ladder: install $(AGES)
+tune-ages: install
+	@$(MAKE) --no-print-directory -j2 $(AGES)
+
+ladder: ages
 	@set -e; for reason in latent unacquired; do $(BIN)/python recipes/search.py --config eval/studies/price/search_$$reason.yaml \
 		--output_dir runs/ladder/search_$$reason --output_file eval/studies/price/tuned_$$reason.yaml; done
