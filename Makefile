@@ -77,9 +77,6 @@ lint: install
 tune: install
 	@$(RUN_STUDY)/quick/tune.yaml --output_dir runs/tune
 
-tune-ages: install
-	@$(MAKE) --no-print-directory -j2 $(AGES)
-
-ladder: ages
+tune-ladder: ages
 	@set -e; for reason in latent unacquired; do $(BIN)/python recipes/search.py --config eval/studies/price/search_$$reason.yaml \
 		--output_dir runs/ladder/search_$$reason --output_file eval/studies/price/tuned_$$reason.yaml; done
