@@ -5,9 +5,10 @@ TRL accepts a learning rate of -1 and a temperature of 0, and fails later or tra
 """
 
 import argparse
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 MAX_NAME_LENGTH = 100  # characters; the name of a run directory is made of two names, and file systems take 255 bytes
@@ -38,6 +39,11 @@ _OPTIONS = {
     f"from 0 to {MAX_SEED}": "seed",
 }
 LIMIT_BY_OPTION = {option: limit for limit, options in _OPTIONS.items() for option in options.split()}
+
+
+def option(default, description: str, choices: Sequence[str] | None = None):
+    """A field of a dataclass that transformers' parser makes an option of; `description` is what --help says of it."""
+    return dataclasses.field(default=default, metadata={"help": description} | ({"choices": choices} if choices else {}))
 
 
 class OneLineArgumentParser(argparse.ArgumentParser):

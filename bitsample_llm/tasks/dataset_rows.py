@@ -12,7 +12,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral
 from pathlib import Path
@@ -21,6 +21,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from bitsample_llm.options import option
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.tasks.judge import NoVerdict, accepts_only_its_answer, gym_dataset, require_package
@@ -39,29 +40,23 @@ NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 class DataArguments:
     """Problems from data, in place of `--task`."""
 
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "A Hub name, a .jsonl or .parquet file, or reasoning_gym:TASK, in place of --task. num_train_problems and "
-            "num_heldout_problems are then upper bounds."
-        },
+    dataset: str | None = option(
+        None,
+        "A Hub name, a .jsonl or .parquet file, or reasoning_gym:TASK, in place of --task. num_train_problems and "
+        "num_heldout_problems are then upper bounds.",
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set (gsm8k has 'main')."})
-    train_split: str = field(default="train", metadata={"help": "Split of a Hub data set to take problems from."})
-    heldout_split: str | None = field(
-        default=None, metadata={"help": "Split or file of the held-out problems; by the hash of the prompt if not given."}
-    )
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompt: a text, or a list of messages."})
-    answer_column: str = field(default="answer", metadata={"help": "Column of the right answer, a text or a number."})
-    verifier: str = field(default="exact", metadata={"help": "exact, numeric or symbolic (math-verify)."})
-    verifier_column: str | None = field(default=None, metadata={"help": "Column that names the verifier of each row."})
-    prompt_format: str = field(
-        default="auto",
-        metadata={
-            "help": "text: the prompt as it stands. chat: a message of the user, through the tokenizer's chat template. auto: "
-            "chat where the tokenizer has a template.",
-            "choices": ["auto", "text", "chat"],
-        },
+    dataset_config: str | None = option(None, "Configuration of a Hub data set (gsm8k has 'main').")
+    train_split: str = option("train", "Split of a Hub data set to take problems from.")
+    heldout_split: str | None = option(None, "Split or file of the held-out problems; by the hash of the prompt if not given.")
+    prompt_column: str = option("prompt", "Column of the prompt: a text, or a list of messages.")
+    answer_column: str = option("answer", "Column of the right answer, a text or a number.")
+    verifier: str = option("exact", "exact, numeric or symbolic (math-verify).")
+    verifier_column: str | None = option(None, "Column that names the verifier of each row.")
+    prompt_format: str = option(
+        "auto",
+        "text: the prompt as it stands. chat: a message of the user, through the tokenizer's chat template. auto: "
+        "chat where the tokenizer has a template.",
+        choices=["auto", "text", "chat"],
     )
 
 
@@ -240,10 +235,10 @@ def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -
     Raises:
         ValueError: naming the first column that is missing, its option, and the columns that are there.
     """
-    for option in ("prompt_column", "answer_column", "verifier_column"):
-        column = getattr(asked, option)
+    for name in ("prompt_column", "answer_column", "verifier_column"):
+        column = getattr(asked, name)
         if column is not None and column not in rows.column_names:
-            raise ValueError(f"{source} has no column {column!r}: pass --{option}; columns: {', '.join(rows.column_names)}")
+            raise ValueError(f"{source} has no column {column!r}: pass --{name}; columns: {', '.join(rows.column_names)}")
     return rows
 
 

@@ -1,13 +1,14 @@
 """Which trainer learns from rewards, what is it told, and which options go together?"""
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate import PartialState
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer
 from trl.import_utils import is_vllm_available
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.options import option
 from bitsample_llm.training.arguments import OneLineParser, RunArguments
 from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.objectives import (
@@ -47,27 +48,21 @@ KNOWN_VALUES = {
 class GRPOChoices:
     """Which trainer, and what it is told."""
 
-    trainer: str = field(
-        default="grpo",
-        metadata={
-            "help": "How to learn from rewards; reinforce has no baseline, rejection is SFT on the rollouts that passed, and "
-            "verdict_likelihood is maximum likelihood of the verdicts.",
-            "choices": list(TRAINERS),
-        },
+    trainer: str = option(
+        "grpo",
+        "How to learn from rewards; reinforce has no baseline, rejection is SFT on the rollouts that passed, and "
+        "verdict_likelihood is maximum likelihood of the verdicts.",
+        choices=list(TRAINERS),
     )
-    reward: str = field(
-        default="outcome",
-        metadata={
-            "help": "outcome: 1 for a pass, 0 for a fail. process_sum: the share of right steps. process_tokens, first_error: "
-            "advantages of single steps (formulas in bitsample_llm/training/credit.py). process_outcome: half first_error, half "
-            "outcome. random: a fair coin, as a control.",
-            "choices": list(CREDITS),
-        },
+    reward: str = option(
+        "outcome",
+        "outcome: 1 for a pass, 0 for a fail. process_sum: the share of right steps. process_tokens, first_error: "
+        "advantages of single steps (formulas in bitsample_llm/training/credit.py). process_outcome: half first_error, half "
+        "outcome. random: a fair coin, as a control.",
+        choices=list(CREDITS),
     )
-    skip_dead_updates: bool = field(
-        default=False, metadata={"help": "Skip the forward pass and the update of batches whose advantages are all zero."}
-    )
-    stop_at_first_error: bool = field(default=False, metadata={"help": "End a rollout at its first wrong step."})
+    skip_dead_updates: bool = option(False, "Skip the forward pass and the update of batches whose advantages are all zero.")
+    stop_at_first_error: bool = option(False, "End a rollout at its first wrong step.")
 
 
 def parsed_arguments(arguments: list[str]):
