@@ -13,8 +13,7 @@ from accelerate.utils import DistributedType, gather_object
 
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.flops import widths
-from bitsample_llm.meter.exact import shared_answer_scores
-from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.meter.verdicts import RolloutVerifier, shared_answer_scores
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import answer_spellings, encode_prompt
 from bitsample_llm.scoring.sampling import sampled_completions
