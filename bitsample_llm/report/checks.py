@@ -41,16 +41,16 @@ def check_steps(run: Run, keys: tuple[str, ...] = COUNTED, last: tuple[str, ...]
                 raise RecordError(f"step {line['step']} of {run.run_dir} has no number for {key}: restore steps.jsonl or run again")
 
 
-def check_finished(run: Run) -> None:
-    """Refuse a run that is not finished.
+def check_finished(run: Run, kind: str = "run", so: str = "only finished runs are reported") -> None:
+    """Refuse what is not finished.
 
     Raises:
-        RecordError: with the state and its reason.
+        RecordError: with the state, its reason, and what follows (`so`).
     """
     state, reason = run.manifest["state"], run.manifest.get("reason")
     if state != "finished":
         why = f" ({' '.join(str(reason).split())})" if reason else ", killed or still under way" if state == "running" else ""
-        raise RecordError(f"{run.run_dir} holds a {state} run{why}: only finished runs are reported")
+        raise RecordError(f"{run.run_dir} holds a {state} {kind}{why}: {so}")
 
 
 def check_reported(run: Run) -> None:
@@ -72,11 +72,14 @@ def check_reported(run: Run) -> None:
 
 
 def check_planned(run: Run) -> None:
-    """Refuse a finished measurement whose records are not whole.
+    """Refuse what is no finished measurement, or one whose records are not whole.
 
     Raises:
-        RecordError: naming what is missing.
+        RecordError: naming what is wrong.
     """
+    if run.manifest.get("regime") != "measure":
+        raise RecordError(f"{run.run_dir} is a run of {run.manifest.get('trainer')}: a plan needs one of recipes/measure.py")
+    check_finished(run, "measurement", "go on with --resume_from_checkpoint last")
     prices = ("rollout_prefill", "rollout_decode", "rollout_training", "label_training")
     check_manifest(run, {"flops_per_sample": dict, "config.model.model_name_or_path": str})
     costs = run.manifest["flops_per_sample"]

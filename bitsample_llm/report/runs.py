@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bitsample_llm.records import RecordError, Run
+from bitsample_llm.report.checks import check_finished, check_steps
 from bitsample_llm.report.columns import Column
 from bitsample_llm.report.curve import Curve, evaluated_curve
 from bitsample_llm.report.estimates import Estimate, over_seeds
@@ -100,10 +101,9 @@ def measured_run(run: Run) -> MeasuredRun:
     Raises:
         RecordError: if it is not finished or has no steps.
     """
-    manifest = run.manifest
-    if manifest["state"] != "finished" or not run.steps:
-        raise RecordError(f"{run.run_dir} holds a {manifest['state']} run: only finished runs are reported")
-    return MeasuredRun(run, *(manifest[key] for key in ("start", "arm", "regime", "seed")), evaluated_curve(run, "heldout"))
+    check_finished(run)
+    check_steps(run)
+    return MeasuredRun(run, *(run.manifest[key] for key in ("start", "arm", "regime", "seed")), evaluated_curve(run, "heldout"))
 
 
 def arms_of(runs: Iterable[MeasuredRun]) -> list[Arm]:

@@ -13,7 +13,6 @@ from bitsample_llm.report.plan.pass_rates import (
     SELECTION,
     Counts,
     best_group_sizes,
-    check_measured,
     counts_of,
     group_table,
     kept_prompts,
@@ -34,7 +33,6 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tu
     Raises:
         RecordError: for what is no finished measurement.
     """
-    check_measured(run)
     check_planned(run)
     rng = np.random.default_rng(seed)
     counts = counts_of(run, None)
