@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from bitsample_llm.measure.measurement import MeasuredPrompt, Sampler, counted_totals, measured_prompts
@@ -44,12 +43,11 @@ class Recorder:
         counter: FlopCounter,
         writer: RunWriter | None,
         num_rollouts: int,
-        recorded: "Recorded | None" = None,
+        recorded: "Recorded",
     ):
         self.sampler, self.counter, self.writer = sampler, counter, writer
         self.generation_step = self.step = 0
         self.line: dict = {}
-        recorded = recorded or Recorded()
         self._lines = {line["step"]: line for line in recorded.lines}
         self._known = recorded.known
         self._before = {key: value for key, value in recorded.last.items() if is_cumulative(key)}
@@ -185,8 +183,3 @@ def resumed(run_dir: Path, manifest: dict, repeat_from: int | None) -> tuple[Run
         (run_dir / "superseded").mkdir(exist_ok=True)
         branch.rename(run_dir / "superseded" / f"{UPDATES}-{len(writer.manifest['resumed_at'])}")
     return writer, Recorded(kept, known, last)
-
-
-def shared_by_all(recorded: Recorded) -> Recorded:
-    """What the first process has read, on every process."""
-    return broadcast_object_list([recorded])[0]
