@@ -79,15 +79,6 @@ def run_manifest(study: RunArguments, args, model_args: ModelConfig, problems: R
         "pretraining_flops": pretraining_flops(folder),
         "train_problems_sha256": problems_sha256(problems.train),
         "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
-        "data": _plain(problems.data),
-        "config": _plain(config),
+        "data": problems.data,
+        "config": json.loads(json.dumps(config, default=str)),  # JSON's types only
     }
-
-
-def _plain(value):
-    """JSON's types only."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
