@@ -50,7 +50,6 @@ class OneLineArgumentParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage before it."""
 
     def error(self, message: str):
-        """Exit with status 2 and the message."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all options)\n")
 
 
@@ -91,14 +90,7 @@ def type_fault(option: str, value, kind: type | None, is_optional: bool, choices
 
 
 def check_name(what: str, name: str) -> None:
-    """Refuse a name of an arm or a start that could not be part of one folder's name.
-
-    Args:
-        what: the option or the thing that has the name, for the message.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Refuse a name of an arm or a start that could not be part of one folder's name: a ValueError that calls it `what`."""
     if not name:
         raise ValueError(f"{what} must not be empty")
     if name in (".", ".."):
@@ -112,11 +104,7 @@ def check_name(what: str, name: str) -> None:
 
 
 def check_output_dir(folder: str | Path | None) -> Path:
-    """The folder, if it is there and can be written or can be made.
-
-    Raises:
-        ValueError: in one line.
-    """
+    """The folder, if it is there and can be written or can be made; a ValueError of one line if not."""
     if folder is None or not str(folder):
         raise ValueError("no run directory: pass --output_dir FOLDER")
     folder = Path(folder)

@@ -41,11 +41,7 @@ PROBE_GROUP_SIZE = 8
 
 
 def check_choices(choices: MeasureChoices, num_processes: int) -> None:
-    """Refuse what cannot be measured.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what cannot be measured: a ValueError names the option."""
     check_output_dir(choices.output_dir)
     if choices.resume_from_checkpoint not in (None, "last"):
         raise ValueError(f"--resume_from_checkpoint takes last, got {choices.resume_from_checkpoint!r}")

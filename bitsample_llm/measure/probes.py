@@ -38,11 +38,7 @@ def _prefixed(prompt: str | list[dict[str, str]], prefix: str) -> str | list[dic
 
 
 def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
-    """The problems under another author's mark.
-
-    Raises:
-        ValueError: for an author nobody knows, or prompts that begin with none.
-    """
+    """The problems under another author's mark; a ValueError for one nobody knows, and for prompts that begin with none."""
     if mark not in CARE_BY_MARK:
         raise ValueError(f"unknown author mark {mark!r}; known: {', '.join(CARE_BY_MARK)}")
     if not all(isinstance(p.prompt, str) and p.prompt.startswith(p.mark or UNKNOWN_MARK) for p in problems):

@@ -57,10 +57,6 @@ class Recorder:
         if writer is not None:
             self._bar = tqdm(total=num_rollouts, initial=done, unit="rollout", dynamic_ncols=True)
 
-    def part_size(self, rollouts_per_prompt: int) -> int:
-        """Prompts of a part: what the processes sample at once."""
-        return max(self.sampler.batch_size // rollouts_per_prompt, 1) * self.sampler.accelerator.num_processes
-
     def measure(
         self,
         problems: list[Problem],
@@ -75,8 +71,9 @@ class Recorder:
         """
         self.generation_step += 1
         measured, passed, drawn = [], 0.0, 0
-        for start in range(0, len(problems), self.part_size(num_rollouts)):
-            part = problems[start : start + self.part_size(num_rollouts)]
+        part_size = max(self.sampler.batch_size // num_rollouts, 1) * self.sampler.accelerator.num_processes
+        for start in range(0, len(problems), part_size):
+            part = problems[start : start + part_size]
             self.step += 1
             if self.step in self._lines:
                 self.line = self._lines[self.step]
@@ -120,7 +117,6 @@ class Recorder:
         return [MeasuredPrompt({}, [], prompt.label_surprisal_bits, prompt.padded_tokens) for prompt in prompts]
 
     def close(self) -> None:
-        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -135,10 +131,8 @@ class Recorded:
 
 
 def check_same(run_dir: Path, manifest: dict) -> None:
-    """Refuse to go on with other options, problems, weights or processes: the parts would not belong together.
-
-    Raises:
-        RecordError: naming what differs.
+    """Refuse to go on with other options, problems, weights or processes, because the parts would not belong together: a
+    RecordError names what differs.
     """
     stored = read_manifest(run_dir)
     differing = [key for key in SAME if stored.get(key) != json.loads(json.dumps(manifest.get(key)))]

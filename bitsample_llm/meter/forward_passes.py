@@ -29,7 +29,6 @@ class ForwardCall:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
         return self.ended - self.started
 
     @property
@@ -135,7 +134,6 @@ class GenerationShapes:
         self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
 
     def shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
-        """Those of the next pass."""
         rows, length = call.ids_BT.shape
         context = call.cached_tokens + length
         executed = Shape(rows * length, rows * length * context, rows * call.kept_outputs)

@@ -98,11 +98,9 @@ class HeldOut:
         self._next_flops = next((point for point in points if point > total_flops), float("inf"))
 
     def is_due(self, total_flops: float) -> bool:
-        """Whether the first set is to be scored now."""
         return bool(self.sets) and total_flops >= self._next_flops
 
     def not_scored_at(self, step: int) -> list[str]:
-        """The sets that were not scored at a step."""
         already = self._last_splits if step == self._last_step else set()
         return [split for split in self.sets if split not in already]
 

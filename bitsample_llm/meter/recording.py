@@ -58,10 +58,8 @@ class Recording:
             tell(f"stopped, the training goes on without records: {error}")
 
     def create(self, manifest: dict, resumes: bool) -> None:
-        """Start the record before the training, where the training does not resume an earlier one (`resumes`).
-
-        Raises:
-            RecordError: if the directory holds a finished run.
+        """Start the record before the training, where the training does not resume an earlier one (`resumes`); a RecordError if the
+        directory holds a finished run.
         """
         if not self._is_writing_process:
             return
@@ -100,18 +98,15 @@ class Recording:
         return gather_object([(last, evaluations)])[0]
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
-        """Collect rows of a table; they are written to disk later."""
         if self._writer is not None:
             self._writer.add_rows(table, finite(rows))
 
     def add_step(self, line: dict) -> None:
-        """Write a step line."""
         if self._writer is not None:
             with self._writing():
                 self._writer.add_step(line)
 
     def flush(self) -> None:
-        """Write the collected rows."""
         if self._writer is not None:
             with self._writing():
                 self._writer.flush()
@@ -126,7 +121,6 @@ class Recording:
                 self._writer.hold(step, rollouts)
 
     def close(self, state: str, reason: str | None = None) -> None:
-        """Write into the manifest how the run ended: nothing comes after this."""
         if (writer := self._writer) is not None:
             self._writer = None
             with self._writing():

@@ -89,7 +89,6 @@ class Totals:
         self._informative_fraction = None
 
     def end_step(self) -> None:
-        """Sum up what a step cost."""
         flops_before, evaluation_seconds = self.total_flops, self.cumulative["seconds/evaluation"]
         self.count_flops()
         evaluation_seconds = self.cumulative["seconds/evaluation"] - evaluation_seconds  # exact pass rates of the prompts

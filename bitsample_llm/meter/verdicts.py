@@ -57,19 +57,11 @@ class RolloutVerifier:
         if asked != self._last_asked:
             texts_and_ends = self.end.texts_and_ends(completion_ids)
             self._last_judged = [
-                (text, ended, self.verdict(problem_id, text, ended))
+                (text, ended, self.task.verify(self.problem_by_id[problem_id], text, ended))
                 for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)
             ]
             self._last_asked = asked
         return self._last_judged
-
-    def verdict(self, problem_id: str, text: str, ended: bool) -> Verdict:
-        """Verdict on one completion.
-
-        Raises:
-            KeyError: for a problem it does not know.
-        """
-        return self.task.verify(self.problem_by_id[problem_id], text, ended)
 
     def rows(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[dict]:
         """Rows of the table `rollouts`, as far as text and verdict go."""

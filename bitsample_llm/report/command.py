@@ -26,11 +26,7 @@ class RecordedRuns:
 
 
 def recorded_runs(paths: Sequence[str | Path]) -> RecordedRuns:
-    """The runs at the paths.
-
-    Raises:
-        RecordError: if none can be reported, with the reason of each.
-    """
+    """The runs at the paths; a RecordError with the reason of each if none can be reported."""
     evaluated, metered, left_out = [], [], []
     for run_dir in run_dirs_in(paths):
         try:

@@ -96,11 +96,7 @@ class Arm:
 
 
 def measured_run(run: Run) -> MeasuredRun:
-    """A finished run with its held-out curve.
-
-    Raises:
-        RecordError: if it is not finished or has no steps.
-    """
+    """A finished run with its held-out curve; a RecordError if it is not finished or has no steps."""
     check_finished(run)
     check_steps(run)
     return MeasuredRun(run, *(run.manifest[key] for key in ("start", "arm", "regime", "seed")), evaluated_curve(run, "heldout"))
@@ -155,11 +151,7 @@ def draws_rollouts(arms: Sequence[Arm]) -> bool:
 
 
 def run_dirs_in(paths: Sequence[str | Path]) -> list[Path]:
-    """Run directories among the paths and one level below them.
-
-    Raises:
-        RecordError: for a path that is no run and holds none.
-    """
+    """Run directories among the paths and one level below them; a RecordError for a path that is no run and holds none."""
     found = []
     for path in map(Path, paths):
         below = sorted(manifest.parent for manifest in path.glob("*/manifest.json"))

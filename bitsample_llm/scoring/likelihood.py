@@ -115,11 +115,8 @@ def _spellings_of(tokenizer, problem: Problem, end: AnswerEnd) -> list[tuple]:
 
 
 def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> None:
-    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. Answers that
-    another verifier than `exact` judges are left out: a shorter form of them may pass too.
-
-    Raises:
-        ValueError: naming the tokens that are needed.
+    """Refuse a limit that cuts right answers off (a ValueError names the tokens that are needed): their pass rate would not be the
+    probability of the answer. Answers that another verifier than `exact` judges are left out: a shorter form of them may pass too.
     """
     must_fit = [problem for problem in problems if problem.verifier == "exact"]
     needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit, end)), default=0)

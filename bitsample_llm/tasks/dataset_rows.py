@@ -129,7 +129,6 @@ class Faults:
         self.rows_by_fault: dict[str, list[str]] = {}
 
     def add(self, fault: str, row: str) -> None:
-        """Note a row."""
         self.rows_by_fault.setdefault(fault, []).append(row)
 
     def lines(self) -> list[str]:
@@ -142,11 +141,7 @@ class Faults:
 
 
 def open_dataset(source: str, config: str | None, split: str) -> datasets.Dataset:
-    """The rows of a file, a folder or a Hub data set.
-
-    Raises:
-        ValueError: in one line, if it cannot be read; a broken line of a JSONL file is named.
-    """
+    """The rows of a file, a folder or a Hub data set; a ValueError if it cannot be read, which names a broken line of a JSONL file."""
     path = Path(source)
     reader = READER_BY_SUFFIX.get(path.suffix)
     if (reader is not None or source.startswith((".", "/"))) and not path.exists():
@@ -183,10 +178,8 @@ def _first_broken_line(path: Path) -> str | None:
 def problems_of_rows(
     rows: Iterable[dict], name: str, asked: DataArguments, faults: Faults, heldout: Collection[str] = (), heldout_by: str = ""
 ) -> list[Problem]:
-    """The problems of rows, in order, without those whose identity is in `heldout`.
-
-    Raises:
-        ValueError: naming the row whose verifier does not exist.
+    """The problems of rows, in order, without those whose identity is in `heldout`; a ValueError names a row whose verifier does
+    not exist.
     """
     problems, answer_by_identity = [], {}
     column = getattr(rows, "features", {}).get(asked.answer_column)
@@ -230,11 +223,7 @@ def _is_prompt(prompt) -> bool:
 
 
 def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -> datasets.Dataset:
-    """The rows, if they have the columns that were asked for.
-
-    Raises:
-        ValueError: naming the first column that is missing, its option, and the columns that are there.
-    """
+    """The rows, if they have the columns that were asked for; a ValueError names the first that is missing, and its option."""
     for name in ("prompt_column", "answer_column", "verifier_column"):
         column = getattr(asked, name)
         if column is not None and column not in rows.column_names:
@@ -243,12 +232,9 @@ def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -
 
 
 def gym_problems(task: str, seed: int, size: int, faults: Faults) -> tuple[list[Problem], dict[str, dict]]:
-    """Problems of a task of reasoning-gym, and what its scoring has to know of each.
+    """Problems of a task of reasoning-gym, and what its scoring has to know of each; errors as of `judge.gym_dataset`.
 
     A task that accepts its own answer only, character for character, is judged exactly.
-
-    Raises:
-        ValueError: see `judge.gym_dataset`; and if reasoning-gym is not installed.
     """
     require_package("reasoning_gym")
     dataset = gym_dataset(task, seed, size)

@@ -32,11 +32,7 @@ class NoVerdict(Exception):
 
 
 def require_package(kind: str):
-    """The package behind a verifier, which is optional.
-
-    Raises:
-        ValueError: naming it and the command that installs it.
-    """
+    """The optional package behind a verifier; a ValueError names it and the command that installs it."""
     module, package = PACKAGES[kind]
     try:
         return importlib.import_module(module)
@@ -93,7 +89,6 @@ class Judge:
         return times.user + times.system
 
     def close(self) -> None:
-        """End the process."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -108,11 +103,7 @@ def _judge(kind: str) -> Judge:
 
 
 def ask_judge(question: dict) -> bool:
-    """The verdict on a question, whose `kind` says who answers it.
-
-    Raises:
-        NoVerdict: see `Judge.ask`.
-    """
+    """The verdict on a question, whose `kind` says who answers it; `NoVerdict` as of `Judge.ask`."""
     return _judge(question["kind"]).ask(question)
 
 
@@ -137,10 +128,8 @@ def symbolic_verdict(question: dict) -> bool:
 
 @cache
 def gym_dataset(task: str, seed: int, size: int):
-    """The problems of a task of reasoning-gym.
-
-    Raises:
-        ValueError: for a task that does not exist, or whose scoring would evaluate the model's text.
+    """The problems of a task of reasoning-gym; a ValueError for a task that does not exist, or whose scoring would evaluate the
+    model's text.
     """
     gym = require_package("reasoning_gym")
     if task not in gym.factory.DATASETS:

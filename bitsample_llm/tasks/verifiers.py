@@ -17,11 +17,7 @@ from bitsample_llm.tasks.plain_number import MAX_JUDGED, marked_place, plain_num
 
 
 def is_same_number(completion: str, answer: str, details: dict) -> bool:
-    """Whether both give the same number.
-
-    Raises:
-        NoVerdict: where one of them is not plainly a number.
-    """
+    """Whether both give the same number; `NoVerdict` where one of them is not plainly a number."""
     return plain_number(completion).is_same(plain_number(answer))
 
 
@@ -32,7 +28,6 @@ def final_answer(text: str) -> str:
 
 
 def is_same_text(completion: str, answer: str, details: dict) -> bool:
-    """Whether the completion is the answer."""
     return completion == answer
 
 

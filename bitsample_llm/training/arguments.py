@@ -97,7 +97,6 @@ class OneLineParser(TrlParser):
     from_file: frozenset[str] = frozenset()  # options that the configuration file gave
 
     def error(self, message: str):
-        """Exit with status 2 and the message."""
         print(f"{self.prog}: {' '.join(message.split())} (--help lists all options)", file=sys.stderr)
         raise SystemExit(2)
 
@@ -152,11 +151,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def check_run_arguments(study: RunArguments) -> None:
-    """Refuse what no run can be made of.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what no run can be made of: a ValueError names the option."""
     for name, value in vars(study).items():
         if fault := value_fault(name, value):
             raise ValueError(fault)

@@ -20,7 +20,6 @@ class FlopBudget(TrainerCallback):
         self.flop_budget = flop_budget
 
     def is_reached(self) -> bool:
-        """Whether the budget is spent."""
         return self.meter.total_flops >= self.flop_budget
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -107,7 +106,6 @@ class ProgressLine(TrainerCallback):
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Open the bar on the first process."""
         if state.is_world_process_zero and not args.disable_tqdm:
             if self.flop_budget:
                 self.bar = tqdm(total=self.flop_budget, unit="FLOP", unit_scale=True, dynamic_ncols=True)
@@ -115,13 +113,11 @@ class ProgressLine(TrainerCallback):
                 self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Show how far the run is, and what its last step told."""
         if self.bar is None:
             return
         self.bar.n = min(self.meter.total_flops, self.flop_budget) if self.flop_budget else state.global_step
         self.bar.set_postfix(self.meter.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Close the bar."""
         if self.bar is not None:
             self.bar.close()

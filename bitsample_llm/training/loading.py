@@ -94,10 +94,8 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
 
 
 def declared_end(study: RunArguments, model, tokenizer) -> AnswerEnd:
-    """Where answers end, by `--stop` and the end of sequence; `generate`, and trainers made from now on, end there too.
-
-    Raises:
-        ValueError: for a stop that the tokenizer writes in several tokens, or that is empty.
+    """Where answers end, by `--stop` and the end of sequence; `generate`, and trainers made from now on, end there too. A
+    ValueError for a stop that the tokenizer writes in several tokens, or that is empty.
     """
     if study.stop == "":
         raise ValueError("--stop is empty: name a text, such as \\n, or leave the option out")
@@ -107,11 +105,7 @@ def declared_end(study: RunArguments, model, tokenizer) -> AnswerEnd:
 
 
 def freeze_all_but_norms(model) -> None:
-    """Leave the parameters of the norm layers trainable and no others.
-
-    Raises:
-        ValueError: if the model names no parameter after a norm.
-    """
+    """Leave the norm layers' parameters trainable and no others; a ValueError if no parameter is named after a norm."""
     norms = [name for name, _ in model.named_parameters() if "norm" in name or ".ln_" in name]
     if not norms:
         raise ValueError("--trained_parameters norms: the model has no parameter named after a norm")

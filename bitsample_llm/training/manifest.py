@@ -22,7 +22,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

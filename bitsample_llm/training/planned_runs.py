@@ -46,11 +46,7 @@ def programs(study_folder: Path | None) -> dict[str, tuple[Path, Path]]:
 
 
 def check_config(config: dict, study_folder: Path | None = None) -> None:
-    """Refuse what would run nothing, something else than what is meant, or in another folder.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Refuse what would run nothing, something else than what is meant, or in another folder: a ValueError names it."""
     starts, arms, tuned = expanded_starts(config["starts"]), expanded_arms(config["arms"]), config.get("tuned", {})
     for seed in config["seeds"]:
         if isinstance(seed, bool) or not isinstance(seed, int):

@@ -84,11 +84,8 @@ def _launch_command() -> list[str]:
 
 
 def report_processes() -> None:
-    """Say how many processes there are and how they share the model.
-
-    Raises:
-        ValueError: if the launcher was asked for more: accelerate starts a single one without a word for `--cpu` and for
-            `MULTI_CPU`.
+    """Say how many processes there are and how they share the model; a ValueError if the launcher was asked for more, because
+    accelerate starts a single one without a word for `--cpu` and for `MULTI_CPU`.
     """
     state = PartialState()
     asked = processes_asked_for(_launch_command())

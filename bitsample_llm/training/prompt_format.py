@@ -14,11 +14,7 @@ IGNORED = -100  # the label of a token that carries no loss
 
 
 def is_chat(prompt_format: str, tokenizer) -> bool:
-    """Whether text prompts become messages.
-
-    Raises:
-        ValueError: for a conversation without a chat template.
-    """
+    """Whether text prompts become messages; a ValueError for `chat` without a chat template."""
     if prompt_format == "chat" and not tokenizer.chat_template:
         raise ValueError("prompt_format chat needs a tokenizer with a chat template: pass --prompt_format text")
     return prompt_format == "chat" or (prompt_format == "auto" and bool(tokenizer.chat_template))
@@ -50,10 +46,8 @@ def fault_of(problem: Problem, end: AnswerEnd, context: int | None, reserved: in
 
 
 def fitted(problems: Sequence[Problem], end: AnswerEnd, prompt_format: str, context: int | None, reserved: int, faults: Faults):
-    """The problems in the form that the model takes; those it cannot take are left out and noted in `faults`.
-
-    Raises:
-        ValueError: for a conversation without a chat template.
+    """The problems in the form that the model takes; those it cannot take are left out and noted in `faults`. A ValueError for a
+    conversation without a chat template.
     """
     tokenizer = end.tokenizer
     if not tokenizer.chat_template and any(not isinstance(problem.prompt, str) for problem in problems):

@@ -79,11 +79,7 @@ def parsed_arguments(arguments: list[str]):
 
 
 def check_training_arguments(args) -> None:
-    """Refuse what TRL's trainer would stumble over in its first step.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what TRL's trainer would stumble over in its first step: a ValueError names the option."""
     for name, known in KNOWN_VALUES.items():
         if (value := getattr(args, name, known[0])) not in known:
             raise ValueError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
@@ -99,10 +95,8 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
 
 
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
-    """The trainer's class, and what it takes besides TRL's arguments.
-
-    Raises:
-        ValueError: where a trainer is asked for what it is not built for.
+    """The trainer's class, and what it takes besides TRL's arguments; a ValueError where a trainer is asked for what it is not
+    built for.
     """
     credit = CREDITS[choices.reward]
     needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error

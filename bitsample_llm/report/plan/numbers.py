@@ -28,10 +28,8 @@ DEFAULT_GROUP_SIZE = 8  # TRL's
 
 
 def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tuple[dict, Counts, np.ndarray]:
-    """The plan in numbers, the counts of all prompts, and which of them are worth keeping for groups of `group_size`.
-
-    Raises:
-        RecordError: for what is no finished measurement.
+    """The plan in numbers, the counts of all prompts, and which of them are worth keeping for groups of `group_size`; a RecordError
+    for what is no finished measurement.
     """
     check_planned(run)
     rng = np.random.default_rng(seed)
