@@ -26,13 +26,13 @@ from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.tasks.judge import NoVerdict, accepts_only_its_answer, gym_dataset, require_package
 from bitsample_llm.tasks.plain_number import plain_number
-from bitsample_llm.tasks.verifiers import VERIFIERS
 
 GYM = "reasoning_gym:"
 READER_BY_SUFFIX = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 # Cumulative upper bounds of a prompt's hash in [0, 1), as the arithmetic tasks have them for operand pairs.
 POOL_BOUNDS = {"heldout": 0.15, "tuning_heldout": 0.20, "tuning": 0.30, "train": 1.0}
 NARROW = {"float16": np.float16, "float32": np.float32}  # as Python's floats their 0.1 is 0.10000000149011612
+NAMED_BY_ROWS = ("exact", "numeric", "symbolic")  # verifiers; tasks of reasoning-gym bring their own
 NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 
 
@@ -189,8 +189,8 @@ def problems_of_rows(
         prompt, answer = row[asked.prompt_column], row[asked.answer_column]
         answer = None if answer is None else answer_text(narrow(answer))
         verifier = row[asked.verifier_column] if asked.verifier_column else asked.verifier
-        if verifier not in VERIFIERS or verifier == "reasoning_gym":
-            raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: exact, numeric, symbolic")
+        if asked.verifier_column and verifier not in NAMED_BY_ROWS:
+            raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: {', '.join(NAMED_BY_ROWS)}")
         if not _is_prompt(prompt):
             faults.add("the prompt is neither a text nor a list of messages", label)
         elif answer is None:
@@ -239,17 +239,9 @@ def gym_problems(task: str, seed: int, size: int, faults: Faults) -> tuple[list[
     require_package("reasoning_gym")
     dataset = gym_dataset(task, seed, size)
     verifier = "exact" if accepts_only_its_answer(dataset) else "reasoning_gym"
-    problems, details, taken = [], {}, set()
-    for index in range(size):
-        entry, label = dataset[index], f"{task}/{index + 1}"
-        if not isinstance(entry["answer"], str) or not entry["answer"]:
-            faults.add("no answer", label)
-        elif (key := identity(entry["question"])) in taken:
-            faults.add("duplicate of an earlier prompt", label)
-        else:
-            taken.add(key)
-            problems.append(Problem(label, entry["question"], entry["answer"], difficulty=0, verifier=verifier))
-            details[label] = {"task": task, "seed": seed, "size": size, "index": index}
+    rows = [{"prompt": dataset[index]["question"], "answer": dataset[index]["answer"]} for index in range(size)]
+    problems = problems_of_rows(rows, task, DataArguments(verifier=verifier), faults)
+    details = {f"{task}/{index + 1}": {"task": task, "seed": seed, "size": size, "index": index} for index in range(size)}
     return problems, details
 
 
@@ -277,8 +269,8 @@ def read_dataset(
         ValueError: in one line, for data that cannot be read, lacks a column, or has no problem in a pool.
     """
     faults, details, held_apart, heldout_by = Faults(), {}, [], ""
-    if asked.verifier not in VERIFIERS:
-        raise ValueError(f"unknown verifier {asked.verifier!r}; known: exact, numeric, symbolic")
+    if asked.verifier not in NAMED_BY_ROWS:
+        raise ValueError(f"unknown verifier {asked.verifier!r}; known: {', '.join(NAMED_BY_ROWS)}")
     if asked.dataset.startswith(GYM):
         size = int(np.ceil(max(num_train / 0.7, num_heldout / 0.15) * 1.1)) + 16  # so that each pool holds enough
         problems, details = gym_problems(asked.dataset.removeprefix(GYM), seed, size, faults)
