@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitsample_llm.records.glossary import TRAINING_PHASES
+from bitsample_llm.report.curve import Curve, evaluated_curve
 
 if TYPE_CHECKING:
-    from bitsample_llm.report.curve import Curve
     from bitsample_llm.report.runs import MeasuredRun
 
 PETA = 1e15
@@ -149,12 +149,12 @@ def _surprisal(index: int, is_sampled: bool) -> Value:
     return lambda run: float(run.curve.surprisal_bits[index]) if run.curve.is_sampled == is_sampled else None
 
 
-def _on(split: str, of: Callable[["Curve"], float]) -> Value:
+def _on(split: str, of: Callable[[Curve], float]) -> Value:
     """A number of the curve of another evaluation set."""
 
     def value(run: "MeasuredRun") -> float | None:
-        curve = run.curve_on(split)
-        return None if curve is None else float(of(curve))
+        is_measured = split in run.run.table("evals")["split"].unique().to_pylist()
+        return float(of(evaluated_curve(run.run, split))) if is_measured else None
 
     return value
 

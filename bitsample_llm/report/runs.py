@@ -41,10 +41,6 @@ class MeasuredRun:
         """The same after training."""
         return self.curve.log2_pass_rates(-1)
 
-    def curve_on(self, split: str) -> Curve | None:
-        """The curve of another evaluation set; None if the run was not measured on it."""
-        return evaluated_curve(self.run, split) if split in self.run.table("evals")["split"].unique().to_pylist() else None
-
     def value(self, column: Column) -> float | None:
         """The run's value of a column; None where it was not measured."""
         if column.name not in self._values:

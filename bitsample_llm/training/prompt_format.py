@@ -1,7 +1,7 @@
 """How do problems reach a model: as text or as a conversation, in its context, in answers that its tokenizer can write?"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_answer
@@ -68,11 +68,11 @@ def problems_for_model(
     problems,
     model,
     tokenizer,
-    prompt_format: str = "auto",
+    prompt_format: str,
+    *,
+    end: AnswerEnd,
     reserved: int = 0,
     max_length: int | None = None,
-    end: AnswerEnd | None = None,
-    tell: Callable[[str], None] = say,
 ):
     """A run's problems (`study.RunProblems`) as its model takes them, with what was left out, and how many have no exact
     pass rate, said in `data` and told.
@@ -80,12 +80,10 @@ def problems_for_model(
     Args:
         reserved: tokens that a completion may take.
         max_length: of prompt and answer together, a limit of the trainer.
-        end: where answers end; by default at the end of sequence, as the model and the tokenizer have it.
 
     Raises:
         ValueError: if nothing is left to train on or to evaluate, or for a conversation without a chat template.
     """
-    end = end or AnswerEnd.of(model, tokenizer)
     limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None), max_length]
     context = min((limit for limit in limits if limit), default=None)
     faults = Faults()
@@ -93,7 +91,7 @@ def problems_for_model(
     train = fitted(problems.train, end, **options)
     sets = {name: fitted(part, end, **options) for name, part in problems.evaluation_sets.items()}
     for line in faults.lines():
-        tell(line)
+        say(line)
     for name, part in {"to train on": train, **sets}.items():
         if not part:
             why = "; ".join(faults.lines())
@@ -103,7 +101,7 @@ def problems_for_model(
     data["prompt_format"] = "chat" if is_chat(prompt_format, tokenizer) else "text"
     data["pass_rates"] = told = pass_rates_said(sets["heldout"], end)
     if not told.startswith("exact"):
-        tell(f"held-out pass rates: {told}")
+        say(f"held-out pass rates: {told}")
     return dataclasses.replace(problems, train=train, evaluation_sets=sets, data=data)
 
 

@@ -68,7 +68,7 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
 
 
 def advice(
-    pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None, completions: dict | None = None
+    pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None, completions: dict | None
 ) -> dict:
     """Verdict, reason and what to do. `pass_rate` and the rows of `groups` carry means with intervals.
 
