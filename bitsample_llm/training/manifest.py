@@ -36,15 +36,6 @@ def git_state() -> dict:
     return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
 
 
-def pretraining_flops(folder: Path) -> float | None:
-    """Training FLOPs behind a checkpoint of `data/pretraining/pretrain.py`; None of any other model."""
-    path = folder / "pretraining.json"
-    if not path.is_file():
-        return None
-    flops = json.loads(path.read_text())["flops"]
-    return sum(flops.get(phase, 0.0) for phase in ("train_forward", "train_backward"))
-
-
 def tags_of(words: Sequence[str]) -> dict[str, str]:
     """Facts by name, of words `key=value`.
 
@@ -75,7 +66,6 @@ def run_manifest(study: RunArguments, args, model_args: ModelConfig, problems: R
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "model_sha256": {path.name: sha256_of_file(path) for path in weights},
-        "pretraining_flops": pretraining_flops(folder),
         "train_problems_sha256": problems_sha256(problems.train),
         "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
         "data": problems.data,
