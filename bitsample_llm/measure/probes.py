@@ -24,9 +24,7 @@ from bitsample_llm.training.rewards import OutcomeReward
 
 
 def with_prefix(problems: Sequence[Problem], prefix: str) -> list[Problem]:
-    """The problems with a text before every prompt; in a conversation, before the text of the last message. Ids stay the same, so that
-    pass rates can be compared problem by problem.
-    """
+    """The problems, ids and all, with a text before every prompt; in a conversation, before the text of the last message."""
     return [dataclasses.replace(problem, prompt=_prefixed(problem.prompt, prefix)) for problem in problems]
 
 
@@ -47,8 +45,8 @@ def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
 
 
 def shot_separator(tokenizer, stop: str | None = None) -> str:
-    """What separates solved examples: an empty line, or the end of sequence if the tokenizer has no line break. If a stop is named, it
-    comes first, so that examples end as answers do.
+    """What separates solved examples: an empty line, or the end of sequence if the tokenizer has no line break; after the stop,
+    where one is named, so that examples end as answers do.
     """
     is_known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer("\n\n")["input_ids"]
     separator = "\n\n" if is_known else tokenizer.eos_token

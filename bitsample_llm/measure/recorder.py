@@ -37,14 +37,7 @@ class Recorder:
         line: the last part's step line, recorded or new.
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        counter: FlopCounter,
-        writer: RunWriter | None,
-        num_rollouts: int,
-        recorded: "Recorded",
-    ):
+    def __init__(self, sampler: Sampler, counter: FlopCounter, writer: RunWriter | None, num_rollouts: int, recorded: "Recorded"):
         self.sampler, self.counter, self.writer = sampler, counter, writer
         self.generation_step = self.step = 0
         self.line: dict = {}
@@ -64,10 +57,8 @@ class Recorder:
         probe: str | None = None,
         rows_of: Callable[[Sequence[Problem], Sequence[MeasuredPrompt]], list[dict]] | None = None,
     ) -> list[MeasuredPrompt]:
-        """Measure the problems with so many rollouts each, and record them under the name of a probe.
-
-        Args:
-            rows_of: rows of the table `problems` of a part.
+        """Measure the problems with so many rollouts each, and record them under the name of a probe; `rows_of` makes rows of the
+        table `problems` of a part.
         """
         self.generation_step += 1
         measured, passed, drawn = [], 0.0, 0

@@ -26,17 +26,11 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 @dataclass(frozen=True)
 class EvaluationRollouts:
-    """How problems are sampled whose pass rates are not exact.
+    """How problems are sampled whose pass rates are not exact."""
 
-    Attributes:
-        task: judges the rollouts.
-        per_problem: rollouts per problem at each evaluation.
-        max_tokens: at most so many per rollout, fewer where the model's context has no room.
-    """
-
-    task: object
-    per_problem: int
-    max_tokens: int
+    task: object  # judges the rollouts
+    per_problem: int  # rollouts per problem at each evaluation
+    max_tokens: int  # at most so many per rollout, fewer where the model's context has no room
 
 
 def has_exact_pass_rates(tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> bool:

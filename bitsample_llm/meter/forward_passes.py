@@ -90,10 +90,8 @@ def causal_positions(lengths: Iterable[int]) -> int:
 
 
 def full_pass_shapes(call: ForwardCall, skips_padding: bool) -> tuple[Shape, Shape]:
-    """Executed and useful shape of a pass without a cache.
-
-    Args:
-        skips_padding: whether attention stays within each sequence of a packed row, as flash attention does.
+    """Executed and useful shape of a pass without a cache. `skips_padding`: attention stays within each sequence of a packed row,
+    as flash attention does.
     """
     rows, length = call.ids_BT.shape
     lengths_S = [end - start for _, start, end in real_sequences(call.ids_BT, call.kwargs)]

@@ -114,11 +114,8 @@ class HeldOut:
         self.states[:] = [state_of(by_step[step][0]["total_flops"], by_step[step]) for step in sorted(by_step)]
 
     def scored(self, step: int, splits: Sequence[str], so_far: dict, count_flops: Callable[[], float]) -> list[dict]:
-        """Rows of the table `evals` for these sets.
-
-        Args:
-            so_far: what every row says of the training.
-            count_flops: gives the FLOPs of all evaluations so far.
+        """Rows of the table `evals` for these sets, with what each says of the training (`so_far`); `count_flops` gives the FLOPs
+        of all evaluations so far.
         """
         self._last_step, self._last_splits = step, {*splits}
         if not splits:

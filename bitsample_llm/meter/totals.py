@@ -71,10 +71,8 @@ class Totals:
         self.cumulative["seconds/total"] += sum(self.cumulative[f"seconds/{phase}"] for phase in TRAINING_PHASES)
 
     def resume(self, last: dict, uncounted_flops: float, spent_here: bool) -> None:
-        """Count on from a step line.
-
-        Args:
-            spent_here: whether this process has trained beyond that line: what its counter saw since was spent in vain.
+        """Count on from a step line; `spent_here`: this process has trained beyond that line, and what its counter saw since was
+        spent in vain.
         """
         lost = 0.0
         if spent_here:

@@ -33,9 +33,7 @@ def shared_answer_scores(trainer, problems: Sequence[Problem], end: AnswerEnd) -
 
 
 class RolloutVerifier:
-    """Turns sampled token ids into verdicts of a task on its problems; completions end as `end` says, by default with the
-    tokenizer's end of sequence.
-    """
+    """Verdicts of a task on sampled token ids; completions end as `end` says, by default with the tokenizer's end of sequence."""
 
     def __init__(self, task, problems: Sequence[Problem], tokenizer, end: AnswerEnd | None = None):
         self.task = task
@@ -82,9 +80,7 @@ class RolloutVerifier:
         ]
 
     def exact_pass_rates(self, trainer, problem_ids: Sequence[str], end: AnswerEnd) -> list[dict]:
-        """Exact pass rate of each problem under the trainer's model, and of each step given those before it; see
-        `AnswerScore.pass_rates`.
-        """
+        """`AnswerScore.pass_rates` of each problem under the trainer's model."""
         distinct = [self.problem_by_id[problem_id] for problem_id in dict.fromkeys(problem_ids)]
         scores = shared_answer_scores(trainer, distinct, end)
         by_id = {problem.problem_id: score.pass_rates(problem) for problem, score in zip(distinct, scores, strict=True)}

@@ -11,15 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bitsample_llm.records import (
-    SCHEMA_VERSION,
-    SCHEMAS,
-    RecordError,
-    RecordWriteError,
-    check_run_dir,
-    read_manifest,
-    step_lines,
-)
+from bitsample_llm.records import SCHEMA_VERSION, SCHEMAS, RecordError, RecordWriteError, check_run_dir, read_manifest, step_lines
 from bitsample_llm.records.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.records.lock import RunLock
 
@@ -206,9 +198,7 @@ class RunWriter:
             self.flush()
 
     def hold(self, step: int, rollouts: list[dict]) -> None:
-        """Keep rollouts that are half-trained at the checkpoint of `step` in a file of their own, for a resume from it. A run that
-        goes on records them whole.
-        """
+        """Keep rollouts that the checkpoint of `step` finds half-trained in a file of their own, for a resume from it."""
         with self._writing():
             path = _pending_path(self.run_dir, step)
             write_parquet_atomically(path, pa.Table.from_pylist(rollouts, schema=SCHEMAS["rollouts"]))

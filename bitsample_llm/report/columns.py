@@ -240,11 +240,7 @@ GLOSSARY = {  # name: unit, heading, definition
     "updates_to_target": ("1", "updates to the target", "optimizer steps until then"),
     "samples_to_target": ("1", "samples to the target", "labels or rollouts until then"),
     "dead_group_flops_fraction": ("1", "share of FLOPs in dead groups", "groups whose rewards are all equal"),
-    "informative_group_fraction": (
-        "1",
-        "informative groups",
-        "share of groups whose rewards are not all equal, mean over steps",
-    ),
+    "informative_group_fraction": ("1", "informative groups", "share of groups whose rewards are not all equal, mean over steps"),
     "informative_group_fraction_predicted": (
         "1",
         "informative groups, predicted",
@@ -302,8 +298,7 @@ INFORMATIVE_PREDICTED = _column("informative_group_fraction_predicted", _mean("g
 UPDATE_NORM = _column("update_norm", lambda run: float(run.run.table("evals")["update_norm"][-1].as_py()))
 SAMPLES_PER_PETAFLOP = _column("samples_per_petaflop", _before_saturation("samples/total", "flops/total", PETA))
 USEFUL_SHARE = _column(
-    "useful_share",
-    lambda run: sum(run.value(c) for c in USEFUL_FLOPS_BY_PHASE.values()) / run.value(TOTAL_FLOPS),
+    "useful_share", lambda run: sum(run.value(c) for c in USEFUL_FLOPS_BY_PHASE.values()) / run.value(TOTAL_FLOPS)
 )
 EVENTS_PER_THOUSAND_PASSES = _column("feedback_per_thousand_passes", _events_per_thousand_passes)
 SPLITS = {

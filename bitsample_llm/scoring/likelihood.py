@@ -64,17 +64,14 @@ class Spelling:
 class AnswerScore:
     """What a model gives an answer.
 
-    Attributes:
-        logps_T: log-probabilities in nats of the tokenizer's own spelling, the end last.
-        log_pass_rate: log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
-            spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored, or
-            where the model has diverged and gives NaN.
-        num_spellings: scored.
+    `log_pass_rate` is the log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
+    spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored, or where the model
+    has diverged and gives NaN.
     """
 
-    logps_T: np.ndarray
+    logps_T: np.ndarray  # log-probabilities in nats of the tokenizer's own spelling, the end last
     log_pass_rate: float | None
-    num_spellings: int
+    num_spellings: int  # scored
 
     def pass_rates(self, problem: Problem) -> dict:
         """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, one token per step. Empty
@@ -127,9 +124,7 @@ def check_completion_length(max_completion_length: int, tokenizer, problems: Seq
 
 
 def scoring_batch_size(model, spelled: Sequence[Spelling], most: int = 512) -> int:
-    """Rows of a batch whose logits fit into memory. It depends on all spellings, so that processes which score shares of
-    them run equally many passes.
-    """
+    """Rows of a batch whose logits fit into memory; by all spellings, so that processes that share them run equally many passes."""
     kept = max(len(s.prompt_ids) + len(s.answer_ids) for s in spelled) - min(len(s.prompt_ids) for s in spelled) + 1
     return max(1, min(most, MAX_LOGITS // (kept * model.config.get_text_config().vocab_size)))
 

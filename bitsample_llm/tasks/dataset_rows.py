@@ -141,7 +141,7 @@ class Faults:
 
 
 def open_dataset(source: str, config: str | None, split: str) -> datasets.Dataset:
-    """The rows of a file, a folder or a Hub data set; a ValueError if it cannot be read, which names a broken line of a JSONL file."""
+    """The rows of a file, a folder or a Hub data set; a ValueError if it cannot be read names a broken line of a JSONL file."""
     path = Path(source)
     reader = READER_BY_SUFFIX.get(path.suffix)
     if (reader is not None or source.startswith((".", "/"))) and not path.exists():
@@ -178,9 +178,7 @@ def _first_broken_line(path: Path) -> str | None:
 def problems_of_rows(
     rows: Iterable[dict], name: str, asked: DataArguments, faults: Faults, heldout: Collection[str] = (), heldout_by: str = ""
 ) -> list[Problem]:
-    """The problems of rows, in order, without those whose identity is in `heldout`; a ValueError names a row whose verifier does
-    not exist.
-    """
+    """The problems of rows, in order, but for identities in `heldout`; a ValueError names a row with an unknown verifier."""
     problems, answer_by_identity = [], {}
     column = getattr(rows, "features", {}).get(asked.answer_column)
     narrow = NARROW.get(getattr(column, "dtype", None), lambda value: value)

@@ -11,9 +11,7 @@ MAX_REMEMBERED = 10_000  # verdicts: rollouts of a prompt repeat themselves, and
 
 
 class DatasetTask:
-    """Problems of a data set with the verifiers that their rows name; `details` says by problem id what a verifier has to know
-    besides the answer.
-    """
+    """Problems of a data set with the verifiers of their rows; `details`: problem id -> what a verifier needs with the answer."""
 
     def __init__(self, name: str, problems: Sequence[Problem], details: dict[str, dict] | None = None):
         self.name = name
@@ -61,8 +59,6 @@ class DatasetTask:
         return self._remembered[key]
 
     def has_erred(self, problem: Problem, text: str) -> bool:
-        """Whether a completion that begins with `text` can no longer be the accepted string; a character whose bytes are
-        still to come is not judged.
-        """
+        """Whether a completion that begins so cannot be the answer; a character whose bytes are still to come is not judged."""
         text = text.rstrip("\ufffd")
         return not problem.answer.startswith(text[: len(problem.answer) + 1])

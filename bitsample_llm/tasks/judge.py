@@ -111,9 +111,7 @@ def ask_judge(question: dict) -> bool:
 
 
 def symbolic_verdict(question: dict) -> bool:
-    """Whether math-verify finds the completion equal to the answer. Both are read as LaTeX only: its other reader evaluates
-    the text as Python does.
-    """
+    """Whether math-verify finds both equal, read as LaTeX only: its other reader evaluates the text as Python does."""
     math_verify = require_package("symbolic")
 
     def read(text: str) -> list:
@@ -128,9 +126,7 @@ def symbolic_verdict(question: dict) -> bool:
 
 @cache
 def gym_dataset(task: str, seed: int, size: int):
-    """The problems of a task of reasoning-gym; a ValueError for a task that does not exist, or whose scoring would evaluate the
-    model's text.
-    """
+    """A task of reasoning-gym; a ValueError if there is none of that name, or its scoring would evaluate the model's text."""
     gym = require_package("reasoning_gym")
     if task not in gym.factory.DATASETS:
         raise ValueError(f"reasoning-gym has no task {task!r}; it has {', '.join(sorted(gym.factory.DATASETS))}")
@@ -146,7 +142,6 @@ def accepts_only_its_answer(dataset) -> bool:
 
 
 def gym_verdict(question: dict) -> bool:
-    """Whether the task gives the completion full marks."""
     dataset = gym_dataset(question["task"], question["seed"], question["size"])
     return float(dataset.score_answer(question["completion"], dataset[question["index"]])) >= 1.0
 

@@ -25,12 +25,7 @@ LONGEST = 300  # characters of a library's message: transformers lists every mod
 
 @contextlib.contextmanager
 def loading(what: str, name: str) -> Iterator[None]:
-    """Turn what broken files raise into a ValueError of one line.
-
-    Args:
-        what: model or tokenizer.
-        name: its folder or Hub name.
-    """
+    """Turn what broken files of a model or a tokenizer (`what`), by its folder or Hub name, raise into a ValueError of one line."""
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # its report of missing and odd weights, which is many lines
     try:

@@ -28,12 +28,8 @@ def as_messages(problem: Problem) -> Problem:
 
 
 def fault_of(problem: Problem, end: AnswerEnd, context: int | None, reserved: int) -> str | None:
-    """Why a model cannot be given a problem; None if it can.
-
-    Args:
-        end: where answers end.
-        context: tokens that the model, or a limit of the trainer, has room for; None for no limit.
-        reserved: tokens that a completion may take.
+    """Why a model cannot be given a problem; None if it can. `context` is how many tokens the model, or a limit of the trainer, has
+    room for (None: no limit), `reserved` how many a completion may take.
     """
     prompt_ids, answer_ids = encode_answer(end.tokenizer, problem, end)
     if end.stop is not None and end.stop in problem.completion:
@@ -46,9 +42,7 @@ def fault_of(problem: Problem, end: AnswerEnd, context: int | None, reserved: in
 
 
 def fitted(problems: Sequence[Problem], end: AnswerEnd, prompt_format: str, context: int | None, reserved: int, faults: Faults):
-    """The problems in the form that the model takes; those it cannot take are left out and noted in `faults`. A ValueError for a
-    conversation without a chat template.
-    """
+    """The problems as the model takes them, others noted in `faults`; a ValueError for a conversation without a chat template."""
     tokenizer = end.tokenizer
     if not tokenizer.chat_template and any(not isinstance(problem.prompt, str) for problem in problems):
         raise ValueError("the prompts are conversations, and the tokenizer has no chat template: name a model with one")
@@ -65,24 +59,12 @@ def fitted(problems: Sequence[Problem], end: AnswerEnd, prompt_format: str, cont
 
 
 def problems_for_model(
-    problems,
-    model,
-    tokenizer,
-    prompt_format: str,
-    *,
-    end: AnswerEnd,
-    reserved: int = 0,
-    max_length: int | None = None,
+    problems, model, tokenizer, prompt_format: str, *, end: AnswerEnd, reserved: int = 0, max_length: int | None = None
 ):
-    """A run's problems (`study.RunProblems`) as its model takes them, with what was left out, and how many have no exact
-    pass rate, said in `data` and told.
+    """A run's problems (`problems.RunProblems`) as its model takes them, with what was left out, and how many have no exact pass
+    rate, said in `data` and told. A completion may take `reserved` tokens, prompt and answer the trainer's `max_length`.
 
-    Args:
-        reserved: tokens that a completion may take.
-        max_length: of prompt and answer together, a limit of the trainer.
-
-    Raises:
-        ValueError: if nothing is left to train on or to evaluate, or for a conversation without a chat template.
+    A ValueError if nothing is left to train on or to evaluate, or for a conversation without a chat template.
     """
     limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None), max_length]
     context = min((limit for limit in limits if limit), default=None)

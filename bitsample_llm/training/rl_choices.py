@@ -95,9 +95,7 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
 
 
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
-    """The trainer's class, and what it takes besides TRL's arguments; a ValueError where a trainer is asked for what it is not
-    built for.
-    """
+    """The trainer's class, and what it takes besides TRL's arguments; a ValueError for choices that do not go together."""
     credit = CREDITS[choices.reward]
     needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
     if needs_steps and not getattr(verifier.task, "judges_steps", True):
@@ -114,11 +112,7 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
     if choices.skip_dead_updates:
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error cannot be combined with --skip_dead_updates")
-    return ProcessGRPOTrainer, {
-        "credit": credit,
-        "verifier": verifier,
-        "stop_at_first_error": choices.stop_at_first_error,
-    }
+    return ProcessGRPOTrainer, {"credit": credit, "verifier": verifier, "stop_at_first_error": choices.stop_at_first_error}
 
 
 def arm_name(choices: GRPOChoices) -> str:
