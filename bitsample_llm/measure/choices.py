@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from bitsample_llm.measure.probes import shot_separator, with_mark, with_prefix, with_shots
+from bitsample_llm.measure.probes import PROBE_GROUP_SIZE, shot_separator, with_mark, with_prefix, with_shots
 from bitsample_llm.options import check_output_dir, option
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
@@ -35,9 +35,6 @@ class MeasureChoices:
     def to_dict(self) -> dict:
         """The choices as the manifest has them."""
         return dataclasses.asdict(self)
-
-
-PROBE_GROUP_SIZE = 8
 
 
 def check_choices(choices: MeasureChoices, num_processes: int) -> None:

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from trl import ModelConfig
 from trl.trainer.utils import disable_dropout_in_model
 
-from bitsample_llm.measure.choices import PROBE_GROUP_SIZE, MeasureChoices, asked_otherwise, check_choices, told_of_probes
+from bitsample_llm.measure.choices import MeasureChoices, asked_otherwise, check_choices, told_of_probes
 from bitsample_llm.measure.measurement import MeasuredPrompt, Sampler, flops_per_sample
 from bitsample_llm.measure.probes import train_briefly
 from bitsample_llm.measure.recorder import UPDATES, Recorded, Recorder, resumed
@@ -60,7 +60,6 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: RunProblems, 
             choices.probe_updates,
             choices.probe_learning_rate,
             choices.probe_rollouts_per_update,
-            PROBE_GROUP_SIZE,
         )
         recorder.sampler.model.train()
         after = recorder.measure(heldout, half, "updates")

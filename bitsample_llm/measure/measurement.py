@@ -125,7 +125,7 @@ def _training_flops(sampler: Sampler, prompt_tokens: float, completion_tokens: f
     return forward_flops(config, *shape) + backward_flops(config, *shape, output_recomputed=True)
 
 
-def counted_totals(accelerator: Accelerator, counter: FlopCounter) -> dict[str, float]:
+def counted_totals(counter: FlopCounter) -> dict[str, float]:
     """FLOPs and seconds by phase so far, of all processes, by the glossary's names; seconds are the first process's."""
     parts = gather_object([counter.totals()])
     summed = {

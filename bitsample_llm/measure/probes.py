@@ -22,6 +22,8 @@ from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 from bitsample_llm.training.rewards import OutcomeReward
 
+PROBE_GROUP_SIZE = 8  # rollouts per group of the short GRPO run
+
 
 def with_prefix(problems: Sequence[Problem], prefix: str) -> list[Problem]:
     """The problems, ids and all, with a text before every prompt; in a conversation, before the text of the last message."""
@@ -93,11 +95,10 @@ def train_briefly(
     num_updates: int,
     learning_rate: float,
     rollouts_per_update: int,
-    group_size: int,
 ) -> None:
     """Train the sampler's model in place by a few updates of GRPO, its records in `run_dir`; nothing of the model is saved.
 
-    `rollouts_per_update`, of all processes together, is divisible by their number and by `group_size`.
+    `rollouts_per_update`, of all processes together, is divisible by their number and by `PROBE_GROUP_SIZE`.
     """
     args = GRPOConfig(
         output_dir=str(run_dir / "checkpoints"),
@@ -105,7 +106,7 @@ def train_briefly(
         learning_rate=learning_rate,
         lr_scheduler_type="constant",
         per_device_train_batch_size=rollouts_per_update // sampler.accelerator.num_processes,
-        num_generations=group_size,
+        num_generations=PROBE_GROUP_SIZE,
         max_completion_length=sampler.max_completion_length,
         temperature=1.0,
         top_p=1.0,

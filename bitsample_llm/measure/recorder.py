@@ -86,7 +86,7 @@ class Recorder:
         rollouts = [rollout for prompt in prompts for rollout in prompt.rollouts]
         self._counted["samples/total"] += len(rollouts)
         self._counted["tokens/completion"] += sum(rollout["num_tokens"] for rollout in rollouts)
-        totals = {"flops/lost": 0.0, **counted_totals(self.sampler.accelerator, self.counter), **self._counted}
+        totals = {"flops/lost": 0.0, **counted_totals(self.counter), **self._counted}
         line = {"step": self.step, "generation_step": self.generation_step}
         line |= {key: value + self._before.get(key, 0) for key, value in totals.items()}
         line["group/pass_rate_estimate"] = sum(rollout["passed"] for rollout in rollouts) / len(rollouts)
