@@ -61,12 +61,8 @@ def with_shots(
     """The problems, each with `num_shots` solved examples before it: the problems that follow it in the list. In a conversation an
     example is a question and its answer.
 
-    Args:
-        max_tokens: positions the model has for prompt and answer; None where it has no limit.
-        end: where answers end; by default at the end of sequence.
-
-    Raises:
-        ValueError: for too few problems, one without a reference completion, or prompts longer than the model's context.
+    A ValueError for too few problems, one without a reference completion, or prompts and answers of more than `max_tokens`, which
+    is what the model has positions for.
     """
     if not 1 <= num_shots < len(problems):
         raise ValueError(f"--probe_shots {num_shots} needs more than {num_shots} training problems, got {len(problems)}")

@@ -27,20 +27,14 @@ MAY_DIFFER = ("output_dir", "resume_from_checkpoint", "use_cpu")
 
 
 class Recorder:
-    """Measures one condition after the other, and writes it down on the first process.
-
-    Args:
-        num_rollouts: of all conditions together, for the progress bar.
-        recorded: what a stopped measurement has, to go on with.
-
-    Attributes:
-        line: the last part's step line, recorded or new.
+    """Measures one condition after the other, and writes it down on the first process; `num_rollouts` are of all together, and
+    `recorded` is what a stopped measurement has, to go on with.
     """
 
     def __init__(self, sampler: Sampler, counter: FlopCounter, writer: RunWriter | None, num_rollouts: int, recorded: "Recorded"):
         self.sampler, self.counter, self.writer = sampler, counter, writer
         self.generation_step = self.step = 0
-        self.line: dict = {}
+        self.line: dict = {}  # the last part's step line, recorded or new
         self._lines = {line["step"]: line for line in recorded.lines}
         self._known = recorded.known
         self._before = {key: value for key, value in recorded.last.items() if is_cumulative(key)}

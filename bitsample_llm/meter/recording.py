@@ -33,17 +33,11 @@ def finite(value):
 
 
 class Recording:
-    """Writes one run directory, on the first process only. A disk that refuses ends the records and not the training, unless
-    `strict`.
-
-    Attributes:
-        has_trained: whether the trainer has begun a training before.
-        under_way: whether a training has begun and not ended.
-    """
+    """Writes one run directory, on the first process only. A disk that refuses ends the records, and the training if `strict`."""
 
     def __init__(self, run_dir: Path, strict: bool, is_writing_process: bool):
         self.run_dir, self.strict = run_dir, strict
-        self.has_trained = self.under_way = False
+        self.has_trained = self.under_way = False  # the trainer has begun a training before; one has begun and not ended
         self._is_writing_process = is_writing_process
         self._writer: RunWriter | None = None
 
@@ -79,10 +73,8 @@ class Recording:
                 check_run_dir(self.run_dir, resume=False)
 
     def resume(self, step: int) -> tuple[dict, list[dict]]:
-        """Go on after a step of an earlier process, or of this trainer before it was interrupted.
-
-        Returns:
-            On every process: the step line to count on from, empty where there is none, and the rows of the evaluations so far.
+        """Go on after a step of an earlier process, or of this trainer before it was interrupted. Every process gets the step line
+        to count on from, empty where there is none, and the rows of the evaluations so far.
         """
         last: dict = {}
         evaluations: list[dict] = []

@@ -14,17 +14,12 @@ PETA = 1e15
 
 
 class Totals:
-    """Sums up what observers say and a FLOP counter counts.
-
-    Attributes:
-        cumulative: metrics that count from the start of the run; the same on every process.
-        last_line: the last step line.
-    """
+    """Sums up what observers say and a FLOP counter counts."""
 
     def __init__(self, trainer, counter: FlopCounter):
         self._trainer, self._counter = trainer, counter
-        self.cumulative: dict[str, float] = defaultdict(float)
-        self.last_line: dict = {}
+        self.cumulative: dict[str, float] = defaultdict(float)  # from the start of the run; the same on every process
+        self.last_line: dict = {}  # the last step's
         self._counted = {key: np.zeros(len(PHASES)) for key in counter.totals()}  # what is in `cumulative` already
         self._step_values: dict[str, list[float]] = defaultdict(list)
         self._informative_fraction: float | None = None  # of the generation being trained on, over all its steps

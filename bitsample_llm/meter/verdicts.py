@@ -1,8 +1,8 @@
-"""What passes, and how probably? Sampled token ids as text, the verdict of a task on it, and the exact probability of the answer, for
-reward functions, the meter and measurements alike.
+"""What passes, and how probably? Verdicts of a task on sampled token ids, and the exact probability of the answer, for reward
+functions, the meter and measurements alike.
 
-TRL decodes completions without their special tokens, so a completion with one in its middle could pass. Here the verdict is on
-all that was sampled.
+TRL decodes completions without their special tokens, so a completion with one in its middle could pass. Here the verdict is on all
+that was sampled.
 """
 
 from collections.abc import Sequence
@@ -44,12 +44,8 @@ class RolloutVerifier:
         self._last_judged: list[tuple[str, bool, Verdict]] = []
 
     def judged(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[tuple[str, bool, Verdict]]:
-        """Text, whether it stopped by itself, and verdict of each completion.
-
-        A reward function and the meter ask for the same completions one after the other: they are judged once.
-
-        Raises:
-            KeyError: for a problem it does not know.
+        """Text, whether it stopped by itself, and verdict of each completion; a KeyError for a problem that is not known. A reward
+        function and the meter ask for the same completions one after the other: they are judged once.
         """
         asked = (list(problem_ids), list(completion_ids))
         if asked != self._last_asked:

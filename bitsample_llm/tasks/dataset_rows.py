@@ -7,7 +7,6 @@ and counted.
 """
 
 import collections
-import hashlib
 import json
 import math
 import unicodedata
@@ -26,6 +25,7 @@ from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.tasks.judge import NoVerdict, accepts_only_its_answer, gym_dataset, require_package
 from bitsample_llm.tasks.plain_number import plain_number
+from bitsample_llm.tasks.problem import pool_of
 
 GYM = "reasoning_gym:"
 READER_BY_SUFFIX = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -61,13 +61,8 @@ class DataArguments:
 
 
 def pool_of_prompt(prompt) -> str:
-    """Name of the pool that owns a prompt.
-
-    >>> pool_of_prompt("What is 2 plus 3?") == pool_of_prompt("What is 2 plus 3?")
-    True
-    """
-    fraction = int.from_bytes(hashlib.blake2b(identity(prompt).encode(), digest_size=8).digest(), "big") / 2**64
-    return next(pool for pool, bound in POOL_BOUNDS.items() if fraction < bound)
+    """Name of the pool that owns a prompt."""
+    return pool_of(identity(prompt), POOL_BOUNDS)
 
 
 def identity(prompt) -> str:

@@ -25,12 +25,8 @@ class DatasetTask:
         return self.has_one_accepted_string
 
     def verify(self, problem: Problem, completion: str, ended: bool = True) -> Verdict:
-        """Verdict on a completion, which has to have stopped by itself (`ended`) to pass.
-
-        Under an exact verifier every character is a step, else all of them together; the end is one more.
-
-        Raises:
-            TypeError: if `completion` is not a string.
+        """Verdict on a completion, which has to have stopped by itself (`ended`) to pass; a TypeError for what is no string. Under
+        an exact verifier every character is a step, else all of them together; the end is one more.
         """
         if not isinstance(completion, str):
             raise TypeError(f"a completion is a string, got {type(completion).__name__}")

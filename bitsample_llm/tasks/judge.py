@@ -49,11 +49,7 @@ class Judge:
         self._process: subprocess.Popen | None = None
 
     def ask(self, question: dict) -> bool:
-        """The verdict.
-
-        Raises:
-            NoVerdict: `timed_out`, `judge_died`, or the name of the error that the library raised.
-        """
+        """The verdict; `NoVerdict` says `timed_out`, `judge_died`, or the name of the error that the library raised."""
         if self._process is None:
             self._start()
         self._process.stdin.write((json.dumps(question) + "\n").encode())

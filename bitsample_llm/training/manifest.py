@@ -37,13 +37,10 @@ def git_state() -> dict:
 
 
 def tags_of(words: Sequence[str]) -> dict[str, str]:
-    """Facts by name, of words `key=value`.
+    """Facts by name, of words `key=value`; a ValueError for a word without a key or without `=`.
 
     >>> tags_of(["reason=latent", "grid.options=a=1"])
     {'reason': 'latent', 'grid.options': 'a=1'}
-
-    Raises:
-        ValueError: for a word without a key or without `=`.
     """
     for word in words:
         if word.find("=") < 1:
