@@ -17,17 +17,11 @@ MAX_EVAL_TOKENS = 256  # of an evaluation rollout, where neither the user nor th
 
 @dataclass(frozen=True)
 class State:
-    """What an evaluation found of the first set; None where nothing was measured.
+    """What an evaluation found of the first set; None where nothing was measured, or where no rollout passed."""
 
-    Attributes:
-        flops: training FLOPs so far.
-        log2_pass_rate: mean over problems of log2 p; where rollouts are drawn, log2 of the mean pass rate, None where none passed.
-        pass_rate: mean over problems.
-    """
-
-    flops: float
-    log2_pass_rate: float | None
-    pass_rate: float | None
+    flops: float  # of the training so far
+    log2_pass_rate: float | None  # mean over problems of log2 p; where rollouts are drawn, log2 of the mean pass rate
+    pass_rate: float | None  # mean over problems
 
 
 class HeldOut:

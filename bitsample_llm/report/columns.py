@@ -84,14 +84,6 @@ def _flops_at(run: "MeasuredRun", gain_bits: float) -> float | None:
     return first_crossing(run.curve.flops[known], run.curve.absorbed_bits[known], gain_bits)
 
 
-def flops_to_gain(run: "MeasuredRun", gain_bits: float) -> float | None:
-    """FLOPs at which the held-out gain was first reached, linear between evaluations; at least those of the first update,
-    since an update is the least that can be bought. None if it never was.
-    """
-    crossing = _flops_at(run, gain_bits)
-    return None if crossing is None else max(crossing, run.run.steps[0]["flops/total"])
-
-
 def flops_before_saturation(run: "MeasuredRun") -> float:
     """FLOPs until half of the available bits were absorbed; all of the run's where they never were."""
     return _flops_at(run, run.curve.available_bits / 2) or run.run.steps[-1]["flops/total"]
@@ -123,6 +115,12 @@ def _before_saturation(key: str, per: str, scale: float = 1.0) -> Value:
         return None if amount is None else amount / divisor * scale
 
     return value
+
+
+def _flops_to_target(run: "MeasuredRun") -> float | None:
+    """Linear between evaluations; at least the FLOPs of the first update, which is the least that can be bought."""
+    crossing = _flops_at(run, run.value(TARGET))
+    return None if crossing is None else max(crossing, run.run.steps[0]["flops/total"])
 
 
 def _at_target(key: str) -> Value:
@@ -288,7 +286,7 @@ SURPRISAL_AFTER = _column("surprisal_bits_after", _surprisal(-1, is_sampled=Fals
 CURVE_SCORE = _column("absorbed_bits_over_log_flops", lambda run: mean_over_log(run.curve.flops, run.curve.absorbed_bits))
 REFERENCE_SURPRISAL_BEFORE = _column("reference_surprisal_bits_before", _surprisal(0, is_sampled=True))
 REFERENCE_SURPRISAL_AFTER = _column("reference_surprisal_bits_after", _surprisal(-1, is_sampled=True))
-FLOPS_TO_TARGET = _column("flops_to_target", lambda run: flops_to_gain(run, run.value(TARGET)))
+FLOPS_TO_TARGET = _column("flops_to_target", _flops_to_target)
 TARGET = _column("target_bits", lambda run: run.run.manifest.get("config", {}).get("study", {}).get("target_bits") or TARGET_BITS)
 UPDATES_TO_TARGET = _column("updates_to_target", _at_target("step"))
 SAMPLES_TO_TARGET = _column("samples_to_target", _at_target("samples/total"))

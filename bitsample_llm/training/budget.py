@@ -32,19 +32,12 @@ LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be reached on the held-out problems; None asks for nothing.
+    """What is to be reached on the held-out problems; None asks for nothing."""
 
-    Attributes:
-        bits: rise of the mean log2 pass rate; where pass rates come from rollouts, of log2 of their mean.
-        share: the same, as a share of all that there is to gain.
-        pass_rate: mean pass rate.
-        keep_for: each counts once it was kept until so many times the FLOPs to it were spent.
-    """
-
-    bits: float | None = None
-    share: float | None = None
-    pass_rate: float | None = None
-    keep_for: float = 1.0
+    bits: float | None = None  # rise of the mean log2 pass rate; where pass rates come from rollouts, of log2 of their mean
+    share: float | None = None  # the same, as a share of all that there is to gain
+    pass_rate: float | None = None  # mean
+    keep_for: float = 1.0  # each counts once it was kept until so many times the FLOPs to it were spent
 
     def __bool__(self) -> bool:
         return not self.bits is self.share is self.pass_rate is None
