@@ -23,18 +23,12 @@ from bitsample_llm.training.objectives import (
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward, RandomReward
 
-TRAINERS = {
-    "grpo": (GRPOTrainer, GRPOConfig),
-    "rloo": (RLOOTrainer, RLOOConfig),
-    "reinforce": (ReinforceTrainer, GRPOConfig),
-    "rejection": (RejectionTrainer, GRPOConfig),
-    "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
-}
-SKIPPING = {
-    "grpo": SkippingGRPOTrainer,
-    "rloo": SkippingRLOOTrainer,
-    "reinforce": SkippingReinforceTrainer,
-    "rejection": SkippingRejectionTrainer,
+TRAINERS = {  # the trainer, the one that skips dead updates, and their configuration
+    "grpo": (GRPOTrainer, SkippingGRPOTrainer, GRPOConfig),
+    "rloo": (RLOOTrainer, SkippingRLOOTrainer, RLOOConfig),
+    "reinforce": (ReinforceTrainer, SkippingReinforceTrainer, GRPOConfig),
+    "rejection": (RejectionTrainer, SkippingRejectionTrainer, GRPOConfig),
+    "verdict_likelihood": (VerdictLikelihoodTrainer, None, GRPOConfig),
 }
 # TRL reads these strings as it trains
 KNOWN_VALUES = {
@@ -71,9 +65,9 @@ def parsed_arguments(arguments: list[str]):
     command_line.add_argument("--trainer", nargs="?")
     trainer = command_line.parse_known_args(arguments)[0].trainer
     while True:
-        config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[1]
+        config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[2]
         parsed = OneLineParser((RunArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
-        if TRAINERS[parsed[1].trainer][1] is config_class:
+        if TRAINERS[parsed[1].trainer][2] is config_class:
             return parsed
         trainer = parsed[1].trainer  # the YAML file named it
 
@@ -102,7 +96,8 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
     if credit.step_advantages is None and not choices.stop_at_first_error:
         if choices.trainer != "verdict_likelihood":
-            return SKIPPING[choices.trainer] if choices.skip_dead_updates else TRAINERS[choices.trainer][0], {}
+            plain, skipping, _ = TRAINERS[choices.trainer]
+            return skipping if choices.skip_dead_updates else plain, {}
         if choices.skip_dead_updates or choices.reward != "outcome":
             raise ValueError(
                 "--trainer verdict_likelihood learns from --reward outcome, and from fails too: no --skip_dead_updates"
