@@ -11,7 +11,7 @@ from tqdm import tqdm
 from bitsample_llm.records import RecordError, RecordWriteError, check_run_dir, holds_unfinished_run, read_run
 from bitsample_llm.records.writer import RunWriter
 
-EVALUATION_COLUMNS = ["step", "split", "log2_pass_rate", "num_passed", "num_rollouts"]  # what a resume reads again
+EVALUATION_COLUMNS = ["step", "split", "total_flops", "log2_pass_rate", "num_passed", "num_rollouts"]  # what a resume reads again
 
 
 def tell(message: str) -> None:
