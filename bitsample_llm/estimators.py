@@ -119,11 +119,7 @@ def t_interval(values, confidence: float = 0.95) -> tuple[float, float] | None:
 
 
 def bootstrap_interval(
-    values,
-    rng: np.random.Generator,
-    statistic: Callable = np.mean,
-    confidence: float = 0.95,
-    num_resamples: int = 2000,
+    values, rng: np.random.Generator, statistic: Callable = np.mean, confidence: float = 0.95, num_resamples: int = 2000
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic over many independent values (prompts; for seeds use `t_interval`).
 

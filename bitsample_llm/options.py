@@ -5,9 +5,10 @@ TRL accepts a learning rate of -1 and a temperature of 0, and fails later or tra
 """
 
 import argparse
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 MAX_NAME_LENGTH = 100  # characters; the name of a run directory is made of two names, and file systems take 255 bytes
@@ -40,11 +41,15 @@ _OPTIONS = {
 LIMIT_BY_OPTION = {option: limit for limit, options in _OPTIONS.items() for option in options.split()}
 
 
+def option(default, description: str, choices: Sequence[str] | None = None):
+    """A field of a dataclass that transformers' parser makes an option of; `description` is what --help says of it."""
+    return dataclasses.field(default=default, metadata={"help": description} | ({"choices": choices} if choices else {}))
+
+
 class OneLineArgumentParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage before it."""
 
     def error(self, message: str):
-        """Exit with status 2 and the message."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all options)\n")
 
 
@@ -85,14 +90,7 @@ def type_fault(option: str, value, kind: type | None, is_optional: bool, choices
 
 
 def check_name(what: str, name: str) -> None:
-    """Refuse a name of an arm or a start that could not be part of one folder's name.
-
-    Args:
-        what: the option or the thing that has the name, for the message.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Refuse a name of an arm or a start that could not be part of one folder's name: a ValueError that calls it `what`."""
     if not name:
         raise ValueError(f"{what} must not be empty")
     if name in (".", ".."):
@@ -106,11 +104,7 @@ def check_name(what: str, name: str) -> None:
 
 
 def check_output_dir(folder: str | Path | None) -> Path:
-    """The folder, if it is there and can be written or can be made.
-
-    Raises:
-        ValueError: in one line.
-    """
+    """The folder, if it is there and can be written or can be made; a ValueError of one line if not."""
     if folder is None or not str(folder):
         raise ValueError("no run directory: pass --output_dir FOLDER")
     folder = Path(folder)

@@ -58,7 +58,7 @@ def refusal(tmp_path, monkeypatch, capsys):
             words = words[2:]
         if name not in OF_RECORDS and "--output_dir" not in options:
             options += ["--output_dir", str(tmp_path / "out" / "run")]
-        for work in ("train_and_record", "recorded", "Trainer", "ThreadPoolExecutor"):
+        for work in ("train_and_record", "closed", "Trainer", "ThreadPoolExecutor"):
             if hasattr(module, work):
                 monkeypatch.setattr(module, work, accepted)
         if name == "noise":

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from bitsample_llm.measure.probes import shot_separator, with_mark, with_prefix, with_shots
-from bitsample_llm.options import check_output_dir
+from bitsample_llm.measure.probes import PROBE_GROUP_SIZE, shot_separator, with_mark, with_prefix, with_shots
+from bitsample_llm.options import check_output_dir, option
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 
@@ -14,49 +14,31 @@ from bitsample_llm.tasks import Problem
 class MeasureChoices:
     """How much is measured, and which probes."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Run directory for the records."})
-    num_generations: int = field(default=32, metadata={"help": "Rollouts per training prompt; even, at least 4."})
-    batch_size: int = field(default=256, metadata={"help": "Rollouts that each process samples at once."})
-    max_completion_length: int = field(default=256, metadata={"help": "Most tokens per rollout."})
-    seed: int = field(default=42, metadata={"help": "Seed of the rollouts."})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "last: continue a stopped measurement after the last part that it recorded."}
+    output_dir: str | None = option(None, "Run directory for the records.")
+    num_generations: int = option(32, "Rollouts per training prompt; even, at least 4.")
+    batch_size: int = option(256, "Rollouts that each process samples at once.")
+    max_completion_length: int = option(256, "Most tokens per rollout.")
+    seed: int = option(42, "Seed of the rollouts.")
+    resume_from_checkpoint: str | None = option(None, "last: continue a stopped measurement after the last part that it recorded.")
+    use_cpu: bool = option(False, "Stay on the CPU.")
+    probe_mark: str | None = option(None, "Probe with a better prompt (arithmetic tasks only): the mark of another author.")
+    probe_prompt_prefix: str | None = option(None, "Probe with a better prompt: this text before every prompt.")
+    probe_shots: int = option(0, "Probe with this many solved training problems before every prompt.")
+    probe_updates: int = option(
+        0, "Probe with a short GRPO run of this many updates on the training problems, measured on the held-out ones."
     )
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
-    probe_mark: str | None = field(
-        default=None, metadata={"help": "Probe with a better prompt (arithmetic tasks only): the mark of another author."}
+    probe_learning_rate: float = option(
+        1e-5, "Learning rate of the short GRPO run; the plan says if it was too low to move anything."
     )
-    probe_prompt_prefix: str | None = field(
-        default=None, metadata={"help": "Probe with a better prompt: this text before every prompt."}
-    )
-    probe_shots: int = field(default=0, metadata={"help": "Probe with this many solved training problems before every prompt."})
-    probe_updates: int = field(
-        default=0,
-        metadata={
-            "help": "Probe with a short GRPO run of this many updates on the training problems, measured on the held-out ones."
-        },
-    )
-    probe_learning_rate: float = field(
-        default=1e-5, metadata={"help": "Learning rate of the short GRPO run; the plan says if it was too low to move anything."}
-    )
-    probe_rollouts_per_update: int = field(
-        default=32, metadata={"help": "Rollouts per update of the short GRPO run, in groups of 8."}
-    )
+    probe_rollouts_per_update: int = option(32, "Rollouts per update of the short GRPO run, in groups of 8.")
 
     def to_dict(self) -> dict:
         """The choices as the manifest has them."""
         return dataclasses.asdict(self)
 
 
-PROBE_GROUP_SIZE = 8
-
-
 def check_choices(choices: MeasureChoices, num_processes: int) -> None:
-    """Refuse what cannot be measured.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what cannot be measured: a ValueError names the option."""
     check_output_dir(choices.output_dir)
     if choices.resume_from_checkpoint not in (None, "last"):
         raise ValueError(f"--resume_from_checkpoint takes last, got {choices.resume_from_checkpoint!r}")

@@ -1,19 +1,20 @@
 """The command line that measures: the prompts in two halves, then every probe."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import GenerationConfig
 from trl import ModelConfig
 from trl.trainer.utils import disable_dropout_in_model
 
-from bitsample_llm.measure.choices import PROBE_GROUP_SIZE, MeasureChoices, asked_otherwise, check_choices, told_of_probes
+from bitsample_llm.measure.choices import MeasureChoices, asked_otherwise, check_choices, told_of_probes
 from bitsample_llm.measure.measurement import MeasuredPrompt, Sampler, flops_per_sample
 from bitsample_llm.measure.probes import train_briefly
-from bitsample_llm.measure.recorder import UPDATES, Recorded, Recorder, resumed, shared_by_all
+from bitsample_llm.measure.recorder import UPDATES, Recorded, Recorder, resumed
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.records import check_run_dir
 from bitsample_llm.records.writer import RunWriter
@@ -59,7 +60,6 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: RunProblems, 
             choices.probe_updates,
             choices.probe_learning_rate,
             choices.probe_rollouts_per_update,
-            PROBE_GROUP_SIZE,
         )
         recorder.sampler.model.train()
         after = recorder.measure(heldout, half, "updates")
@@ -81,21 +81,16 @@ def moved_bits(before: list[MeasuredPrompt], after: list[MeasuredPrompt]) -> flo
     return None if any(None in pair for pair in pairs) else sum(abs(a - b) for b, a in pairs) / len(pairs)
 
 
-def recorded(
-    manifest: dict, run_dir: Path, is_main: bool, work: Callable[[RunWriter | None], dict], writer: RunWriter | None = None
-) -> None:
-    """Do the work with a writer on the first process, a new one if none is given, and close the records: finished, or failed with
-    the reason."""
-    if is_main and writer is None:
-        writer = RunWriter.create(run_dir, manifest)
+@contextlib.contextmanager
+def closed(writer: RunWriter | None) -> Iterator[None]:
+    """Close the records after the work, where this process writes them: finished, or failed with the reason."""
     try:
-        measured = work(writer)
+        yield
     except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
         if writer is not None:
             writer.close("failed", f"{type(error).__name__}: {error}")
         raise
     if writer is not None:
-        writer.manifest |= measured
         writer.close("finished")
 
 
@@ -145,13 +140,14 @@ def main() -> None:
             repeat_from = 2 + len(probes) + 2 if choices.probe_updates else None
             if accelerator.is_main_process:
                 writer, done = resumed(run_dir, manifest, repeat_from)
-            done = shared_by_all(done)
-
-        def work(writer: RunWriter | None) -> dict:
+            done = broadcast_object_list([done])[0]
+        elif accelerator.is_main_process:
+            writer = RunWriter.create(run_dir, manifest)
+        with closed(writer):
             recorder = Recorder(sampler, counter, writer, rollouts_in_all(choices, problems, probes), done)
-            return measure(recorder, choices, problems, probes)
-
-        recorded(manifest, run_dir, accelerator.is_main_process, work, writer)
+            measured = measure(recorder, choices, problems, probes)
+            if writer is not None:
+                writer.manifest |= measured
     if accelerator.is_main_process:
         print(f"records: {run_dir} (plan: bitsample plan {run_dir})")
     part(accelerator)

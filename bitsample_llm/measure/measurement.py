@@ -38,29 +38,21 @@ class Sampler:
 
 @dataclass(frozen=True)
 class MeasuredPrompt:
-    """One prompt's row of the table `prompts`, its rows of `rollouts`, and what a label of it would tell.
-
-    Attributes:
-        label_surprisal_bits: of the reference completion with its end; None where there is none.
-        padded_tokens: (rollouts, 2) lengths of prompt and completion as padded in the batch that each rollout ran in.
-    """
+    """One prompt's row of the table `prompts`, its rows of `rollouts`, and what a label of it would tell."""
 
     row: dict
     rollouts: list[dict]
-    label_surprisal_bits: float | None
-    padded_tokens: list[tuple[int, int]]
+    label_surprisal_bits: float | None  # of the reference completion with its end; None where there is none
+    padded_tokens: list[tuple[int, int]]  # lengths of prompt and completion as padded in the batch that each rollout ran in
 
 
 def measured_prompts(
     sampler: Sampler, problems: Sequence[Problem], rollouts_per_prompt: int, generation_step: int, step: int
 ) -> list[MeasuredPrompt]:
-    """Draw and judge rollouts of every problem. All processes call this together; each samples a share and gets all results, in order.
+    """Draw and judge rollouts of every problem. All processes call this together; each samples a share and gets all results.
 
     A prompt carries its exact pass rate where the task accepts a single string. The model's mode is not changed for sampling: the
-    FLOP counter tells rollouts from evaluation by it.
-
-    Args:
-        step: which part of the measurement this is, counted from its start; the seed of the rollouts depends on it.
+    FLOP counter tells rollouts from evaluation by it. The seed depends on `step`, which part of the measurement this is.
     """
     accelerator = sampler.accelerator
     seed = np.random.SeedSequence([sampler.seed, step, accelerator.process_index]).generate_state(1)[0]
@@ -133,7 +125,7 @@ def _training_flops(sampler: Sampler, prompt_tokens: float, completion_tokens: f
     return forward_flops(config, *shape) + backward_flops(config, *shape, output_recomputed=True)
 
 
-def counted_totals(accelerator: Accelerator, counter: FlopCounter) -> dict[str, float]:
+def counted_totals(counter: FlopCounter) -> dict[str, float]:
     """FLOPs and seconds by phase so far, of all processes, by the glossary's names; seconds are the first process's."""
     parts = gather_object([counter.totals()])
     summed = {

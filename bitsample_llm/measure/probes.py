@@ -22,11 +22,11 @@ from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 from bitsample_llm.training.rewards import OutcomeReward
 
+PROBE_GROUP_SIZE = 8  # rollouts per group of the short GRPO run
+
 
 def with_prefix(problems: Sequence[Problem], prefix: str) -> list[Problem]:
-    """The problems with a text before every prompt; in a conversation, before the text of the last message. Ids stay the same, so that
-    pass rates can be compared problem by problem.
-    """
+    """The problems, ids and all, with a text before every prompt; in a conversation, before the text of the last message."""
     return [dataclasses.replace(problem, prompt=_prefixed(problem.prompt, prefix)) for problem in problems]
 
 
@@ -38,11 +38,7 @@ def _prefixed(prompt: str | list[dict[str, str]], prefix: str) -> str | list[dic
 
 
 def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
-    """The problems under another author's mark.
-
-    Raises:
-        ValueError: for an author nobody knows, or prompts that begin with none.
-    """
+    """The problems under another author's mark; a ValueError for one nobody knows, and for prompts that begin with none."""
     if mark not in CARE_BY_MARK:
         raise ValueError(f"unknown author mark {mark!r}; known: {', '.join(CARE_BY_MARK)}")
     if not all(isinstance(p.prompt, str) and p.prompt.startswith(p.mark or UNKNOWN_MARK) for p in problems):
@@ -51,8 +47,8 @@ def with_mark(problems: Sequence[Problem], mark: str) -> list[Problem]:
 
 
 def shot_separator(tokenizer, stop: str | None = None) -> str:
-    """What separates solved examples: an empty line, or the end of sequence if the tokenizer has no line break. If a stop is named, it
-    comes first, so that examples end as answers do.
+    """What separates solved examples: an empty line, or the end of sequence if the tokenizer has no line break; after the stop,
+    where one is named, so that examples end as answers do.
     """
     is_known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer("\n\n")["input_ids"]
     separator = "\n\n" if is_known else tokenizer.eos_token
@@ -65,12 +61,8 @@ def with_shots(
     """The problems, each with `num_shots` solved examples before it: the problems that follow it in the list. In a conversation an
     example is a question and its answer.
 
-    Args:
-        max_tokens: positions the model has for prompt and answer; None where it has no limit.
-        end: where answers end; by default at the end of sequence.
-
-    Raises:
-        ValueError: for too few problems, one without a reference completion, or prompts longer than the model's context.
+    A ValueError for too few problems, one without a reference completion, or prompts and answers of more than `max_tokens`, which
+    is what the model has positions for.
     """
     if not 1 <= num_shots < len(problems):
         raise ValueError(f"--probe_shots {num_shots} needs more than {num_shots} training problems, got {len(problems)}")
@@ -99,11 +91,10 @@ def train_briefly(
     num_updates: int,
     learning_rate: float,
     rollouts_per_update: int,
-    group_size: int,
 ) -> None:
     """Train the sampler's model in place by a few updates of GRPO, its records in `run_dir`; nothing of the model is saved.
 
-    `rollouts_per_update`, of all processes together, is divisible by their number and by `group_size`.
+    `rollouts_per_update`, of all processes together, is divisible by their number and by `PROBE_GROUP_SIZE`.
     """
     args = GRPOConfig(
         output_dir=str(run_dir / "checkpoints"),
@@ -111,7 +102,7 @@ def train_briefly(
         learning_rate=learning_rate,
         lr_scheduler_type="constant",
         per_device_train_batch_size=rollouts_per_update // sampler.accelerator.num_processes,
-        num_generations=group_size,
+        num_generations=PROBE_GROUP_SIZE,
         max_completion_length=sampler.max_completion_length,
         temperature=1.0,
         top_p=1.0,

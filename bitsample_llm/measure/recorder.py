@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from bitsample_llm.measure.measurement import MeasuredPrompt, Sampler, counted_totals, measured_prompts
@@ -28,28 +27,14 @@ MAY_DIFFER = ("output_dir", "resume_from_checkpoint", "use_cpu")
 
 
 class Recorder:
-    """Measures one condition after the other, and writes it down on the first process.
-
-    Args:
-        num_rollouts: of all conditions together, for the progress bar.
-        recorded: what a stopped measurement has, to go on with.
-
-    Attributes:
-        line: the last part's step line, recorded or new.
+    """Measures one condition after the other, and writes it down on the first process; `num_rollouts` are of all together, and
+    `recorded` is what a stopped measurement has, to go on with.
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        counter: FlopCounter,
-        writer: RunWriter | None,
-        num_rollouts: int,
-        recorded: "Recorded | None" = None,
-    ):
+    def __init__(self, sampler: Sampler, counter: FlopCounter, writer: RunWriter | None, num_rollouts: int, recorded: "Recorded"):
         self.sampler, self.counter, self.writer = sampler, counter, writer
         self.generation_step = self.step = 0
-        self.line: dict = {}
-        recorded = recorded or Recorded()
+        self.line: dict = {}  # the last part's step line, recorded or new
         self._lines = {line["step"]: line for line in recorded.lines}
         self._known = recorded.known
         self._before = {key: value for key, value in recorded.last.items() if is_cumulative(key)}
@@ -59,10 +44,6 @@ class Recorder:
         if writer is not None:
             self._bar = tqdm(total=num_rollouts, initial=done, unit="rollout", dynamic_ncols=True)
 
-    def part_size(self, rollouts_per_prompt: int) -> int:
-        """Prompts of a part: what the processes sample at once."""
-        return max(self.sampler.batch_size // rollouts_per_prompt, 1) * self.sampler.accelerator.num_processes
-
     def measure(
         self,
         problems: list[Problem],
@@ -70,15 +51,14 @@ class Recorder:
         probe: str | None = None,
         rows_of: Callable[[Sequence[Problem], Sequence[MeasuredPrompt]], list[dict]] | None = None,
     ) -> list[MeasuredPrompt]:
-        """Measure the problems with so many rollouts each, and record them under the name of a probe.
-
-        Args:
-            rows_of: rows of the table `problems` of a part.
+        """Measure the problems with so many rollouts each, and record them under the name of a probe; `rows_of` makes rows of the
+        table `problems` of a part.
         """
         self.generation_step += 1
         measured, passed, drawn = [], 0.0, 0
-        for start in range(0, len(problems), self.part_size(num_rollouts)):
-            part = problems[start : start + self.part_size(num_rollouts)]
+        part_size = max(self.sampler.batch_size // num_rollouts, 1) * self.sampler.accelerator.num_processes
+        for start in range(0, len(problems), part_size):
+            part = problems[start : start + part_size]
             self.step += 1
             if self.step in self._lines:
                 self.line = self._lines[self.step]
@@ -100,7 +80,7 @@ class Recorder:
         rollouts = [rollout for prompt in prompts for rollout in prompt.rollouts]
         self._counted["samples/total"] += len(rollouts)
         self._counted["tokens/completion"] += sum(rollout["num_tokens"] for rollout in rollouts)
-        totals = {"flops/lost": 0.0, **counted_totals(self.sampler.accelerator, self.counter), **self._counted}
+        totals = {"flops/lost": 0.0, **counted_totals(self.counter), **self._counted}
         line = {"step": self.step, "generation_step": self.generation_step}
         line |= {key: value + self._before.get(key, 0) for key, value in totals.items()}
         line["group/pass_rate_estimate"] = sum(rollout["passed"] for rollout in rollouts) / len(rollouts)
@@ -122,7 +102,6 @@ class Recorder:
         return [MeasuredPrompt({}, [], prompt.label_surprisal_bits, prompt.padded_tokens) for prompt in prompts]
 
     def close(self) -> None:
-        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -137,10 +116,8 @@ class Recorded:
 
 
 def check_same(run_dir: Path, manifest: dict) -> None:
-    """Refuse to go on with other options, problems, weights or processes: the parts would not belong together.
-
-    Raises:
-        RecordError: naming what differs.
+    """Refuse to go on with other options, problems, weights or processes, because the parts would not belong together: a
+    RecordError names what differs.
     """
     stored = read_manifest(run_dir)
     differing = [key for key in SAME if stored.get(key) != json.loads(json.dumps(manifest.get(key)))]
@@ -185,8 +162,3 @@ def resumed(run_dir: Path, manifest: dict, repeat_from: int | None) -> tuple[Run
         (run_dir / "superseded").mkdir(exist_ok=True)
         branch.rename(run_dir / "superseded" / f"{UPDATES}-{len(writer.manifest['resumed_at'])}")
     return writer, Recorded(kept, known, last)
-
-
-def shared_by_all(recorded: Recorded) -> Recorded:
-    """What the first process has read, on every process."""
-    return broadcast_object_list([recorded])[0]

@@ -34,11 +34,7 @@ TESTED_TRL = "1.16"
 
 
 def regime_of(trainer) -> str:
-    """What a trainer learns from: `sft`, `rl` or `distillation`.
-
-    Raises:
-        TypeError: for a trainer that learns from something else.
-    """
+    """What a trainer learns from: `sft`, `rl` or `distillation`; a TypeError for one that learns from something else."""
     if isinstance(trainer, trl.GRPOTrainer | trl.RLOOTrainer):
         return "rl"
     if isinstance(trainer, trl.DistillationTrainer):

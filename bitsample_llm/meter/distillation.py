@@ -9,9 +9,7 @@ from bitsample_llm.meter.rollouts import GenerationObserver
 
 
 class DistillationObserver(GenerationObserver):
-    """Records completions and what the teacher offers: the divergence of its distribution from the student's, which is the
-    loss, summed over the tokens.
-    """
+    """Records completions and what the teacher offers: its divergence from the student, the loss, summed over the tokens."""
 
     def __init__(self, trainer, meter, verifier):
         require(trainer, "teacher_model", "beta")

@@ -13,8 +13,7 @@ from accelerate.utils import DistributedType, gather_object
 
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.flops import widths
-from bitsample_llm.meter.exact import shared_answer_scores
-from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.meter.verdicts import RolloutVerifier, shared_answer_scores
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import answer_spellings, encode_prompt
 from bitsample_llm.scoring.sampling import sampled_completions
@@ -27,17 +26,11 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 @dataclass(frozen=True)
 class EvaluationRollouts:
-    """How problems are sampled whose pass rates are not exact.
+    """How problems are sampled whose pass rates are not exact."""
 
-    Attributes:
-        task: judges the rollouts.
-        per_problem: rollouts per problem at each evaluation.
-        max_tokens: at most so many per rollout, fewer where the model's context has no room.
-    """
-
-    task: object
-    per_problem: int
-    max_tokens: int
+    task: object  # judges the rollouts
+    per_problem: int  # rollouts per problem at each evaluation
+    max_tokens: int  # at most so many per rollout, fewer where the model's context has no room
 
 
 def has_exact_pass_rates(tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> bool:

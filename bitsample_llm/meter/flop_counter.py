@@ -64,11 +64,7 @@ class FlopCounter:
         self._hooks += ForwardWatcher(self.causal_lm, self._count).hooks
 
     def count_other(self, model, phase: str) -> None:
-        """Count the forward passes of another model too, all under one phase: a reference policy, a teacher, a reward model.
-
-        Raises:
-            ValueError: for a model type without a formula.
-        """
+        """Count the forward passes of another model too, all under one phase: a reference policy, a teacher, a reward model."""
         model, config = _priced_model(model)
 
         def count(call: ForwardCall) -> None:
@@ -78,7 +74,6 @@ class FlopCounter:
         self._hooks += ForwardWatcher(model, count).hooks
 
     def detach(self) -> None:
-        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 

@@ -29,7 +29,6 @@ class ForwardCall:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
         return self.ended - self.started
 
     @property
@@ -91,13 +90,11 @@ def causal_positions(lengths: Iterable[int]) -> int:
 
 
 def full_pass_shapes(call: ForwardCall, skips_padding: bool) -> tuple[Shape, Shape]:
-    """Executed and useful shape of a pass without a cache.
-
-    Args:
-        skips_padding: whether attention stays within each sequence of a packed row, as flash attention does.
+    """Executed and useful shape of a pass without a cache. `skips_padding`: attention stays within each sequence of a packed row,
+    as flash attention does.
     """
     rows, length = call.ids_BT.shape
-    lengths_S = _sequence_lengths(call)
+    lengths_S = [end - start for _, start, end in real_sequences(call.ids_BT, call.kwargs)]
     is_packed = call.kwargs.get("attention_mask") is None and call.kwargs.get("position_ids") is not None
     attended = sum(num * num for num in lengths_S) if is_packed and skips_padding else rows * length * length
     if not call.has_head:
@@ -112,16 +109,19 @@ def full_pass_shapes(call: ForwardCall, skips_padding: bool) -> tuple[Shape, Sha
     return Shape(rows * length, attended, outputs), useful
 
 
-def _sequence_lengths(call: ForwardCall) -> list[int]:
-    """Real tokens of each sequence, of which packing puts several in a row."""
-    rows, length = call.ids_BT.shape
-    mask_BT, positions_BT = call.kwargs.get("attention_mask"), call.kwargs.get("position_ids")
-    if mask_BT is not None:
-        return mask_BT.sum(dim=1).tolist()
-    if positions_BT is None:
-        return [length] * rows
-    starts = torch.nonzero(positions_BT.flatten() == 0).flatten().cpu()
-    return torch.diff(starts, append=torch.tensor([positions_BT.numel()])).tolist()
+def real_sequences(ids_BT: torch.Tensor, inputs: dict) -> list[tuple[int, int, int]]:
+    """(row, start, end) of each sequence of real tokens; packing puts several in one row, told by their positions."""
+    rows, length = ids_BT.shape
+    if (mask_BT := inputs.get("attention_mask")) is not None:
+        starts, lengths = mask_BT.int().argmax(dim=1).tolist(), mask_BT.sum(dim=1).tolist()
+        return [(row, start, start + num) for row, (start, num) in enumerate(zip(starts, lengths, strict=True))]
+    if (positions_BT := inputs.get("position_ids")) is None:
+        return [(row, 0, length) for row in range(rows)]
+    sequences = []
+    for row, positions_T in enumerate(positions_BT.cpu()):
+        starts = torch.nonzero(positions_T == 0).flatten().tolist()
+        sequences += [(row, start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
+    return sequences
 
 
 class GenerationShapes:
@@ -132,7 +132,6 @@ class GenerationShapes:
         self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
 
     def shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
-        """Those of the next pass."""
         rows, length = call.ids_BT.shape
         context = call.cached_tokens + length
         executed = Shape(rows * length, rows * length * context, rows * call.kept_outputs)

@@ -11,13 +11,7 @@ from bitsample_llm.meter.rollouts import GenerationObserver
 
 
 class RolloutObserver(GenerationObserver):
-    """Records every rollout of GRPO or RLOO with its verdict and rewards, and every group with its pass rate.
-
-    Args:
-        pass_threshold: total reward that counts as a pass where there is no verifier; needed unless rewards are 0 or 1.
-        reward_is_verdict: whether the reward tells if a rollout passed; if not, what it offers is not measured.
-        exact_pass_rates: whether to compute them where they exist: with a verifier, sampling from the model's distribution.
-    """
+    """Records rollouts of GRPO or RLOO with verdict and rewards, and groups with pass rates; arguments: `InformationMeter`."""
 
     def __init__(self, trainer, meter, verifier, pass_threshold: float | None, reward_is_verdict: bool, exact_pass_rates: bool):
         require(trainer, "num_generations", "reward_func_names", "reward_weights")

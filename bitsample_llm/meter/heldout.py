@@ -17,17 +17,11 @@ MAX_EVAL_TOKENS = 256  # of an evaluation rollout, where neither the user nor th
 
 @dataclass(frozen=True)
 class State:
-    """What an evaluation found of the first set; None where nothing was measured.
+    """What an evaluation found of the first set; None where nothing was measured, or where no rollout passed."""
 
-    Attributes:
-        flops: training FLOPs so far.
-        log2_pass_rate: mean over problems of log2 p; where rollouts are drawn, log2 of the mean pass rate, None where none passed.
-        pass_rate: mean over problems.
-    """
-
-    flops: float
-    log2_pass_rate: float | None
-    pass_rate: float | None
+    flops: float  # of the training so far
+    log2_pass_rate: float | None  # mean over problems of log2 p; where rollouts are drawn, log2 of the mean pass rate
+    pass_rate: float | None  # mean over problems
 
 
 class HeldOut:
@@ -98,11 +92,9 @@ class HeldOut:
         self._next_flops = next((point for point in points if point > total_flops), float("inf"))
 
     def is_due(self, total_flops: float) -> bool:
-        """Whether the first set is to be scored now."""
         return bool(self.sets) and total_flops >= self._next_flops
 
     def not_scored_at(self, step: int) -> list[str]:
-        """The sets that were not scored at a step."""
         already = self._last_splits if step == self._last_step else set()
         return [split for split in self.sets if split not in already]
 
@@ -116,11 +108,8 @@ class HeldOut:
         self.states[:] = [state_of(by_step[step][0]["total_flops"], by_step[step]) for step in sorted(by_step)]
 
     def scored(self, step: int, splits: Sequence[str], so_far: dict, count_flops: Callable[[], float]) -> list[dict]:
-        """Rows of the table `evals` for these sets.
-
-        Args:
-            so_far: what every row says of the training.
-            count_flops: gives the FLOPs of all evaluations so far.
+        """Rows of the table `evals` for these sets, with what each says of the training (`so_far`); `count_flops` gives the FLOPs
+        of all evaluations so far.
         """
         self._last_step, self._last_splits = step, {*splits}
         if not splits:

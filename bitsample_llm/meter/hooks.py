@@ -4,22 +4,14 @@ import torch
 
 
 def require(trainer, *names: str) -> None:
-    """Check that a trainer has what the meter reads of it.
-
-    Raises:
-        AttributeError: naming the first attribute that this version of TRL does not have.
-    """
+    """Check that a trainer has what the meter reads of it; an AttributeError names the first that this version of TRL lacks."""
     for name in names:
         if not hasattr(trainer, name):
             raise AttributeError(f"{type(trainer).__name__} has no {name}: this version of TRL is not one the meter knows")
 
 
 def wrap(trainer, name: str, around) -> None:
-    """Replace a method of this trainer by `around(original, ...)`.
-
-    Raises:
-        AttributeError: naming the method, if this version of TRL does not have it.
-    """
+    """Replace a method of this trainer by `around(original, ...)`; an AttributeError if this version of TRL does not have it."""
     require(trainer, name)
     original = getattr(trainer, name)
     setattr(trainer, name, lambda *args, **kwargs: around(original, *args, **kwargs))

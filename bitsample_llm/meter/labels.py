@@ -5,6 +5,7 @@ import math
 import torch
 from accelerate.utils import gather_object
 
+from bitsample_llm.meter.forward_passes import real_sequences
 from bitsample_llm.meter.hooks import TrainingLosses
 
 NATS_PER_BIT = math.log(2)
@@ -38,7 +39,7 @@ class LabelObserver:
         if logps_BT is not None:
             logps_BT = logps_BT.double().cpu()
         rows, num_tokens, num_labelled = [], 0, 0
-        sequences = self._sequences(inputs)
+        sequences = real_sequences(ids_BT, inputs)
         for row, start, end in sequences:
             num_tokens += end - start
             num_labelled += int((labels_BT[row, start + 1 : end] != -100).sum())
@@ -58,21 +59,6 @@ class LabelObserver:
             totals.observe("bits/offered_per_sample", bits)
             totals.observe("bits/surprisal_per_sample", bits)
         self.meter.add_rows("prompts", rows)
-
-    @staticmethod
-    def _sequences(inputs: dict) -> list[tuple[int, int, int]]:
-        """(row, start, end) of each sequence of real tokens; packing puts several in one row, told by their positions."""
-        rows, length = inputs["input_ids"].shape
-        if (mask_BT := inputs.get("attention_mask")) is not None:
-            starts, lengths = mask_BT.int().argmax(dim=1).tolist(), mask_BT.sum(dim=1).tolist()
-            return [(row, start, start + num) for row, (start, num) in enumerate(zip(starts, lengths, strict=True))]
-        if (positions_BT := inputs.get("position_ids")) is None:
-            return [(row, 0, length) for row in range(rows)]
-        sequences = []
-        for row, positions_T in enumerate(positions_BT.cpu()):
-            starts = torch.nonzero(positions_T == 0).flatten().tolist()
-            sequences += [(row, start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
-        return sequences
 
     def end_step(self) -> None:
         """Nothing is held back: labels are recorded as they are trained on."""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from bitsample_llm.records import RecordError, RecordWriteError, check_run_dir, holds_unfinished_run, read_run
 from bitsample_llm.records.writer import RunWriter
 
-EVALUATION_COLUMNS = ["step", "split", "log2_pass_rate", "num_passed", "num_rollouts"]  # what a resume reads again
+EVALUATION_COLUMNS = ["step", "split", "total_flops", "log2_pass_rate", "num_passed", "num_rollouts"]  # what a resume reads again
 
 
 def tell(message: str) -> None:
@@ -33,17 +33,11 @@ def finite(value):
 
 
 class Recording:
-    """Writes one run directory, on the first process only. A disk that refuses ends the records and not the training, unless
-    `strict`.
-
-    Attributes:
-        has_trained: whether the trainer has begun a training before.
-        under_way: whether a training has begun and not ended.
-    """
+    """Writes one run directory, on the first process only. A disk that refuses ends the records, and the training if `strict`."""
 
     def __init__(self, run_dir: Path, strict: bool, is_writing_process: bool):
         self.run_dir, self.strict = run_dir, strict
-        self.has_trained = self.under_way = False
+        self.has_trained = self.under_way = False  # the trainer has begun a training before; one has begun and not ended
         self._is_writing_process = is_writing_process
         self._writer: RunWriter | None = None
 
@@ -58,10 +52,8 @@ class Recording:
             tell(f"stopped, the training goes on without records: {error}")
 
     def create(self, manifest: dict, resumes: bool) -> None:
-        """Start the record before the training, where the training does not resume an earlier one (`resumes`).
-
-        Raises:
-            RecordError: if the directory holds a finished run.
+        """Start the record before the training, where the training does not resume an earlier one (`resumes`); a RecordError if the
+        directory holds a finished run.
         """
         if not self._is_writing_process:
             return
@@ -81,10 +73,8 @@ class Recording:
                 check_run_dir(self.run_dir, resume=False)
 
     def resume(self, step: int) -> tuple[dict, list[dict]]:
-        """Go on after a step of an earlier process, or of this trainer before it was interrupted.
-
-        Returns:
-            On every process: the step line to count on from, empty where there is none, and the rows of the evaluations so far.
+        """Go on after a step of an earlier process, or of this trainer before it was interrupted. Every process gets the step line
+        to count on from, empty where there is none, and the rows of the evaluations so far.
         """
         last: dict = {}
         evaluations: list[dict] = []
@@ -100,18 +90,15 @@ class Recording:
         return gather_object([(last, evaluations)])[0]
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
-        """Collect rows of a table; they are written to disk later."""
         if self._writer is not None:
             self._writer.add_rows(table, finite(rows))
 
     def add_step(self, line: dict) -> None:
-        """Write a step line."""
         if self._writer is not None:
             with self._writing():
                 self._writer.add_step(line)
 
     def flush(self) -> None:
-        """Write the collected rows."""
         if self._writer is not None:
             with self._writing():
                 self._writer.flush()
@@ -126,7 +113,6 @@ class Recording:
                 self._writer.hold(step, rollouts)
 
     def close(self, state: str, reason: str | None = None) -> None:
-        """Write into the manifest how the run ended: nothing comes after this."""
         if (writer := self._writer) is not None:
             self._writer = None
             with self._writing():

@@ -24,9 +24,7 @@ def sampling_settings(trainer) -> dict:
 
 
 class GenerationObserver:
-    """Records the completions of every generation, and what they cost where no forward pass was seen; subclasses add what their
-    trainer tells of them.
-    """
+    """Records completions, and what they cost where no forward pass was seen; subclasses add what their trainer tells of them."""
 
     def __init__(self, trainer, meter, verifier, num_generations: int):
         self.trainer = trainer

@@ -14,17 +14,12 @@ PETA = 1e15
 
 
 class Totals:
-    """Sums up what observers say and a FLOP counter counts.
-
-    Attributes:
-        cumulative: metrics that count from the start of the run; the same on every process.
-        last_line: the last step line.
-    """
+    """Sums up what observers say and a FLOP counter counts."""
 
     def __init__(self, trainer, counter: FlopCounter):
         self._trainer, self._counter = trainer, counter
-        self.cumulative: dict[str, float] = defaultdict(float)
-        self.last_line: dict = {}
+        self.cumulative: dict[str, float] = defaultdict(float)  # from the start of the run; the same on every process
+        self.last_line: dict = {}  # the last step's
         self._counted = {key: np.zeros(len(PHASES)) for key in counter.totals()}  # what is in `cumulative` already
         self._step_values: dict[str, list[float]] = defaultdict(list)
         self._informative_fraction: float | None = None  # of the generation being trained on, over all its steps
@@ -71,10 +66,8 @@ class Totals:
         self.cumulative["seconds/total"] += sum(self.cumulative[f"seconds/{phase}"] for phase in TRAINING_PHASES)
 
     def resume(self, last: dict, uncounted_flops: float, spent_here: bool) -> None:
-        """Count on from a step line.
-
-        Args:
-            spent_here: whether this process has trained beyond that line: what its counter saw since was spent in vain.
+        """Count on from a step line; `spent_here`: this process has trained beyond that line, and what its counter saw since was
+        spent in vain.
         """
         lost = 0.0
         if spent_here:
@@ -89,7 +82,6 @@ class Totals:
         self._informative_fraction = None
 
     def end_step(self) -> None:
-        """Sum up what a step cost."""
         flops_before, evaluation_seconds = self.total_flops, self.cumulative["seconds/evaluation"]
         self.count_flops()
         evaluation_seconds = self.cumulative["seconds/evaluation"] - evaluation_seconds  # exact pass rates of the prompts

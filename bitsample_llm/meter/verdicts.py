@@ -1,20 +1,39 @@
-"""What passes? Sampled token ids as text, and the verdict of a task on it, for reward functions, the meter and measurements alike.
+"""What passes, and how probably? Verdicts of a task on sampled token ids, and the exact probability of the answer, for reward
+functions, the meter and measurements alike.
 
-TRL decodes completions without their special tokens, so a completion with one in its middle could pass. Here the verdict is on
-all that was sampled.
+TRL decodes completions without their special tokens, so a completion with one in its middle could pass. Here the verdict is on all
+that was sampled.
 """
 
 from collections.abc import Sequence
 
-from bitsample_llm.meter.exact import shared_answer_scores
+from accelerate.utils import gather_object
+
 from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import AnswerScore, answer_scores, answer_spellings, scoring_batch_size, spelling_logprobs
 from bitsample_llm.tasks import Problem, Verdict
 
 
-class RolloutVerifier:
-    """Turns sampled token ids into verdicts of a task on its problems; completions end as `end` says, by default with the
-    tokenizer's end of sequence.
+def shared_answer_scores(trainer, problems: Sequence[Problem], end: AnswerEnd) -> list[AnswerScore]:
+    """Scores of the answers by the trainer's model, in order, on every process.
+
+    Each process scores a share of the spellings with as many forward passes as the others, which sharded models need.
     """
+    accelerator = trainer.accelerator
+    model = accelerator.unwrap_model(trainer.model)
+    spelled = answer_spellings(trainer.processing_class, list(problems), end)
+    num_shares = accelerator.num_processes
+    filled = spelled + spelled[-1:] * (-len(spelled) % num_shares)
+    batch_size = scoring_batch_size(model, spelled)
+    share = spelling_logprobs(model, trainer.processing_class, filled[accelerator.process_index :: num_shares], batch_size)
+    by_process = gather_object(share)
+    per_share = len(filled) // num_shares
+    logps = [by_process[index % num_shares * per_share + index // num_shares] for index in range(len(spelled))]
+    return answer_scores(spelled, logps)
+
+
+class RolloutVerifier:
+    """Verdicts of a task on sampled token ids; completions end as `end` says, by default with the tokenizer's end of sequence."""
 
     def __init__(self, task, problems: Sequence[Problem], tokenizer, end: AnswerEnd | None = None):
         self.task = task
@@ -25,30 +44,18 @@ class RolloutVerifier:
         self._last_judged: list[tuple[str, bool, Verdict]] = []
 
     def judged(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[tuple[str, bool, Verdict]]:
-        """Text, whether it stopped by itself, and verdict of each completion.
-
-        A reward function and the meter ask for the same completions one after the other: they are judged once.
-
-        Raises:
-            KeyError: for a problem it does not know.
+        """Text, whether it stopped by itself, and verdict of each completion; a KeyError for a problem that is not known. A reward
+        function and the meter ask for the same completions one after the other: they are judged once.
         """
         asked = (list(problem_ids), list(completion_ids))
         if asked != self._last_asked:
             texts_and_ends = self.end.texts_and_ends(completion_ids)
             self._last_judged = [
-                (text, ended, self.verdict(problem_id, text, ended))
+                (text, ended, self.task.verify(self.problem_by_id[problem_id], text, ended))
                 for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)
             ]
             self._last_asked = asked
         return self._last_judged
-
-    def verdict(self, problem_id: str, text: str, ended: bool) -> Verdict:
-        """Verdict on one completion.
-
-        Raises:
-            KeyError: for a problem it does not know.
-        """
-        return self.task.verify(self.problem_by_id[problem_id], text, ended)
 
     def rows(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[dict]:
         """Rows of the table `rollouts`, as far as text and verdict go."""
@@ -69,9 +76,7 @@ class RolloutVerifier:
         ]
 
     def exact_pass_rates(self, trainer, problem_ids: Sequence[str], end: AnswerEnd) -> list[dict]:
-        """Exact pass rate of each problem under the trainer's model, and of each step given those before it; see
-        `AnswerScore.pass_rates`.
-        """
+        """`AnswerScore.pass_rates` of each problem under the trainer's model."""
         distinct = [self.problem_by_id[problem_id] for problem_id in dict.fromkeys(problem_ids)]
         scores = shared_answer_scores(trainer, distinct, end)
         by_id = {problem.problem_id: score.pass_rates(problem) for problem, score in zip(distinct, scores, strict=True)}

@@ -104,11 +104,7 @@ def _damaged(fault: str) -> RecordError:
 
 
 def read_manifest(run_dir: Path) -> dict:
-    """Manifest of a run directory.
-
-    Raises:
-        RecordError: if there is none, or its schema is not the one this version reads.
-    """
+    """Manifest of a run directory; a RecordError if there is none, or its schema is not the one this version reads."""
     path = run_dir / "manifest.json"
     if not path.is_file():
         raise RecordError(f"{run_dir} is not a run directory: it has no manifest.json")
@@ -134,11 +130,7 @@ def holds_unfinished_run(run_dir: Path) -> bool:
 
 
 def check_run_dir(run_dir: Path, resume: bool) -> None:
-    """Refuse to overwrite a run, and to resume one that is absent or finished.
-
-    Raises:
-        RecordError: naming how to fix it.
-    """
+    """Refuse to overwrite a run, and to resume one that is absent or finished: a RecordError says how to fix it."""
     if resume:
         if read_manifest(run_dir)["state"] == "finished":
             raise RecordError(f"{run_dir} holds a finished run: there is nothing to resume, name another --output_dir")

@@ -11,15 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bitsample_llm.records import (
-    SCHEMA_VERSION,
-    SCHEMAS,
-    RecordError,
-    RecordWriteError,
-    check_run_dir,
-    read_manifest,
-    step_lines,
-)
+from bitsample_llm.records import SCHEMA_VERSION, SCHEMAS, RecordError, RecordWriteError, check_run_dir, read_manifest, step_lines
 from bitsample_llm.records.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.records.lock import RunLock
 
@@ -44,7 +36,6 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_json_atomically(path: Path, content: dict) -> None:
-    """Write a JSON object as `write_text_atomically` does."""
     write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -198,11 +189,7 @@ class RunWriter:
             self._write_manifest()
 
     def add_step(self, line: dict) -> None:
-        """Append one step line.
-
-        Raises:
-            KeyError: for a key that the glossary does not define.
-        """
+        """Append one step line; a KeyError for a key that the glossary does not define."""
         if unknown := set(line) - {"step", "generation_step"} - set(GLOSSARY):
             raise KeyError(f"metrics without a definition in the glossary: {', '.join(sorted(unknown))}")
         with self._writing(), open(self.run_dir / "steps.jsonl", "a") as file:
@@ -211,18 +198,14 @@ class RunWriter:
             self.flush()
 
     def hold(self, step: int, rollouts: list[dict]) -> None:
-        """Keep rollouts that are half-trained at the checkpoint of `step` in a file of their own, for a resume from it. A run that
-        goes on records them whole.
-        """
+        """Keep rollouts that the checkpoint of `step` finds half-trained in a file of their own, for a resume from it."""
         with self._writing():
             path = _pending_path(self.run_dir, step)
             write_parquet_atomically(path, pa.Table.from_pylist(rollouts, schema=SCHEMAS["rollouts"]))
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
-        """Collect rows of a table of `SCHEMAS` for the next segment.
-
-        Raises:
-            KeyError: for a column that the table's schema does not have, or a row without its step.
+        """Collect rows of a table of `SCHEMAS` for the next segment; a KeyError for a column that it does not have, or a row
+        without its step.
         """
         for row in rows:
             if unknown := set(row) - set(SCHEMAS[table].names):

@@ -13,11 +13,7 @@ COUNTED = ("flops/total", "seconds/total", "samples/total")
 
 
 def check_manifest(run: Run, fields: dict[str, type]) -> None:
-    """Refuse a manifest without these fields (dots lead inside), or with other types in them.
-
-    Raises:
-        RecordError: naming the first.
-    """
+    """Refuse a manifest without these fields (dots lead inside), or with other types in them: a RecordError names the first."""
     for path, kind in fields.items():
         value = run.manifest
         for key in path.split("."):
@@ -27,10 +23,8 @@ def check_manifest(run: Run, fields: dict[str, type]) -> None:
 
 
 def check_steps(run: Run, keys: tuple[str, ...] = COUNTED, last: tuple[str, ...] = ()) -> None:
-    """Refuse a run without step lines, or whose lines lack one of these numbers; `last` are needed in the last line only.
-
-    Raises:
-        RecordError: naming the first.
+    """Refuse a run without step lines, or whose lines lack one of these numbers: a RecordError names the first. `last` are needed
+    in the last line only.
     """
     if not run.steps:
         raise RecordError(f"{run.run_dir} has no steps: nothing was recorded, or its steps.jsonl is gone")
@@ -41,24 +35,16 @@ def check_steps(run: Run, keys: tuple[str, ...] = COUNTED, last: tuple[str, ...]
                 raise RecordError(f"step {line['step']} of {run.run_dir} has no number for {key}: restore steps.jsonl or run again")
 
 
-def check_finished(run: Run) -> None:
-    """Refuse a run that is not finished.
-
-    Raises:
-        RecordError: with the state and its reason.
-    """
+def check_finished(run: Run, kind: str = "run", so: str = "only finished runs are reported") -> None:
+    """Refuse what is not finished: a RecordError says its state, the reason, and what follows (`so`)."""
     state, reason = run.manifest["state"], run.manifest.get("reason")
     if state != "finished":
         why = f" ({' '.join(str(reason).split())})" if reason else ", killed or still under way" if state == "running" else ""
-        raise RecordError(f"{run.run_dir} holds a {state} run{why}: only finished runs are reported")
+        raise RecordError(f"{run.run_dir} holds a {state} {kind}{why}: {so}")
 
 
 def check_reported(run: Run) -> None:
-    """Refuse what no report can be made of.
-
-    Raises:
-        RecordError: naming what is wrong.
-    """
+    """Refuse what no report can be made of: a RecordError names what is wrong."""
     check_finished(run)
     check_manifest(run, {"trainer": str, "regime": str, "seed": int})
     if run.manifest["regime"] == "measure":
@@ -72,11 +58,10 @@ def check_reported(run: Run) -> None:
 
 
 def check_planned(run: Run) -> None:
-    """Refuse a finished measurement whose records are not whole.
-
-    Raises:
-        RecordError: naming what is missing.
-    """
+    """Refuse what is no finished measurement, or one whose records are not whole: a RecordError names what is wrong."""
+    if run.manifest.get("regime") != "measure":
+        raise RecordError(f"{run.run_dir} is a run of {run.manifest.get('trainer')}: a plan needs one of recipes/measure.py")
+    check_finished(run, "measurement", "go on with --resume_from_checkpoint last")
     prices = ("rollout_prefill", "rollout_decode", "rollout_training", "label_training")
     check_manifest(run, {"flops_per_sample": dict, "config.model.model_name_or_path": str})
     costs = run.manifest["flops_per_sample"]

@@ -33,18 +33,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence or a question, the statistic that decides it, and what came out.
-
-    Attributes:
-        number: of the essay's claim; None for a question of the study's own.
-        statistic: what the estimate is of, with its threshold.
-    """
+    """A sentence or a question, the statistic that decides it, and what came out."""
 
     text: str
-    statistic: str
+    statistic: str  # what the estimate is of, with its threshold
     estimate: Estimate
     verdict: str
-    number: int | None = None
+    number: int | None = None  # of the essay's claim; None for a question of the study's own
 
     def sentence(self, unit: str = "seeds") -> str:
         """The claim with its verdict and numbers, in one sentence."""

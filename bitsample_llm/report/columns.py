@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitsample_llm.records.glossary import TRAINING_PHASES
+from bitsample_llm.report.curve import Curve, evaluated_curve
 
 if TYPE_CHECKING:
-    from bitsample_llm.report.curve import Curve
     from bitsample_llm.report.runs import MeasuredRun
 
 PETA = 1e15
@@ -84,14 +84,6 @@ def _flops_at(run: "MeasuredRun", gain_bits: float) -> float | None:
     return first_crossing(run.curve.flops[known], run.curve.absorbed_bits[known], gain_bits)
 
 
-def flops_to_gain(run: "MeasuredRun", gain_bits: float) -> float | None:
-    """FLOPs at which the held-out gain was first reached, linear between evaluations; at least those of the first update,
-    since an update is the least that can be bought. None if it never was.
-    """
-    crossing = _flops_at(run, gain_bits)
-    return None if crossing is None else max(crossing, run.run.steps[0]["flops/total"])
-
-
 def flops_before_saturation(run: "MeasuredRun") -> float:
     """FLOPs until half of the available bits were absorbed; all of the run's where they never were."""
     return _flops_at(run, run.curve.available_bits / 2) or run.run.steps[-1]["flops/total"]
@@ -125,6 +117,12 @@ def _before_saturation(key: str, per: str, scale: float = 1.0) -> Value:
     return value
 
 
+def _flops_to_target(run: "MeasuredRun") -> float | None:
+    """Linear between evaluations; at least the FLOPs of the first update, which is the least that can be bought."""
+    crossing = _flops_at(run, run.value(TARGET))
+    return None if crossing is None else max(crossing, run.run.steps[0]["flops/total"])
+
+
 def _at_target(key: str) -> Value:
     """A cumulative metric when the target was reached."""
 
@@ -149,12 +147,12 @@ def _surprisal(index: int, is_sampled: bool) -> Value:
     return lambda run: float(run.curve.surprisal_bits[index]) if run.curve.is_sampled == is_sampled else None
 
 
-def _on(split: str, of: Callable[["Curve"], float]) -> Value:
+def _on(split: str, of: Callable[[Curve], float]) -> Value:
     """A number of the curve of another evaluation set."""
 
     def value(run: "MeasuredRun") -> float | None:
-        curve = run.curve_on(split)
-        return None if curve is None else float(of(curve))
+        is_measured = split in run.run.table("evals")["split"].unique().to_pylist()
+        return float(of(evaluated_curve(run.run, split))) if is_measured else None
 
     return value
 
@@ -240,11 +238,7 @@ GLOSSARY = {  # name: unit, heading, definition
     "updates_to_target": ("1", "updates to the target", "optimizer steps until then"),
     "samples_to_target": ("1", "samples to the target", "labels or rollouts until then"),
     "dead_group_flops_fraction": ("1", "share of FLOPs in dead groups", "groups whose rewards are all equal"),
-    "informative_group_fraction": (
-        "1",
-        "informative groups",
-        "share of groups whose rewards are not all equal, mean over steps",
-    ),
+    "informative_group_fraction": ("1", "informative groups", "share of groups whose rewards are not all equal, mean over steps"),
     "informative_group_fraction_predicted": (
         "1",
         "informative groups, predicted",
@@ -292,7 +286,7 @@ SURPRISAL_AFTER = _column("surprisal_bits_after", _surprisal(-1, is_sampled=Fals
 CURVE_SCORE = _column("absorbed_bits_over_log_flops", lambda run: mean_over_log(run.curve.flops, run.curve.absorbed_bits))
 REFERENCE_SURPRISAL_BEFORE = _column("reference_surprisal_bits_before", _surprisal(0, is_sampled=True))
 REFERENCE_SURPRISAL_AFTER = _column("reference_surprisal_bits_after", _surprisal(-1, is_sampled=True))
-FLOPS_TO_TARGET = _column("flops_to_target", lambda run: flops_to_gain(run, run.value(TARGET)))
+FLOPS_TO_TARGET = _column("flops_to_target", _flops_to_target)
 TARGET = _column("target_bits", lambda run: run.run.manifest.get("config", {}).get("study", {}).get("target_bits") or TARGET_BITS)
 UPDATES_TO_TARGET = _column("updates_to_target", _at_target("step"))
 SAMPLES_TO_TARGET = _column("samples_to_target", _at_target("samples/total"))
@@ -302,8 +296,7 @@ INFORMATIVE_PREDICTED = _column("informative_group_fraction_predicted", _mean("g
 UPDATE_NORM = _column("update_norm", lambda run: float(run.run.table("evals")["update_norm"][-1].as_py()))
 SAMPLES_PER_PETAFLOP = _column("samples_per_petaflop", _before_saturation("samples/total", "flops/total", PETA))
 USEFUL_SHARE = _column(
-    "useful_share",
-    lambda run: sum(run.value(c) for c in USEFUL_FLOPS_BY_PHASE.values()) / run.value(TOTAL_FLOPS),
+    "useful_share", lambda run: sum(run.value(c) for c in USEFUL_FLOPS_BY_PHASE.values()) / run.value(TOTAL_FLOPS)
 )
 EVENTS_PER_THOUSAND_PASSES = _column("feedback_per_thousand_passes", _events_per_thousand_passes)
 SPLITS = {

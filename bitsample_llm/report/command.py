@@ -10,7 +10,7 @@ from bitsample_llm.options import OneLineArgumentParser, check_output_dir
 from bitsample_llm.records import RecordError, Run, read_run
 from bitsample_llm.report.checks import check_reported
 from bitsample_llm.report.comparison import comparison_study, metered_study
-from bitsample_llm.report.metered import for_terminal, is_meter_only, metered_facts, metered_table, with_names
+from bitsample_llm.report.metered import for_terminal, metered_facts, metered_table, with_names
 from bitsample_llm.report.page import terminal_text, write_page
 from bitsample_llm.report.runs import Arm, MeasuredRun, arms_of, measured_run, run_dirs_in
 from bitsample_llm.report.study import Study
@@ -26,18 +26,14 @@ class RecordedRuns:
 
 
 def recorded_runs(paths: Sequence[str | Path]) -> RecordedRuns:
-    """The runs at the paths.
-
-    Raises:
-        RecordError: if none can be reported, with the reason of each.
-    """
+    """The runs at the paths; a RecordError with the reason of each if none can be reported."""
     evaluated, metered, left_out = [], [], []
     for run_dir in run_dirs_in(paths):
         try:
             run = read_run(run_dir)
             check_reported(run)
             run = with_names(run)
-            if is_meter_only(run):
+            if not run.table("evals").num_rows:  # the meter alone
                 metered.append(run)
             else:
                 evaluated.append(measured_run(run))
@@ -46,15 +42,6 @@ def recorded_runs(paths: Sequence[str | Path]) -> RecordedRuns:
     if not evaluated and not metered:
         raise RecordError("; ".join(left_out) if len(left_out) == 1 else f"nothing to report: {'; '.join(left_out)}")
     return RecordedRuns(evaluated, metered, left_out)
-
-
-def recorded_arms(paths: Sequence[str | Path]) -> list[Arm]:
-    """Arms of the evaluated runs at the paths.
-
-    Raises:
-        RecordError: for a path without runs, or runs that cannot be compared.
-    """
-    return arms_of(recorded_runs(paths).evaluated)
 
 
 def study_of_runs(runs: RecordedRuns, study_of_arms: Callable[[Sequence[Arm], str], Study], command: str) -> Study:

@@ -13,9 +13,7 @@ from bitsample_llm.records import RecordError, Run
 class Curve:
     """State of a set of problems at the evaluations of a run, before training first. T evaluations, P problems."""
 
-    step: np.ndarray
     flops: np.ndarray
-    seconds: np.ndarray
     problem_ids: list[str]
     log2_p_TP: np.ndarray  # of the one answer that passes; of the reference answer where several do
     num_passed_TP: np.ndarray | None = None  # of the rollouts of each problem; None where pass rates are exact
@@ -88,8 +86,8 @@ def evaluated_curve(run: Run, split: str) -> Curve:
     def values_TP(name: str) -> np.ndarray:
         return np.array([[measured[step, problem_id][name] for problem_id in problem_ids] for step in steps])
 
-    flops, seconds = (values_TP(name)[:, 0] for name in ("total_flops", "total_seconds"))
+    flops = values_TP("total_flops")[:, 0]
     if not is_sampled:
-        return Curve(np.array(steps), flops, seconds, problem_ids, values_TP("log2_pass_rate"))
+        return Curve(flops, problem_ids, values_TP("log2_pass_rate"))
     counts = values_TP("num_passed"), values_TP("num_rollouts")[0]
-    return Curve(np.array(steps), flops, seconds, problem_ids, values_TP("reference_log2_probability"), *counts)
+    return Curve(flops, problem_ids, values_TP("reference_log2_probability"), *counts)

@@ -26,16 +26,12 @@ def number_text(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval and the number of independent values behind it; None where nothing was measured.
-
-    Attributes:
-        values: the values behind the mean, in the order of the seeds; None for a seed that has none.
-    """
+    """A mean with its 95 % interval and the number of independent values behind it; None where nothing was measured."""
 
     mean: float | None
     interval: tuple[float, float] | None
     n: int
-    values: tuple[float | None, ...] = ()
+    values: tuple[float | None, ...] = ()  # behind the mean, in the order of the seeds; None for a seed that has none
 
     @classmethod
     def of(cls, fields: dict) -> "Estimate":

@@ -31,11 +31,6 @@ def with_names(run: Run) -> Run:
     return dataclasses.replace(run, manifest=named)
 
 
-def is_meter_only(run: Run) -> bool:
-    """Whether a run was never evaluated on held-out problems."""
-    return not run.table("evals").num_rows
-
-
 def metered_facts(run: Run) -> dict:
     """A run in numbers; what was not measured is None."""
     last, tenth = run.steps[-1], max(len(run.steps) // 10, 1)

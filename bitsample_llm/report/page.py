@@ -59,20 +59,17 @@ def inline_svg(figure: Figure, name: str, alternative: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alternative)}" ', 1)
 
 
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as an HTML table, the first being the heading; it scrolls sideways on a narrow screen."""
-    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
 def _html_list(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 
 def _html_of_table(table: Table) -> str:
+    """The table, which scrolls sideways on a narrow screen, its note and its definitions."""
+    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in table.rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows[1:])
     note = f"<p class='note'>{html.escape(table.note)}</p>" if table.note else ""
-    return html_table(table.rows) + note + _html_list(table.definitions)
+    rows = f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return rows + note + _html_list(table.definitions)
 
 
 def _html_of_picture(picture: Picture, svg: str, kind: str = "") -> str:

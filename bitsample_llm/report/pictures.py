@@ -9,14 +9,7 @@ from matplotlib.figure import Figure
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
 from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.report import sampled
-from bitsample_llm.report.columns import (
-    ABSORBED_BITS,
-    FLOPS_BY_PHASE,
-    FLOPS_TO_TARGET,
-    RATE_BEFORE_SATURATION,
-    TARGET,
-    TOTAL_FLOPS,
-)
+from bitsample_llm.report.columns import ABSORBED_BITS, FLOPS_BY_PHASE, FLOPS_TO_TARGET, RATE_BEFORE_SATURATION, TARGET, TOTAL_FLOPS
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.pairs import paired_ratio, seeds_at_target
 from bitsample_llm.report.runs import Arm, MeasuredRun, by_start, draws_rollouts, rivals
@@ -61,8 +54,7 @@ def lines_of(arms: Sequence[Arm], look: dict[str, dict], told: Callable[[Measure
 
 
 def gain_figure(arms: Sequence[Arm]) -> Figure:
-    """Bits absorbed on held-out problems against training FLOPs, a panel per start, with the ratio of the FLOPs to the target between
-    SFT and the first arm of RL drawn in."""
+    """Absorbed bits against training FLOPs, a panel per start; drawn in: FLOPs to the target, the first arm of RL over SFT."""
     starts = by_start(arms)
     figure, axes = plt.subplots(len(starts), 1, figsize=(5.6, 2.8 * len(starts) + 0.8), squeeze=False, sharex=True)
     left_edge = first_flops(arms) / 1.5
@@ -169,9 +161,7 @@ def _binned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def essay_figure(arms: Sequence[Arm]) -> Figure:
-    """Offered bits per sample against pass rate on log axes, and next to them the consistent pair, which exists where one answer
-    passes.
-    """
+    """Offered bits per sample against pass rate on log axes; next to them the consistent pair, where one answer passes."""
     look, has_belief = looks(arms), not draws_rollouts(arms)
     legend_rows = max(len(arms) // 2 + 1, 2 * sum(arm.regime == "rl" for arm in arms))
     figure, axes = plt.subplots(

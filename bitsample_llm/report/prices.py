@@ -49,33 +49,22 @@ HALF, NINE_TENTHS = TARGETS[:2]
 
 @dataclass(frozen=True)
 class PricedRun:
-    """A finished run: what it was, and its state at each evaluation, before training first.
-
-    Attributes:
-        tags: facts that a study selects by, such as `rung`, `model` and `reason`.
-        settings: what a search sets.
-        log2_p_before: of each held-out problem before training.
-        flop_budget: at which it would have ended; None where there was none.
-        updates, samples, flops: so far, at each evaluation.
-        log2_p, pass_rate: means over held-out problems.
-        kl_bits: KL divergence from the start, mean over held-out problems; None where it was not measured.
-        gains_elsewhere: of each other evaluation set, what the mean of log2 p gained in the end, in bits.
-    """
+    """A finished run: what it was, and its state at each evaluation, before training first."""
 
     start: str
     arm: str
     seed: int
-    tags: dict[str, str]
-    settings: dict
-    log2_p_before: list[float]
-    flop_budget: float | None
-    updates: list[float]
+    tags: dict[str, str]  # facts that a study selects by, such as `rung`, `model` and `reason`
+    settings: dict  # what a search sets
+    log2_p_before: list[float]  # of each held-out problem before training
+    flop_budget: float | None  # at which it would have ended; None where there was none
+    updates: list[float]  # so far, at each evaluation, as the next two
     samples: list[float]
     flops: list[float]
-    log2_p: list[float]
+    log2_p: list[float]  # mean over held-out problems, as the next two
     pass_rate: list[float]
-    kl_bits: list[float | None]
-    gains_elsewhere: dict[str, float]
+    kl_bits: list[float | None]  # divergence from the start; None where it was not measured
+    gains_elsewhere: dict[str, float]  # of each other evaluation set, what the mean of log2 p gained in the end, in bits
 
     @property
     def rung(self) -> str:

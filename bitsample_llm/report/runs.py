@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bitsample_llm.records import RecordError, Run
+from bitsample_llm.report.checks import check_finished, check_steps
 from bitsample_llm.report.columns import Column
 from bitsample_llm.report.curve import Curve, evaluated_curve
 from bitsample_llm.report.estimates import Estimate, over_seeds
@@ -39,10 +40,6 @@ class MeasuredRun:
     def log2_after(self) -> dict[str, float]:
         """The same after training."""
         return self.curve.log2_pass_rates(-1)
-
-    def curve_on(self, split: str) -> Curve | None:
-        """The curve of another evaluation set; None if the run was not measured on it."""
-        return evaluated_curve(self.run, split) if split in self.run.table("evals")["split"].unique().to_pylist() else None
 
     def value(self, column: Column) -> float | None:
         """The run's value of a column; None where it was not measured."""
@@ -95,15 +92,10 @@ class Arm:
 
 
 def measured_run(run: Run) -> MeasuredRun:
-    """A finished run with its held-out curve.
-
-    Raises:
-        RecordError: if it is not finished or has no steps.
-    """
-    manifest = run.manifest
-    if manifest["state"] != "finished" or not run.steps:
-        raise RecordError(f"{run.run_dir} holds a {manifest['state']} run: only finished runs are reported")
-    return MeasuredRun(run, *(manifest[key] for key in ("start", "arm", "regime", "seed")), evaluated_curve(run, "heldout"))
+    """A finished run with its held-out curve; a RecordError if it is not finished or has no steps."""
+    check_finished(run)
+    check_steps(run)
+    return MeasuredRun(run, *(run.manifest[key] for key in ("start", "arm", "regime", "seed")), evaluated_curve(run, "heldout"))
 
 
 def arms_of(runs: Iterable[MeasuredRun]) -> list[Arm]:
@@ -155,11 +147,7 @@ def draws_rollouts(arms: Sequence[Arm]) -> bool:
 
 
 def run_dirs_in(paths: Sequence[str | Path]) -> list[Path]:
-    """Run directories among the paths and one level below them.
-
-    Raises:
-        RecordError: for a path that is no run and holds none.
-    """
+    """Run directories among the paths and one level below them; a RecordError for a path that is no run and holds none."""
     found = []
     for path in map(Path, paths):
         below = sorted(manifest.parent for manifest in path.glob("*/manifest.json"))

@@ -19,64 +19,43 @@ class Headline:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a heading row; headings carry the units.
-
-    Attributes:
-        definitions: what the columns mean, a sentence each.
-    """
+    """Rows of text under a heading row; headings carry the units."""
 
     title: str
     rows: Sequence[Sequence[str]]
     note: str = ""
-    definitions: Sequence[str] = ()
+    definitions: Sequence[str] = ()  # what the columns mean, a sentence each
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that answers the question in its title.
+    """A figure that answers the question in its title."""
 
-    Attributes:
-        name: of its PNG file.
-        draw: makes the figure; points whose `gid` is a text of `tips` show that text on hover.
-        caption: how to read it.
-    """
-
-    name: str
+    name: str  # of its PNG file
     title: str
-    draw: Callable[[], Figure]
-    caption: str
+    draw: Callable[[], Figure]  # makes the figure; points whose `gid` is a text of `tips` show that text on hover
+    caption: str  # how to read it
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything on a study's page, in the order in which it is told. What has no data is left out by who declares it.
-
-    Attributes:
-        answer: the headline, one sentence made of the numbers.
-        headlines: the numbers below it, three at most.
-        sentences: findings in plain words, the most important first; a terminal shows three.
-        main: the figure that answers the question; None where nothing can be drawn.
-        table: the first table, not folded.
-        terminal: tables for a terminal, at most 100 columns wide; `table` where there are none.
-        left_out: runs that could not be used, with the reason of each.
-        results: what results.json holds besides the claims.
-    """
+    """Everything on a study's page, in the order in which it is told. What has no data is left out by who declares it."""
 
     title: str
     question: str
-    answer: str
-    main: Picture | None
-    table: Table
+    answer: str  # the headline, one sentence made of the numbers
+    main: Picture | None  # the figure that answers the question; None where nothing can be drawn
+    table: Table  # the first one, not folded
     how_to_read: str
     provenance: str
-    headlines: Sequence[Headline] = ()
-    sentences: Sequence[str] = ()
+    headlines: Sequence[Headline] = ()  # the numbers below the answer, three at most
+    sentences: Sequence[str] = ()  # findings in plain words, the most important first; a terminal shows three
     claims: Sequence[Claim] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
-    terminal: Sequence[Table] = ()
-    left_out: Sequence[str] = ()
-    results: dict = field(default_factory=dict)
+    terminal: Sequence[Table] = ()  # for a terminal, at most 100 columns wide; `table` where there are none
+    left_out: Sequence[str] = ()  # runs that could not be used, with the reason of each
+    results: dict = field(default_factory=dict)  # what results.json holds besides the claims
 
     @property
     def all_pictures(self) -> list[Picture]:

@@ -46,11 +46,11 @@ def defined(shown: Sequence[Column]) -> list[str]:
     return [f"{column.heading}: {column.definition}" for column in shown]
 
 
-def column_table(title: str, arms: Sequence[Arm], shown: Sequence[Column], note: str = BRACKETS) -> Table:
+def column_table(title: str, arms: Sequence[Arm], shown: Sequence[Column]) -> Table:
     """Columns as they are declared; those that no arm has are left out."""
     shown = [column for column in shown if any(arm.measured(column) for arm in arms)]
     cells = {sampled.titled(arms, column): text_of(column) for column in shown}
-    return arm_table(title, arms, {"seeds": num_seeds, **cells}, note, defined(shown))
+    return arm_table(title, arms, {"seeds": num_seeds, **cells}, definitions=defined(shown))
 
 
 def equation_table(arms: Sequence[Arm]) -> Table:

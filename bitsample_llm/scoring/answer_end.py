@@ -15,22 +15,14 @@ from bitsample_llm.scoring.spellings import MAX_SPELLINGS, decoded, listed_spell
 
 @dataclass(frozen=True)
 class AnswerEnd:
-    """The tokens that end an answer, made by `of`.
-
-    Attributes:
-        stop: the text that ends an answer; None where only end of sequence does.
-        label_token_id: the token that a label ends with.
-        before_inside: end token -> what it writes before the stop, in bytes, after other tokens; end of sequence comes first.
-        before_at_start: the same for the first token of a completion.
-        tail_lengths: end token -> characters from the stop on, where it writes something before.
-    """
+    """The tokens that end an answer, made by `of`."""
 
     tokenizer: object = field(repr=False)
-    stop: str | None
-    label_token_id: int
-    before_inside: dict[int, bytes]
-    before_at_start: dict[int, bytes]
-    tail_lengths: dict[int, int] = field(default_factory=dict)
+    stop: str | None  # the text that ends an answer; None where only end of sequence does
+    label_token_id: int  # the token that a label ends with
+    before_inside: dict[int, bytes]  # end token -> what it writes before the stop, after other tokens; end of sequence comes first
+    before_at_start: dict[int, bytes]  # the same for the first token of a completion
+    tail_lengths: dict[int, int] = field(default_factory=dict)  # end token -> characters from the stop on, if it writes some before
 
     @classmethod
     def of(cls, model, tokenizer, stop: str | None = None) -> "AnswerEnd":

@@ -64,17 +64,14 @@ class Spelling:
 class AnswerScore:
     """What a model gives an answer.
 
-    Attributes:
-        logps_T: log-probabilities in nats of the tokenizer's own spelling, the end last.
-        log_pass_rate: log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
-            spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored, or
-            where the model has diverged and gives NaN.
-        num_spellings: scored.
+    `log_pass_rate` is the log of the exact pass rate; of the probability of the worked or reference answer in the tokenizer's own
+    spelling, a lower bound, where other answers pass too; None where there are more spellings than are scored, or where the model
+    has diverged and gives NaN.
     """
 
-    logps_T: np.ndarray
+    logps_T: np.ndarray  # log-probabilities in nats of the tokenizer's own spelling, the end last
     log_pass_rate: float | None
-    num_spellings: int
+    num_spellings: int  # scored
 
     def pass_rates(self, problem: Problem) -> dict:
         """`pass_rate`, and `step_pass_rates` where tokens are steps: where the answer has one spelling, one token per step. Empty
@@ -115,11 +112,8 @@ def _spellings_of(tokenizer, problem: Problem, end: AnswerEnd) -> list[tuple]:
 
 
 def check_completion_length(max_completion_length: int, tokenizer, problems: Sequence[Problem], end: AnswerEnd) -> None:
-    """Refuse a limit that cuts right answers off: their pass rate would not be the probability of the answer. Answers that
-    another verifier than `exact` judges are left out: a shorter form of them may pass too.
-
-    Raises:
-        ValueError: naming the tokens that are needed.
+    """Refuse a limit that cuts right answers off (a ValueError names the tokens that are needed): their pass rate would not be the
+    probability of the answer. Answers that another verifier than `exact` judges are left out: a shorter form of them may pass too.
     """
     must_fit = [problem for problem in problems if problem.verifier == "exact"]
     needed = max((len(spelling.answer_ids) for spelling in answer_spellings(tokenizer, must_fit, end)), default=0)
@@ -130,9 +124,7 @@ def check_completion_length(max_completion_length: int, tokenizer, problems: Seq
 
 
 def scoring_batch_size(model, spelled: Sequence[Spelling], most: int = 512) -> int:
-    """Rows of a batch whose logits fit into memory. It depends on all spellings, so that processes which score shares of
-    them run equally many passes.
-    """
+    """Rows of a batch whose logits fit into memory; by all spellings, so that processes that share them run equally many passes."""
     kept = max(len(s.prompt_ids) + len(s.answer_ids) for s in spelled) - min(len(s.prompt_ids) for s in spelled) + 1
     return max(1, min(most, MAX_LOGITS // (kept * model.config.get_text_config().vocab_size)))
 

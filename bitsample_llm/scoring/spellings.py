@@ -68,10 +68,7 @@ def pieces(tokenizer) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
 
 def num_ways(tokenizer, written: bytes) -> tuple[int, list[int]]:
     """How many token sequences write the bytes, as far as tokens decode apart from one another; and how many, after other tokens,
-    write what begins at each byte.
-
-    Raises:
-        ValueError: where a token adds nothing to a text, of which any number could be written.
+    write what begins at each byte. A ValueError where a token adds nothing to a text, of which any number could be written.
     """
     at_start, inside = pieces(tokenizer)
     if inside.get(b""):

@@ -7,12 +7,11 @@ and counted.
 """
 
 import collections
-import hashlib
 import json
 import math
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral
 from pathlib import Path
@@ -21,17 +20,19 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from bitsample_llm.options import option
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.tasks.judge import NoVerdict, accepts_only_its_answer, gym_dataset, require_package
 from bitsample_llm.tasks.plain_number import plain_number
-from bitsample_llm.tasks.verifiers import VERIFIERS
+from bitsample_llm.tasks.problem import pool_of
 
 GYM = "reasoning_gym:"
 READER_BY_SUFFIX = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 # Cumulative upper bounds of a prompt's hash in [0, 1), as the arithmetic tasks have them for operand pairs.
 POOL_BOUNDS = {"heldout": 0.15, "tuning_heldout": 0.20, "tuning": 0.30, "train": 1.0}
 NARROW = {"float16": np.float16, "float32": np.float32}  # as Python's floats their 0.1 is 0.10000000149011612
+NAMED_BY_ROWS = ("exact", "numeric", "symbolic")  # verifiers; tasks of reasoning-gym bring their own
 NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 
 
@@ -39,40 +40,29 @@ NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 class DataArguments:
     """Problems from data, in place of `--task`."""
 
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "A Hub name, a .jsonl or .parquet file, or reasoning_gym:TASK, in place of --task. num_train_problems and "
-            "num_heldout_problems are then upper bounds."
-        },
+    dataset: str | None = option(
+        None,
+        "A Hub name, a .jsonl or .parquet file, or reasoning_gym:TASK, in place of --task. num_train_problems and "
+        "num_heldout_problems are then upper bounds.",
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set (gsm8k has 'main')."})
-    train_split: str = field(default="train", metadata={"help": "Split of a Hub data set to take problems from."})
-    heldout_split: str | None = field(
-        default=None, metadata={"help": "Split or file of the held-out problems; by the hash of the prompt if not given."}
-    )
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompt: a text, or a list of messages."})
-    answer_column: str = field(default="answer", metadata={"help": "Column of the right answer, a text or a number."})
-    verifier: str = field(default="exact", metadata={"help": "exact, numeric or symbolic (math-verify)."})
-    verifier_column: str | None = field(default=None, metadata={"help": "Column that names the verifier of each row."})
-    prompt_format: str = field(
-        default="auto",
-        metadata={
-            "help": "text: the prompt as it stands. chat: a message of the user, through the tokenizer's chat template. auto: "
-            "chat where the tokenizer has a template.",
-            "choices": ["auto", "text", "chat"],
-        },
+    dataset_config: str | None = option(None, "Configuration of a Hub data set (gsm8k has 'main').")
+    train_split: str = option("train", "Split of a Hub data set to take problems from.")
+    heldout_split: str | None = option(None, "Split or file of the held-out problems; by the hash of the prompt if not given.")
+    prompt_column: str = option("prompt", "Column of the prompt: a text, or a list of messages.")
+    answer_column: str = option("answer", "Column of the right answer, a text or a number.")
+    verifier: str = option("exact", "exact, numeric or symbolic (math-verify).")
+    verifier_column: str | None = option(None, "Column that names the verifier of each row.")
+    prompt_format: str = option(
+        "auto",
+        "text: the prompt as it stands. chat: a message of the user, through the tokenizer's chat template. auto: "
+        "chat where the tokenizer has a template.",
+        choices=["auto", "text", "chat"],
     )
 
 
 def pool_of_prompt(prompt) -> str:
-    """Name of the pool that owns a prompt.
-
-    >>> pool_of_prompt("What is 2 plus 3?") == pool_of_prompt("What is 2 plus 3?")
-    True
-    """
-    fraction = int.from_bytes(hashlib.blake2b(identity(prompt).encode(), digest_size=8).digest(), "big") / 2**64
-    return next(pool for pool, bound in POOL_BOUNDS.items() if fraction < bound)
+    """Name of the pool that owns a prompt."""
+    return pool_of(identity(prompt), POOL_BOUNDS)
 
 
 def identity(prompt) -> str:
@@ -134,7 +124,6 @@ class Faults:
         self.rows_by_fault: dict[str, list[str]] = {}
 
     def add(self, fault: str, row: str) -> None:
-        """Note a row."""
         self.rows_by_fault.setdefault(fault, []).append(row)
 
     def lines(self) -> list[str]:
@@ -147,11 +136,7 @@ class Faults:
 
 
 def open_dataset(source: str, config: str | None, split: str) -> datasets.Dataset:
-    """The rows of a file, a folder or a Hub data set.
-
-    Raises:
-        ValueError: in one line, if it cannot be read; a broken line of a JSONL file is named.
-    """
+    """The rows of a file, a folder or a Hub data set; a ValueError if it cannot be read names a broken line of a JSONL file."""
     path = Path(source)
     reader = READER_BY_SUFFIX.get(path.suffix)
     if (reader is not None or source.startswith((".", "/"))) and not path.exists():
@@ -188,11 +173,7 @@ def _first_broken_line(path: Path) -> str | None:
 def problems_of_rows(
     rows: Iterable[dict], name: str, asked: DataArguments, faults: Faults, heldout: Collection[str] = (), heldout_by: str = ""
 ) -> list[Problem]:
-    """The problems of rows, in order, without those whose identity is in `heldout`.
-
-    Raises:
-        ValueError: naming the row whose verifier does not exist.
-    """
+    """The problems of rows, in order, but for identities in `heldout`; a ValueError names a row with an unknown verifier."""
     problems, answer_by_identity = [], {}
     column = getattr(rows, "features", {}).get(asked.answer_column)
     narrow = NARROW.get(getattr(column, "dtype", None), lambda value: value)
@@ -201,8 +182,8 @@ def problems_of_rows(
         prompt, answer = row[asked.prompt_column], row[asked.answer_column]
         answer = None if answer is None else answer_text(narrow(answer))
         verifier = row[asked.verifier_column] if asked.verifier_column else asked.verifier
-        if verifier not in VERIFIERS or verifier == "reasoning_gym":
-            raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: exact, numeric, symbolic")
+        if asked.verifier_column and verifier not in NAMED_BY_ROWS:
+            raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: {', '.join(NAMED_BY_ROWS)}")
         if not _is_prompt(prompt):
             faults.add("the prompt is neither a text nor a list of messages", label)
         elif answer is None:
@@ -235,40 +216,25 @@ def _is_prompt(prompt) -> bool:
 
 
 def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -> datasets.Dataset:
-    """The rows, if they have the columns that were asked for.
-
-    Raises:
-        ValueError: naming the first column that is missing, its option, and the columns that are there.
-    """
-    for option in ("prompt_column", "answer_column", "verifier_column"):
-        column = getattr(asked, option)
+    """The rows, if they have the columns that were asked for; a ValueError names the first that is missing, and its option."""
+    for name in ("prompt_column", "answer_column", "verifier_column"):
+        column = getattr(asked, name)
         if column is not None and column not in rows.column_names:
-            raise ValueError(f"{source} has no column {column!r}: pass --{option}; columns: {', '.join(rows.column_names)}")
+            raise ValueError(f"{source} has no column {column!r}: pass --{name}; columns: {', '.join(rows.column_names)}")
     return rows
 
 
 def gym_problems(task: str, seed: int, size: int, faults: Faults) -> tuple[list[Problem], dict[str, dict]]:
-    """Problems of a task of reasoning-gym, and what its scoring has to know of each.
+    """Problems of a task of reasoning-gym, and what its scoring has to know of each; errors as of `judge.gym_dataset`.
 
     A task that accepts its own answer only, character for character, is judged exactly.
-
-    Raises:
-        ValueError: see `judge.gym_dataset`; and if reasoning-gym is not installed.
     """
     require_package("reasoning_gym")
     dataset = gym_dataset(task, seed, size)
     verifier = "exact" if accepts_only_its_answer(dataset) else "reasoning_gym"
-    problems, details, taken = [], {}, set()
-    for index in range(size):
-        entry, label = dataset[index], f"{task}/{index + 1}"
-        if not isinstance(entry["answer"], str) or not entry["answer"]:
-            faults.add("no answer", label)
-        elif (key := identity(entry["question"])) in taken:
-            faults.add("duplicate of an earlier prompt", label)
-        else:
-            taken.add(key)
-            problems.append(Problem(label, entry["question"], entry["answer"], difficulty=0, verifier=verifier))
-            details[label] = {"task": task, "seed": seed, "size": size, "index": index}
+    rows = [{"prompt": dataset[index]["question"], "answer": dataset[index]["answer"]} for index in range(size)]
+    problems = problems_of_rows(rows, task, DataArguments(verifier=verifier), faults)
+    details = {f"{task}/{index + 1}": {"task": task, "seed": seed, "size": size, "index": index} for index in range(size)}
     return problems, details
 
 
@@ -296,8 +262,8 @@ def read_dataset(
         ValueError: in one line, for data that cannot be read, lacks a column, or has no problem in a pool.
     """
     faults, details, held_apart, heldout_by = Faults(), {}, [], ""
-    if asked.verifier not in VERIFIERS:
-        raise ValueError(f"unknown verifier {asked.verifier!r}; known: exact, numeric, symbolic")
+    if asked.verifier not in NAMED_BY_ROWS:
+        raise ValueError(f"unknown verifier {asked.verifier!r}; known: {', '.join(NAMED_BY_ROWS)}")
     if asked.dataset.startswith(GYM):
         size = int(np.ceil(max(num_train / 0.7, num_heldout / 0.15) * 1.1)) + 16  # so that each pool holds enough
         problems, details = gym_problems(asked.dataset.removeprefix(GYM), seed, size, faults)

@@ -11,9 +11,7 @@ MAX_REMEMBERED = 10_000  # verdicts: rollouts of a prompt repeat themselves, and
 
 
 class DatasetTask:
-    """Problems of a data set with the verifiers that their rows name; `details` says by problem id what a verifier has to know
-    besides the answer.
-    """
+    """Problems of a data set with the verifiers of their rows; `details`: problem id -> what a verifier needs with the answer."""
 
     def __init__(self, name: str, problems: Sequence[Problem], details: dict[str, dict] | None = None):
         self.name = name
@@ -27,12 +25,8 @@ class DatasetTask:
         return self.has_one_accepted_string
 
     def verify(self, problem: Problem, completion: str, ended: bool = True) -> Verdict:
-        """Verdict on a completion, which has to have stopped by itself (`ended`) to pass.
-
-        Under an exact verifier every character is a step, else all of them together; the end is one more.
-
-        Raises:
-            TypeError: if `completion` is not a string.
+        """Verdict on a completion, which has to have stopped by itself (`ended`) to pass; a TypeError for what is no string. Under
+        an exact verifier every character is a step, else all of them together; the end is one more.
         """
         if not isinstance(completion, str):
             raise TypeError(f"a completion is a string, got {type(completion).__name__}")
@@ -61,8 +55,6 @@ class DatasetTask:
         return self._remembered[key]
 
     def has_erred(self, problem: Problem, text: str) -> bool:
-        """Whether a completion that begins with `text` can no longer be the accepted string; a character whose bytes are
-        still to come is not judged.
-        """
+        """Whether a completion that begins so cannot be the answer; a character whose bytes are still to come is not judged."""
         text = text.rstrip("\ufffd")
         return not problem.answer.startswith(text[: len(problem.answer) + 1])

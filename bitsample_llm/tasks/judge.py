@@ -32,11 +32,7 @@ class NoVerdict(Exception):
 
 
 def require_package(kind: str):
-    """The package behind a verifier, which is optional.
-
-    Raises:
-        ValueError: naming it and the command that installs it.
-    """
+    """The optional package behind a verifier; a ValueError names it and the command that installs it."""
     module, package = PACKAGES[kind]
     try:
         return importlib.import_module(module)
@@ -53,11 +49,7 @@ class Judge:
         self._process: subprocess.Popen | None = None
 
     def ask(self, question: dict) -> bool:
-        """The verdict.
-
-        Raises:
-            NoVerdict: `timed_out`, `judge_died`, or the name of the error that the library raised.
-        """
+        """The verdict; `NoVerdict` says `timed_out`, `judge_died`, or the name of the error that the library raised."""
         if self._process is None:
             self._start()
         self._process.stdin.write((json.dumps(question) + "\n").encode())
@@ -93,7 +85,6 @@ class Judge:
         return times.user + times.system
 
     def close(self) -> None:
-        """End the process."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -108,11 +99,7 @@ def _judge(kind: str) -> Judge:
 
 
 def ask_judge(question: dict) -> bool:
-    """The verdict on a question, whose `kind` says who answers it.
-
-    Raises:
-        NoVerdict: see `Judge.ask`.
-    """
+    """The verdict on a question, whose `kind` says who answers it; `NoVerdict` as of `Judge.ask`."""
     return _judge(question["kind"]).ask(question)
 
 
@@ -120,9 +107,7 @@ def ask_judge(question: dict) -> bool:
 
 
 def symbolic_verdict(question: dict) -> bool:
-    """Whether math-verify finds the completion equal to the answer. Both are read as LaTeX only: its other reader evaluates
-    the text as Python does.
-    """
+    """Whether math-verify finds both equal, read as LaTeX only: its other reader evaluates the text as Python does."""
     math_verify = require_package("symbolic")
 
     def read(text: str) -> list:
@@ -137,11 +122,7 @@ def symbolic_verdict(question: dict) -> bool:
 
 @cache
 def gym_dataset(task: str, seed: int, size: int):
-    """The problems of a task of reasoning-gym.
-
-    Raises:
-        ValueError: for a task that does not exist, or whose scoring would evaluate the model's text.
-    """
+    """A task of reasoning-gym; a ValueError if there is none of that name, or its scoring would evaluate the model's text."""
     gym = require_package("reasoning_gym")
     if task not in gym.factory.DATASETS:
         raise ValueError(f"reasoning-gym has no task {task!r}; it has {', '.join(sorted(gym.factory.DATASETS))}")
@@ -157,7 +138,6 @@ def accepts_only_its_answer(dataset) -> bool:
 
 
 def gym_verdict(question: dict) -> bool:
-    """Whether the task gives the completion full marks."""
     dataset = gym_dataset(question["task"], question["seed"], question["size"])
     return float(dataset.score_answer(question["completion"], dataset[question["index"]])) >= 1.0
 

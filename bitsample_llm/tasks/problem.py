@@ -80,15 +80,15 @@ class Verdict:
         return len(self.steps)
 
 
-def pool_of_pair(first: int, second: int) -> str:
-    """Name of the pool that owns an unordered operand pair.
+def pool_of(key: str, bounds: dict[str, float]) -> str:
+    """Name of the pool that owns what a key stands for; `bounds` are cumulative upper bounds of the key's hash in [0, 1)."""
+    fraction = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+    return next(pool for pool, bound in bounds.items() if fraction < bound)
 
-    >>> pool_of_pair(47, 85) == pool_of_pair(85, 47)
-    True
-    """
-    key = f"{min(first, second)},{max(first, second)}".encode()
-    fraction = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
-    return next(pool for pool, bound in POOL_BOUNDS.items() if fraction < bound)
+
+def pool_of_pair(first: int, second: int) -> str:
+    """Name of the pool that owns an unordered operand pair."""
+    return pool_of(f"{min(first, second)},{max(first, second)}", POOL_BOUNDS)
 
 
 def verdict_on_string(answer: str, completion: str, ended: bool) -> Verdict:

@@ -17,11 +17,6 @@ from bitsample_llm.tasks.plain_number import MAX_JUDGED, marked_place, plain_num
 
 
 def is_same_number(completion: str, answer: str, details: dict) -> bool:
-    """Whether both give the same number.
-
-    Raises:
-        NoVerdict: where one of them is not plainly a number.
-    """
     return plain_number(completion).is_same(plain_number(answer))
 
 
@@ -32,17 +27,14 @@ def final_answer(text: str) -> str:
 
 
 def is_same_text(completion: str, answer: str, details: dict) -> bool:
-    """Whether the completion is the answer."""
     return completion == answer
 
 
 def is_same_expression(completion: str, answer: str, details: dict) -> bool:
-    """Whether math-verify finds the completion's final answer equal to the right one."""
     return ask_judge({"kind": "symbolic", "completion": final_answer(completion), "answer": final_answer(answer)})
 
 
 def is_full_score(completion: str, answer: str, details: dict) -> bool:
-    """Whether the task of reasoning-gym that made the problem gives the completion full marks."""
     return ask_judge({"kind": "reasoning_gym", "completion": completion[-MAX_JUDGED:].strip()} | details)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import yaml
 from trl import TrlParser
 
-from bitsample_llm.options import check_name, type_fault, value_fault
+from bitsample_llm.options import check_name, option, type_fault, value_fault
 from bitsample_llm.records import RecordError
 from bitsample_llm.tasks.dataset_rows import DataArguments
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
@@ -20,100 +20,70 @@ from bitsample_llm.tasks.problem import UNKNOWN_MARK
 class RunArguments(DataArguments):
     """This study's own choices, in addition to TRL's."""
 
-    arm: str | None = field(
-        default=None, metadata={"help": "Name of this way to train in reports; by default made from the options."}
-    )
-    start: str | None = field(
-        default=None, metadata={"help": "Name of the starting point in reports; the model's name by default."}
-    )
+    arm: str | None = option(None, "Name of this way to train in reports; by default made from the options.")
+    start: str | None = option(None, "Name of the starting point in reports; the model's name by default.")
     tags: list[str] = field(
         default_factory=list,
         metadata={"help": "Facts that a report may select by, as key=value words: --tags reason=latent ladder=age."},
     )
-    task: str = field(default="addition", metadata={"help": "addition, subtraction or multiplication (by a digit)."})
-    answer_format: str = field(
-        default="reversed",
-        metadata={
-            "help": "plain, reversed (least significant digit first), restated2 to restated16 (reversed, that many times over), "
-            "or scratchpad (worked lines, then the answer)."
-        },
+    task: str = option("addition", "addition, subtraction or multiplication (by a digit).")
+    answer_format: str = option(
+        "reversed",
+        "plain, reversed (least significant digit first), restated2 to restated16 (reversed, that many times over), "
+        "or scratchpad (worked lines, then the answer).",
     )
-    difficulty: int = field(default=2, metadata={"help": "Digits of the operands."})
-    mark: str = field(default=UNKNOWN_MARK, metadata={"help": "Author mark on every prompt; ? for an unknown author."})
-    num_train_problems: int = field(default=512, metadata={"help": "Distinct training problems."})
-    num_heldout_problems: int = field(default=256, metadata={"help": "Problems in each evaluation set."})
-    problem_seed: int = field(default=0, metadata={"help": "Seed of the problems, the same for all runs of a comparison."})
-    memorise: bool = field(
-        default=False,
-        metadata={
-            "help": "Replace the training answers by draws from the starting model: all that can be known of them is what the training "
-            "tells. The run is evaluated on them alone."
-        },
+    difficulty: int = option(2, "Digits of the operands.")
+    mark: str = option(UNKNOWN_MARK, "Author mark on every prompt; ? for an unknown author.")
+    num_train_problems: int = option(512, "Distinct training problems.")
+    num_heldout_problems: int = option(256, "Problems in each evaluation set.")
+    problem_seed: int = option(0, "Seed of the problems, the same for all runs of a comparison.")
+    memorise: bool = option(
+        False,
+        "Replace the training answers by draws from the starting model: all that can be known of them is what the training "
+        "tells. The run is evaluated on them alone.",
     )
-    tuning: bool = field(
-        default=False, metadata={"help": "Train and evaluate on the problems set aside for tuning, which no reported run touches."}
+    tuning: bool = option(False, "Train and evaluate on the problems set aside for tuning, which no reported run touches.")
+    flop_budget: float | None = option(None, "Stop after this many training FLOPs, rollouts included, or after max_steps.")
+    num_evaluations: int = option(
+        16, "Held-out evaluations after the one before training, evenly spaced in log FLOPs up to the budget."
     )
-    flop_budget: float | None = field(
-        default=None, metadata={"help": "Stop after this many training FLOPs, rollouts included, or after max_steps."}
+    num_eval_rollouts: int = option(
+        8, "Rollouts per problem in an evaluation where pass rates are not exact; they do not count against the budget."
     )
-    num_evaluations: int = field(
-        default=16,
-        metadata={"help": "Held-out evaluations after the one before training, evenly spaced in log FLOPs up to the budget."},
+    max_eval_tokens: int | None = option(
+        None,
+        "Most tokens per rollout of an evaluation, the same for all runs of a comparison; by default the trainer's "
+        "max_completion_length, and 256 in SFT, which has none.",
     )
-    num_eval_rollouts: int = field(
-        default=8,
-        metadata={
-            "help": "Rollouts per problem in an evaluation where pass rates are not exact; they do not count against the budget."
-        },
+    num_kl_problems: int = option(
+        0, "Of so many held-out problems an evaluation also draws a rollout, to measure the KL divergence from the start."
     )
-    max_eval_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": "Most tokens per rollout of an evaluation, the same for all runs of a comparison; by default the trainer's "
-            "max_completion_length, and 256 in SFT, which has none."
-        },
+    first_evaluation_flops: float | None = option(
+        None, "Training FLOPs at the first evaluation after the start; 1/1024 of the budget by default."
     )
-    num_kl_problems: int = field(
-        default=0,
-        metadata={
-            "help": "Of so many held-out problems an evaluation also draws a rollout, to measure the KL divergence from the start."
-        },
+    target_bits: float | None = option(
+        None,
+        "Stop once the mean log2 pass rate of the held-out problems has risen by this much; where pass rates come from "
+        "rollouts, log2 of their mean.",
     )
-    first_evaluation_flops: float | None = field(
-        default=None, metadata={"help": "Training FLOPs at the first evaluation after the start; 1/1024 of the budget by default."}
+    target_share: float | None = option(
+        None, "The same target as a share of the bits that there are to gain: of minus the mean log2 pass rate."
     )
-    target_bits: float | None = field(
-        default=None,
-        metadata={
-            "help": "Stop once the mean log2 pass rate of the held-out problems has risen by this much; where pass rates come from "
-            "rollouts, log2 of their mean."
-        },
+    target_pass_rate: float | None = option(
+        None, "Stop once the mean held-out pass rate is this high; of several targets, once all are reached."
     )
-    target_share: float | None = field(
-        default=None,
-        metadata={"help": "The same target as a share of the bits that there are to gain: of minus the mean log2 pass rate."},
+    keep_target_for: float = option(
+        1.0, "Stop only when each target was kept until so many times the FLOPs to it were spent; 1 stops at once."
     )
-    target_pass_rate: float | None = field(
-        default=None,
-        metadata={"help": "Stop once the mean held-out pass rate is this high; of several targets, once all are reached."},
+    trained_parameters: str = option(
+        "all",
+        "all, or norms: only the scales of the norm layers, which can show a skill but hardly teach one.",
+        choices=["all", "norms"],
     )
-    keep_target_for: float = field(
-        default=1.0,
-        metadata={"help": "Stop only when each target was kept until so many times the FLOPs to it were spent; 1 stops at once."},
-    )
-    trained_parameters: str = field(
-        default="all",
-        metadata={
-            "help": "all, or norms: only the scales of the norm layers, which can show a skill but hardly teach one.",
-            "choices": ["all", "norms"],
-        },
-    )
-    stop: str | None = field(
-        default=None,
-        metadata={
-            "help": "Text that ends an answer, besides the end of sequence: for base models, which seldom write that. \\n means a "
-            "line end. A single token must hold the text."
-        },
+    stop: str | None = option(
+        None,
+        "Text that ends an answer, besides the end of sequence: for base models, which seldom write that. \\n means a "
+        "line end. A single token must hold the text.",
     )
 
     def __post_init__(self):
@@ -127,7 +97,6 @@ class OneLineParser(TrlParser):
     from_file: frozenset[str] = frozenset()  # options that the configuration file gave
 
     def error(self, message: str):
-        """Exit with status 2 and the message."""
         print(f"{self.prog}: {' '.join(message.split())} (--help lists all options)", file=sys.stderr)
         raise SystemExit(2)
 
@@ -182,11 +151,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def check_run_arguments(study: RunArguments) -> None:
-    """Refuse what no run can be made of.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what no run can be made of: a ValueError names the option."""
     for name, value in vars(study).items():
         if fault := value_fault(name, value):
             raise ValueError(fault)

@@ -20,7 +20,6 @@ class FlopBudget(TrainerCallback):
         self.flop_budget = flop_budget
 
     def is_reached(self) -> bool:
-        """Whether the budget is spent."""
         return self.meter.total_flops >= self.flop_budget
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -33,19 +32,12 @@ LOST_BITS = 8.0  # below the start, a run that was to rise has diverged
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be reached on the held-out problems; None asks for nothing.
+    """What is to be reached on the held-out problems; None asks for nothing."""
 
-    Attributes:
-        bits: rise of the mean log2 pass rate; where pass rates come from rollouts, of log2 of their mean.
-        share: the same, as a share of all that there is to gain.
-        pass_rate: mean pass rate.
-        keep_for: each counts once it was kept until so many times the FLOPs to it were spent.
-    """
-
-    bits: float | None = None
-    share: float | None = None
-    pass_rate: float | None = None
-    keep_for: float = 1.0
+    bits: float | None = None  # rise of the mean log2 pass rate; where pass rates come from rollouts, of log2 of their mean
+    share: float | None = None  # the same, as a share of all that there is to gain
+    pass_rate: float | None = None  # mean
+    keep_for: float = 1.0  # each counts once it was kept until so many times the FLOPs to it were spent
 
     def __bool__(self) -> bool:
         return not self.bits is self.share is self.pass_rate is None
@@ -107,7 +99,6 @@ class ProgressLine(TrainerCallback):
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Open the bar on the first process."""
         if state.is_world_process_zero and not args.disable_tqdm:
             if self.flop_budget:
                 self.bar = tqdm(total=self.flop_budget, unit="FLOP", unit_scale=True, dynamic_ncols=True)
@@ -115,13 +106,11 @@ class ProgressLine(TrainerCallback):
                 self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Show how far the run is, and what its last step told."""
         if self.bar is None:
             return
         self.bar.n = min(self.meter.total_flops, self.flop_budget) if self.flop_budget else state.global_step
         self.bar.set_postfix(self.meter.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Close the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -42,7 +42,7 @@ def first_error(group: Sequence[Sequence[bool]]) -> list[np.ndarray]:
     error, so that step k is compared with step k; s is the standard deviation of all steps reached in the group. For every k
     the advantages sum to 0 over the group, whoever reaches k: neither more steps nor fewer are preferred.
     """
-    reached = [_up_to_first_error(steps) for steps in group]
+    reached = [next((k + 1 for k, correct in enumerate(steps) if not correct), len(steps)) for steps in group]
     values = [np.asarray(steps[:num], dtype=float) for steps, num in zip(group, reached, strict=True)]
     spread = np.concatenate(values).std() + EPSILON
     baselines = [np.mean([v[k] for v in values if len(v) > k]) for k in range(max(reached))]
@@ -52,10 +52,6 @@ def first_error(group: Sequence[Sequence[bool]]) -> list[np.ndarray]:
         whole[: len(v)] = (v - baselines[: len(v)]) / spread
         advantages.append(whole)
     return advantages
-
-
-def _up_to_first_error(steps: Sequence[bool]) -> int:
-    return next((k + 1 for k, correct in enumerate(steps) if not correct), len(steps))
 
 
 class Credit(NamedTuple):

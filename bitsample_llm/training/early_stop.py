@@ -16,12 +16,8 @@ from bitsample_llm.tasks import Problem
 
 
 class StopAtFirstError(StoppingCriteria):
-    """Ends the rows whose completion holds a wrong step; steps that are not complete are not judged.
-
-    Args:
-        end: where answers end.
-        problem_by_prompt: padded prompt ids, as rows begin with them -> problem.
-        prompt_length: tokens of a padded prompt.
+    """Ends the rows whose completion holds a wrong step; steps that are not complete are not judged. `problem_by_prompt` finds the
+    problem by the padded prompt ids, of length `prompt_length`, that a row begins with.
     """
 
     def __init__(self, task, end: AnswerEnd, problem_by_prompt: dict[tuple[int, ...], Problem], prompt_length: int):
@@ -45,11 +41,7 @@ def sample_dropping_finished_rows(
 ):
     """A decoding method for `generate(custom_generate=...)`: sampling in which finished rows leave the batch.
 
-    Args:
-        num_tokens: filled with the number of tokens that each row sampled, in order.
-
-    Returns:
-        (B, T) prompts and completions, padded on the right.
+    Gives (B, T) prompts and completions, padded on the right; `num_tokens` is filled with how many each row sampled, in order.
     """
     pad_token_id = int(generation_config._pad_token_tensor)
     cache = model_kwargs["past_key_values"]

@@ -25,12 +25,7 @@ LONGEST = 300  # characters of a library's message: transformers lists every mod
 
 @contextlib.contextmanager
 def loading(what: str, name: str) -> Iterator[None]:
-    """Turn what broken files raise into a ValueError of one line.
-
-    Args:
-        what: model or tokenizer.
-        name: its folder or Hub name.
-    """
+    """Turn what broken files of a model or a tokenizer (`what`), by its folder or Hub name, raise into a ValueError of one line."""
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # its report of missing and odd weights, which is many lines
     try:
@@ -94,10 +89,8 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
 
 
 def declared_end(study: RunArguments, model, tokenizer) -> AnswerEnd:
-    """Where answers end, by `--stop` and the end of sequence; `generate`, and trainers made from now on, end there too.
-
-    Raises:
-        ValueError: for a stop that the tokenizer writes in several tokens, or that is empty.
+    """Where answers end, by `--stop` and the end of sequence; `generate`, and trainers made from now on, end there too. A
+    ValueError for a stop that the tokenizer writes in several tokens, or that is empty.
     """
     if study.stop == "":
         raise ValueError("--stop is empty: name a text, such as \\n, or leave the option out")
@@ -107,11 +100,7 @@ def declared_end(study: RunArguments, model, tokenizer) -> AnswerEnd:
 
 
 def freeze_all_but_norms(model) -> None:
-    """Leave the parameters of the norm layers trainable and no others.
-
-    Raises:
-        ValueError: if the model names no parameter after a norm.
-    """
+    """Leave the norm layers' parameters trainable and no others; a ValueError if no parameter is named after a norm."""
     norms = [name for name, _ in model.named_parameters() if "norm" in name or ".ln_" in name]
     if not norms:
         raise ValueError("--trained_parameters norms: the model has no parameter named after a norm")

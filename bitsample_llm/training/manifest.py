@@ -22,7 +22,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -37,23 +36,11 @@ def git_state() -> dict:
     return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": None if changes is None else bool(changes)}
 
 
-def pretraining_flops(folder: Path) -> float | None:
-    """Training FLOPs behind a checkpoint of `data/pretraining/pretrain.py`; None of any other model."""
-    path = folder / "pretraining.json"
-    if not path.is_file():
-        return None
-    flops = json.loads(path.read_text())["flops"]
-    return sum(flops.get(phase, 0.0) for phase in ("train_forward", "train_backward"))
-
-
 def tags_of(words: Sequence[str]) -> dict[str, str]:
-    """Facts by name, of words `key=value`.
+    """Facts by name, of words `key=value`; a ValueError for a word without a key or without `=`.
 
     >>> tags_of(["reason=latent", "grid.options=a=1"])
     {'reason': 'latent', 'grid.options': 'a=1'}
-
-    Raises:
-        ValueError: for a word without a key or without `=`.
     """
     for word in words:
         if word.find("=") < 1:
@@ -76,18 +63,8 @@ def run_manifest(study: RunArguments, args, model_args: ModelConfig, problems: R
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "model_sha256": {path.name: sha256_of_file(path) for path in weights},
-        "pretraining_flops": pretraining_flops(folder),
         "train_problems_sha256": problems_sha256(problems.train),
         "heldout_problems_sha256": problems_sha256(problems.evaluation_sets["heldout"]),
-        "data": _plain(problems.data),
-        "config": _plain(config),
+        "data": problems.data,
+        "config": json.loads(json.dumps(config, default=str)),  # JSON's types only
     }
-
-
-def _plain(value):
-    """JSON's types only."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

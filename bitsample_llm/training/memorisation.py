@@ -30,16 +30,14 @@ def relabelled(
     return [replace(problem, answer=text, lines=()) for problem, (text, ended) in zip(problems, drawn, strict=True) if ended]
 
 
-def _mass(model, tokenizer, problem: Problem, texts: Sequence[str], end: AnswerEnd | None) -> np.ndarray:
-    answers = [replace(problem, answer=text) for text in texts]
-    return np.exp([logps.sum() for logps in answer_logprobs(model, tokenizer, answers, end=end)])
-
-
 def ceiling_bits(model, tokenizer, problem: Problem, rollouts: Sequence[dict], end: AnswerEnd | None = None) -> float:
     """Bits that the verdicts on a problem's rollouts told at most of its label, `model` being the start they were drawn for."""
     tried = list(dict.fromkeys(rollout["text"] for rollout in rollouts if rollout["ended"]))
-    right = tried.index(problem.answer) if problem.answer in tried else None
-    return verdict_sequence_bits(_mass(model, tokenizer, problem, tried, end), right) if tried else 0.0
+    if not tried:
+        return 0.0
+    answers = [replace(problem, answer=text) for text in tried]
+    masses = np.exp([logps.sum() for logps in answer_logprobs(model, tokenizer, answers, end=end)])
+    return verdict_sequence_bits(masses, tried.index(problem.answer) if problem.answer in tried else None)
 
 
 def write_ceiling(run_dir: Path, model, tokenizer, problems: Sequence[Problem], end: AnswerEnd | None = None) -> None:

@@ -38,13 +38,8 @@ def completion_logps(trainer: GRPOTrainer, model, inputs: dict[str, torch.Tensor
 
 
 class AnswerObjectiveTrainer(SFTTrainer):
-    """SFTTrainer whose loss is a function of the probability of the whole answer.
-
-    Args:
-        objective: one of `OBJECTIVES`.
-
-    Raises:
-        ValueError: where answers of several samples share a row.
+    """SFTTrainer whose loss is a function of the probability of the whole answer, one of `OBJECTIVES`; a ValueError where answers
+    of several samples share a row.
     """
 
     def __init__(self, *args, objective: str, **kwargs):
@@ -125,9 +120,6 @@ class SkippingRLOOTrainer(SkipsDeadUpdates, RLOOTrainer):
 class VerdictLikelihoodTrainer(GRPOTrainer):
     """Learns from sampled verdicts by maximum likelihood: log pi(a) for a completion that passed, log(1 - pi(a)) for one that
     failed. A pass of probability p tells -log2 p bits, a fail -log2(1 - p): on average the entropy of the reward.
-
-    Args:
-        verifier: judges the completions.
     """
 
     def __init__(self, *args, verifier: RolloutVerifier, **kwargs):

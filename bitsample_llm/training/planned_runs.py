@@ -1,7 +1,6 @@
 """Which runs make up a study? Starts, arms and seeds of a configuration, as one command of a recipe each."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +45,7 @@ def programs(study_folder: Path | None) -> dict[str, tuple[Path, Path]]:
 
 
 def check_config(config: dict, study_folder: Path | None = None) -> None:
-    """Refuse what would run nothing, something else than what is meant, or in another folder.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Refuse what would run nothing, something else than what is meant, or in another folder: a ValueError names it."""
     starts, arms, tuned = expanded_starts(config["starts"]), expanded_arms(config["arms"]), config.get("tuned", {})
     for seed in config["seeds"]:
         if isinstance(seed, bool) or not isinstance(seed, int):
@@ -97,18 +92,12 @@ def points_of(grid: dict[str, list]) -> Iterator[dict]:
 
 
 def expanded_arms(arms: dict) -> dict[str, dict]:
-    """Arms by name; an arm with a `grid` becomes one arm for each point of it, whose tags say of what arm it is one and what it sets, in
-    JSON.
-    """
+    """Arms by name; an arm with a `grid` becomes one arm for each point of it, named for what it sets."""
     expanded = {}
     for name, settings in arms.items():
-        grid = settings.get("grid", {})
         rest = {key: value for key, value in settings.items() if key != "grid"}
-        for chosen in points_of(grid):
-            label = "".join(f",{option}={value}" for option, value in chosen.items())
-            expanded[name + label] = rest | chosen
-            if grid:
-                expanded[name + label]["tags"] = rest.get("tags", {}) | {"grid_arm": name, "grid_point": json.dumps(chosen)}
+        for chosen in points_of(settings.get("grid", {})):
+            expanded[name + "".join(f",{option}={value}" for option, value in chosen.items())] = rest | chosen
     return expanded
 
 

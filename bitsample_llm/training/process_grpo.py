@@ -39,15 +39,8 @@ def steps_of_completion(end: AnswerEnd, ids: list[int], steps: Sequence[Step]) -
 
 
 class ProcessGRPOTrainer(GRPOTrainer):
-    """GRPOTrainer that assigns credit to steps.
-
-    Args:
-        credit: how; see `credit.CREDITS`.
-        verifier: judges the steps of completions.
-        stop_at_first_error: end rollouts at their first wrong step.
-
-    Raises:
-        ValueError: for an early stop of generation that transformers does not run, or of a sharded model.
+    """GRPOTrainer that assigns credit to steps, as one of `credit.CREDITS` says, and may end rollouts at their first wrong step; a
+    ValueError for an early stop of generation that transformers does not run, or of a sharded model.
     """
 
     def __init__(self, *args, credit: Credit, verifier: RolloutVerifier, stop_at_first_error: bool = False, **kwargs):

@@ -48,22 +48,13 @@ def choose_num_threads() -> None:
     if "OMP_NUM_THREADS" in os.environ:
         return
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = os.getloadavg()[0]
-    num_free = num_free_cores(num_cores, load)
+    load = os.getloadavg()[0]  # what others computed on in the last minute
+    num_free = max(0, round(num_cores - load))
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_threads = max(1, num_free // num_processes)
     torch.set_num_threads(num_threads)
     threads = f"{num_threads} thread{'s' * (num_threads > 1)}{' per process' * (num_processes > 1)}"
     say(f"{num_free} of {num_cores} cores are free (load {load:.1f}): {threads}; set OMP_NUM_THREADS to choose")
-
-
-def num_free_cores(num_cores: int, load: float) -> int:
-    """Cores that nobody else computes on, as the load of the last minute has it.
-
-    >>> num_free_cores(2, 0.3), num_free_cores(8, 2.6), num_free_cores(2, 7.5)
-    (2, 5, 0)
-    """
-    return max(0, round(num_cores - load))
 
 
 def processes_asked_for(command: list[str]) -> int | None:
@@ -93,11 +84,8 @@ def _launch_command() -> list[str]:
 
 
 def report_processes() -> None:
-    """Say how many processes there are and how they share the model.
-
-    Raises:
-        ValueError: if the launcher was asked for more: accelerate starts a single one without a word for `--cpu` and for
-            `MULTI_CPU`.
+    """Say how many processes there are and how they share the model; a ValueError if the launcher was asked for more, because
+    accelerate starts a single one without a word for `--cpu` and for `MULTI_CPU`.
     """
     state = PartialState()
     asked = processes_asked_for(_launch_command())

@@ -1,7 +1,7 @@
 """How do problems reach a model: as text or as a conversation, in its context, in answers that its tokenizer can write?"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_answer
@@ -14,11 +14,7 @@ IGNORED = -100  # the label of a token that carries no loss
 
 
 def is_chat(prompt_format: str, tokenizer) -> bool:
-    """Whether text prompts become messages.
-
-    Raises:
-        ValueError: for a conversation without a chat template.
-    """
+    """Whether text prompts become messages; a ValueError for `chat` without a chat template."""
     if prompt_format == "chat" and not tokenizer.chat_template:
         raise ValueError("prompt_format chat needs a tokenizer with a chat template: pass --prompt_format text")
     return prompt_format == "chat" or (prompt_format == "auto" and bool(tokenizer.chat_template))
@@ -32,12 +28,8 @@ def as_messages(problem: Problem) -> Problem:
 
 
 def fault_of(problem: Problem, end: AnswerEnd, context: int | None, reserved: int) -> str | None:
-    """Why a model cannot be given a problem; None if it can.
-
-    Args:
-        end: where answers end.
-        context: tokens that the model, or a limit of the trainer, has room for; None for no limit.
-        reserved: tokens that a completion may take.
+    """Why a model cannot be given a problem; None if it can. `context` is how many tokens the model, or a limit of the trainer, has
+    room for (None: no limit), `reserved` how many a completion may take.
     """
     prompt_ids, answer_ids = encode_answer(end.tokenizer, problem, end)
     if end.stop is not None and end.stop in problem.completion:
@@ -50,11 +42,7 @@ def fault_of(problem: Problem, end: AnswerEnd, context: int | None, reserved: in
 
 
 def fitted(problems: Sequence[Problem], end: AnswerEnd, prompt_format: str, context: int | None, reserved: int, faults: Faults):
-    """The problems in the form that the model takes; those it cannot take are left out and noted in `faults`.
-
-    Raises:
-        ValueError: for a conversation without a chat template.
-    """
+    """The problems as the model takes them, others noted in `faults`; a ValueError for a conversation without a chat template."""
     tokenizer = end.tokenizer
     if not tokenizer.chat_template and any(not isinstance(problem.prompt, str) for problem in problems):
         raise ValueError("the prompts are conversations, and the tokenizer has no chat template: name a model with one")
@@ -71,27 +59,13 @@ def fitted(problems: Sequence[Problem], end: AnswerEnd, prompt_format: str, cont
 
 
 def problems_for_model(
-    problems,
-    model,
-    tokenizer,
-    prompt_format: str = "auto",
-    reserved: int = 0,
-    max_length: int | None = None,
-    end: AnswerEnd | None = None,
-    tell: Callable[[str], None] = say,
+    problems, model, tokenizer, prompt_format: str, *, end: AnswerEnd, reserved: int = 0, max_length: int | None = None
 ):
-    """A run's problems (`study.RunProblems`) as its model takes them, with what was left out, and how many have no exact
-    pass rate, said in `data` and told.
+    """A run's problems (`problems.RunProblems`) as its model takes them, with what was left out, and how many have no exact pass
+    rate, said in `data` and told. A completion may take `reserved` tokens, prompt and answer the trainer's `max_length`.
 
-    Args:
-        reserved: tokens that a completion may take.
-        max_length: of prompt and answer together, a limit of the trainer.
-        end: where answers end; by default at the end of sequence, as the model and the tokenizer have it.
-
-    Raises:
-        ValueError: if nothing is left to train on or to evaluate, or for a conversation without a chat template.
+    A ValueError if nothing is left to train on or to evaluate, or for a conversation without a chat template.
     """
-    end = end or AnswerEnd.of(model, tokenizer)
     limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None), max_length]
     context = min((limit for limit in limits if limit), default=None)
     faults = Faults()
@@ -99,7 +73,7 @@ def problems_for_model(
     train = fitted(problems.train, end, **options)
     sets = {name: fitted(part, end, **options) for name, part in problems.evaluation_sets.items()}
     for line in faults.lines():
-        tell(line)
+        say(line)
     for name, part in {"to train on": train, **sets}.items():
         if not part:
             why = "; ".join(faults.lines())
@@ -109,7 +83,7 @@ def problems_for_model(
     data["prompt_format"] = "chat" if is_chat(prompt_format, tokenizer) else "text"
     data["pass_rates"] = told = pass_rates_said(sets["heldout"], end)
     if not told.startswith("exact"):
-        tell(f"held-out pass rates: {told}")
+        say(f"held-out pass rates: {told}")
     return dataclasses.replace(problems, train=train, evaluation_sets=sets, data=data)
 
 

@@ -15,11 +15,8 @@ from bitsample_llm.tasks import Problem
 def passing_problems(
     model, tokenizer, task, problems: Sequence[Problem], rollouts_per_prompt: int, seed: int, end: AnswerEnd | None = None
 ) -> list[Problem]:
-    """The problems, each as often as one of its `rollouts_per_prompt` rollouts passed, with what the rollout said for an
-    answer; where one answer is accepted that is the answer.
-
-    Raises:
-        ValueError: if no rollout passes.
+    """The problems, each as often as one of its `rollouts_per_prompt` rollouts passed, with what the rollout said for an answer;
+    where one answer is accepted that is the answer. A ValueError if no rollout passes.
     """
     end = end or AnswerEnd.of(model, tokenizer)
     verifier = RolloutVerifier(task, problems, tokenizer, end)

@@ -1,13 +1,14 @@
 """Which trainer learns from rewards, what is it told, and which options go together?"""
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate import PartialState
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer
 from trl.import_utils import is_vllm_available
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.options import option
 from bitsample_llm.training.arguments import OneLineParser, RunArguments
 from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.objectives import (
@@ -22,18 +23,12 @@ from bitsample_llm.training.objectives import (
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward, RandomReward
 
-TRAINERS = {
-    "grpo": (GRPOTrainer, GRPOConfig),
-    "rloo": (RLOOTrainer, RLOOConfig),
-    "reinforce": (ReinforceTrainer, GRPOConfig),
-    "rejection": (RejectionTrainer, GRPOConfig),
-    "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
-}
-SKIPPING = {
-    "grpo": SkippingGRPOTrainer,
-    "rloo": SkippingRLOOTrainer,
-    "reinforce": SkippingReinforceTrainer,
-    "rejection": SkippingRejectionTrainer,
+TRAINERS = {  # the trainer, the one that skips dead updates, and their configuration
+    "grpo": (GRPOTrainer, SkippingGRPOTrainer, GRPOConfig),
+    "rloo": (RLOOTrainer, SkippingRLOOTrainer, RLOOConfig),
+    "reinforce": (ReinforceTrainer, SkippingReinforceTrainer, GRPOConfig),
+    "rejection": (RejectionTrainer, SkippingRejectionTrainer, GRPOConfig),
+    "verdict_likelihood": (VerdictLikelihoodTrainer, None, GRPOConfig),
 }
 # TRL reads these strings as it trains
 KNOWN_VALUES = {
@@ -47,27 +42,21 @@ KNOWN_VALUES = {
 class GRPOChoices:
     """Which trainer, and what it is told."""
 
-    trainer: str = field(
-        default="grpo",
-        metadata={
-            "help": "How to learn from rewards; reinforce has no baseline, rejection is SFT on the rollouts that passed, and "
-            "verdict_likelihood is maximum likelihood of the verdicts.",
-            "choices": list(TRAINERS),
-        },
+    trainer: str = option(
+        "grpo",
+        "How to learn from rewards; reinforce has no baseline, rejection is SFT on the rollouts that passed, and "
+        "verdict_likelihood is maximum likelihood of the verdicts.",
+        choices=list(TRAINERS),
     )
-    reward: str = field(
-        default="outcome",
-        metadata={
-            "help": "outcome: 1 for a pass, 0 for a fail. process_sum: the share of right steps. process_tokens, first_error: "
-            "advantages of single steps (formulas in bitsample_llm/training/credit.py). process_outcome: half first_error, half "
-            "outcome. random: a fair coin, as a control.",
-            "choices": list(CREDITS),
-        },
+    reward: str = option(
+        "outcome",
+        "outcome: 1 for a pass, 0 for a fail. process_sum: the share of right steps. process_tokens, first_error: "
+        "advantages of single steps (formulas in bitsample_llm/training/credit.py). process_outcome: half first_error, half "
+        "outcome. random: a fair coin, as a control.",
+        choices=list(CREDITS),
     )
-    skip_dead_updates: bool = field(
-        default=False, metadata={"help": "Skip the forward pass and the update of batches whose advantages are all zero."}
-    )
-    stop_at_first_error: bool = field(default=False, metadata={"help": "End a rollout at its first wrong step."})
+    skip_dead_updates: bool = option(False, "Skip the forward pass and the update of batches whose advantages are all zero.")
+    stop_at_first_error: bool = option(False, "End a rollout at its first wrong step.")
 
 
 def parsed_arguments(arguments: list[str]):
@@ -76,19 +65,15 @@ def parsed_arguments(arguments: list[str]):
     command_line.add_argument("--trainer", nargs="?")
     trainer = command_line.parse_known_args(arguments)[0].trainer
     while True:
-        config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[1]
+        config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[2]
         parsed = OneLineParser((RunArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
-        if TRAINERS[parsed[1].trainer][1] is config_class:
+        if TRAINERS[parsed[1].trainer][2] is config_class:
             return parsed
         trainer = parsed[1].trainer  # the YAML file named it
 
 
 def check_training_arguments(args) -> None:
-    """Refuse what TRL's trainer would stumble over in its first step.
-
-    Raises:
-        ValueError: naming the option.
-    """
+    """Refuse what TRL's trainer would stumble over in its first step: a ValueError names the option."""
     for name, known in KNOWN_VALUES.items():
         if (value := getattr(args, name, known[0])) not in known:
             raise ValueError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
@@ -104,18 +89,15 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
 
 
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
-    """The trainer's class, and what it takes besides TRL's arguments.
-
-    Raises:
-        ValueError: where a trainer is asked for what it is not built for.
-    """
+    """The trainer's class, and what it takes besides TRL's arguments; a ValueError for choices that do not go together."""
     credit = CREDITS[choices.reward]
     needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
     if needs_steps and not getattr(verifier.task, "judges_steps", True):
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
     if credit.step_advantages is None and not choices.stop_at_first_error:
         if choices.trainer != "verdict_likelihood":
-            return SKIPPING[choices.trainer] if choices.skip_dead_updates else TRAINERS[choices.trainer][0], {}
+            plain, skipping, _ = TRAINERS[choices.trainer]
+            return skipping if choices.skip_dead_updates else plain, {}
         if choices.skip_dead_updates or choices.reward != "outcome":
             raise ValueError(
                 "--trainer verdict_likelihood learns from --reward outcome, and from fails too: no --skip_dead_updates"
@@ -125,11 +107,7 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
     if choices.skip_dead_updates:
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error cannot be combined with --skip_dead_updates")
-    return ProcessGRPOTrainer, {
-        "credit": credit,
-        "verifier": verifier,
-        "stop_at_first_error": choices.stop_at_first_error,
-    }
+    return ProcessGRPOTrainer, {"credit": credit, "verifier": verifier, "stop_at_first_error": choices.stop_at_first_error}
 
 
 def arm_name(choices: GRPOChoices) -> str:

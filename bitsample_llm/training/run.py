@@ -15,7 +15,6 @@ import transformers
 from transformers import PrinterCallback, ProgressCallback
 
 from bitsample_llm.meter.callback import InformationMeter
-from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import check_output_dir
@@ -87,11 +86,9 @@ def train_and_record(
     manifest: dict,
     checkpoint: str | None,
     verifier: RolloutVerifier | None = None,
-    counter: FlopCounter | None = None,
-    reward_is_verdict: bool = True,
-    stop: str | None = None,
+    **meter_options,
 ) -> InformationMeter:
-    """Train with the meter on, and leave a finished run directory with the trained model in it.
+    """Train with the meter on (`meter_options` are InformationMeter's), and leave a finished run directory with the trained model.
 
     `finished` is written after everything else. A run that raises leaves its records with state `failed` and the reason.
     """
@@ -108,11 +105,9 @@ def train_and_record(
             manifest=manifest,
             verifier=verifier,
             evaluation=evaluation,
-            counter=counter,
-            reward_is_verdict=reward_is_verdict,
             strict=True,
             finishes_with_training=False,
-            stop=stop,
+            **meter_options,
         )
     trainer.add_callback(meter)
     for callback in (ProgressCallback, PrinterCallback):

@@ -19,20 +19,13 @@ RATE = "learning_rate"
 
 @dataclass
 class Search:
-    """The search for the setting of one arm at one start.
+    """The search for the setting of one arm at one start."""
 
-    Attributes:
-        rates: the grid of learning rates.
-        first_rates: those that are tried at first.
-        others: the other options of each point of the arm's own grid.
-        num_seeds: tuning seeds.
-        scores: (learning rate, number of the other options) -> score by tuning seed, in their order.
-    """
-
-    rates: Sequence[float]
-    first_rates: Sequence[float]
-    others: Sequence[dict]
-    num_seeds: int
+    rates: Sequence[float]  # the grid of learning rates
+    first_rates: Sequence[float]  # those that are tried at first
+    others: Sequence[dict]  # the other options of each point of the arm's own grid
+    num_seeds: int  # tuning seeds
+    # (learning rate, number of the other options) -> score by tuning seed, in their order
     scores: dict[tuple[float, int], list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def worst(self, point: tuple[float, int]) -> float:

@@ -9,9 +9,10 @@ import pytest
 from made_runs import MEASUREMENT
 
 from bitsample_llm.measure.choices import MeasureChoices, check_choices
-from bitsample_llm.measure.command import recorded
+from bitsample_llm.measure.command import closed
 from bitsample_llm.measure.probes import with_mark, with_prefix, with_shots
 from bitsample_llm.records import SCHEMA_VERSION, read_run
+from bitsample_llm.records.writer import RunWriter
 from bitsample_llm.report.plan.numbers import plan_of
 from bitsample_llm.report.summary import summary_lines
 from bitsample_llm.tasks import load_task
@@ -20,11 +21,8 @@ SMALL = ("--num_train_problems", 24, "--num_heldout_problems", 16, "--num_genera
 
 
 def test_an_interrupted_measurement_is_a_failed_run(tmp_path):
-    def interrupted(writer):
+    with pytest.raises(KeyboardInterrupt), closed(RunWriter.create(tmp_path / "cut", MEASUREMENT)):
         raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        recorded(MEASUREMENT, tmp_path / "cut", True, interrupted)
     assert read_run(tmp_path / "cut").manifest["state"] == "failed"
 
 

@@ -19,7 +19,7 @@ from bitsample_llm.report.columns import first_crossing
 from bitsample_llm.report.command import report
 from bitsample_llm.report.comparison import price_claims
 from bitsample_llm.report.estimates import Estimate
-from bitsample_llm.report.pairs import matched_gains_bits, paired_difference, paired_ratio
+from bitsample_llm.report.pairs import paired_difference, paired_ratio
 from bitsample_llm.report.runs import arms_of
 
 
@@ -91,17 +91,6 @@ def test_runs_that_were_measured_on_other_problems_are_refused(tmp_path):
     ]
     with pytest.raises(RecordError, match="different held-out problems"):
         arms_of(runs)
-
-
-def test_matched_gains_leave_out_problems_whose_pass_rates_differ():
-    class Measured:
-        def __init__(self, before, gains):
-            self.log2_before = dict(zip("abc", before, strict=True))
-            self.log2_after = {name: value + gain for (name, value), gain in zip(self.log2_before.items(), gains, strict=True)}
-
-    first, second = Measured([-3.0, -3.0, -3.0], [1.0, 2.0, 10.0]), Measured([-3.1, -2.9, -8.0], [0.0, 0.5, 7.0])
-    assert matched_gains_bits(first, second, 1.25) == (1.5, 0.25, 2)
-    assert matched_gains_bits(first, second, 1.01) is None
 
 
 def test_the_page_is_self_contained_and_every_picture_has_a_text(tmp_path, capsys):

@@ -31,10 +31,8 @@ LATENT, NOTHING, BROKEN, UNDECIDED = "latent", "nothing latent", "says nothing",
 
 
 def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_bits: float | None = None) -> dict:
-    """What a probe says, from the pass rates of the same prompts as asked and under it.
-
-    Args:
-        moved_bits: by how much updates changed the surprisal of a label, where that is known.
+    """What a probe says, from the pass rates of the same prompts as asked and under it; `moved_bits` is by how much updates changed
+    the surprisal of a label, where that is known.
     """
     by_id = dict(zip(probed.problem_ids, range(len(probed.problem_ids)), strict=True))
     order = [by_id[name] for name in base.problem_ids]
@@ -68,13 +66,10 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
 
 
 def advice(
-    pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None, completions: dict | None = None
+    pass_rate: dict, groups: list[dict], probes: list[dict], label_over_rollout: float | None, completions: dict | None
 ) -> dict:
-    """Verdict, reason and what to do. `pass_rate` and the rows of `groups` carry means with intervals.
-
-    Args:
-        label_over_rollout: offered bits per FLOP of a label over those of a rollout; None where a task has no labels.
-        completions: how the rollouts end; see `completions.completions_of`.
+    """Verdict, reason and what to do. `pass_rate` and the rows of `groups` carry means with intervals; `label_over_rollout` is the
+    ratio of offered bits per FLOP, None where a task has no labels; `completions` is how the rollouts end.
     """
     if completions is not None and completions["ended"] < MOST_END:
         reason = f"only {percent(completions['ended'])} of the rollouts ended by themselves, {cut_off_told(completions)}"

@@ -49,10 +49,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def reasons_told(completions: dict, most: int = 5) -> str:
-    """The commonest reasons of the verdicts, with their shares."""
+def reasons_told(completions: dict) -> str:
+    """The five commonest reasons of the verdicts, with their shares."""
     told = [f"{reason} {percent(share)}" for reason, share in completions["reasons"].items()]
-    return ", ".join(told[:most] + ["..."] * (len(told) > most))
+    return ", ".join(told[:5] + ["..."] * (len(told) > 5))
 
 
 def cut_off_told(completions: dict) -> str:

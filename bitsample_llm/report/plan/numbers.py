@@ -13,7 +13,6 @@ from bitsample_llm.report.plan.pass_rates import (
     SELECTION,
     Counts,
     best_group_sizes,
-    check_measured,
     counts_of,
     group_table,
     kept_prompts,
@@ -28,15 +27,12 @@ BASE_OF_PROBE = {"prefix": None, "mark": None, "shots": None, "updates": "heldou
 DEFAULT_GROUP_SIZE = 8  # TRL's
 
 
-def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tuple[dict, Counts, np.ndarray]:
-    """The plan in numbers, the counts of all prompts, and which of them are worth keeping for groups of `group_size`.
-
-    Raises:
-        RecordError: for what is no finished measurement.
+def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE) -> tuple[dict, Counts, np.ndarray]:
+    """The plan in numbers, the counts of all prompts, and which of them are worth keeping for groups of `group_size`; a RecordError
+    for what is no finished measurement.
     """
-    check_measured(run)
     check_planned(run)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     counts = counts_of(run, None)
     first, second = (counts_of(run, None, step) for step in (SELECTION, REPORT))
     costs = run.manifest["flops_per_sample"]
@@ -52,7 +48,7 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, seed: int = 0) -> tu
             probes.append({"name": name, "description": run.manifest.get("probes", {}).get(name, name), **found})
     priced = prices(counts, np.array([bits for bits in labels if bits is not None]), costs, rng)
     pass_rate = mean_pass_rate(counts, rng)
-    completions = completions_of(run, np.random.default_rng(seed))
+    completions = completions_of(run, np.random.default_rng(0))
     plan = {
         "run": str(run.run_dir),
         "model": run.manifest["config"]["model"]["model_name_or_path"],

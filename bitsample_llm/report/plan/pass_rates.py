@@ -17,7 +17,7 @@ from bitsample_llm.estimators import (
     wilson_interval,
 )
 from bitsample_llm.information import binary_entropy_bits, break_even_pass_rate
-from bitsample_llm.records import RecordError, Run
+from bitsample_llm.records import Run
 from bitsample_llm.report.columns import PETA
 
 GROUP_SIZES = (4, 8, 16, 32, 64)
@@ -82,22 +82,6 @@ def counts_of(run: Run, probe: str | None, generation_step: int | None = None) -
     return Counts(list(passed), arrays[0], arrays[1], arrays[2] if has_exact else None)
 
 
-def check_measured(run: Run) -> None:
-    """Refuse what is no finished measurement.
-
-    Raises:
-        RecordError: with how to fix it.
-    """
-    manifest = run.manifest
-    if manifest.get("regime") != "measure":
-        raise RecordError(f"{run.run_dir} is a run of {manifest.get('trainer')}: a plan needs one of recipes/measure.py")
-    if manifest["state"] != "finished":
-        reason = f" ({manifest['reason']})" if manifest.get("reason") else ", killed or still under way"
-        raise RecordError(
-            f"{run.run_dir} holds a {manifest['state']} measurement{reason}: go on with --resume_from_checkpoint last"
-        )
-
-
 def over_prompts(values: np.ndarray, rng: np.random.Generator) -> dict:
     """Mean over prompts with its bootstrap interval and count; null without prompts."""
     if not len(values):
@@ -105,15 +89,10 @@ def over_prompts(values: np.ndarray, rng: np.random.Generator) -> dict:
     return {"mean": float(np.mean(values)), "interval": list(bootstrap_interval(values, rng)), "n": len(values)}
 
 
-def all_alike(counts: Counts) -> bool:
-    """Whether only counts are known and every rollout got the same verdict: resampling prompts then shows no spread at all."""
-    return counts.exact is None and int(counts.num_passed.sum()) in (0, int(counts.num_rollouts.sum()))
-
-
 def mean_pass_rate(counts: Counts, rng: np.random.Generator) -> dict:
     """Mean pass rate over prompts; where all rollouts are alike the interval is Wilson's of so many prompts that are alike."""
     found = over_prompts(counts.pass_rates(), rng)
-    if all_alike(counts):
+    if counts.exact is None and counts.num_passed.sum() in (0, counts.num_rollouts.sum()):  # resampling shows no spread at all
         num = len(counts.num_passed)
         found["interval"] = list(wilson_interval(num if found["mean"] else 0, num))
     return found
@@ -220,10 +199,8 @@ def rollouts_needed(first: Counts, second: Counts) -> dict:
     per_prompt = int(first.num_rollouts[0] + second.num_rollouts[0])
     mean = float(halves.mean())
     if halves.shape[1] < 2 or mean <= 0:
-        return {"rollouts_per_prompt": per_prompt, "between_variance": None, "within_variance": None, "half_width": None} | {
-            "prompts_needed": None,
-            "rollouts_needed": None,
-        }
+        unknown = ("between_variance", "within_variance", "half_width", "prompts_needed", "rollouts_needed")
+        return {"rollouts_per_prompt": per_prompt, **dict.fromkeys(unknown)}
     within = float(((halves[0] - halves[1]) ** 2).mean() / 2) / 2  # of the mean of two halves
     between = max(0.0, float(np.cov(halves)[0, 1]))
     quantile = float(stats.norm.ppf(0.975))
@@ -255,16 +232,14 @@ def prices(counts: Counts, label_bits: np.ndarray, costs: dict, rng: np.random.G
         found[f"offered_bits_per_petaflop_{name}"] = None if mean is None or flops is None else mean / flops * PETA
     per_flop = [found[f"offered_bits_per_petaflop_{name}"] for name in ("label", "rollout")]
     found["label_over_rollout"] = per_flop[0] / per_flop[1] if per_flop[0] is not None and per_flop[1] else None
-    ratio = None if label_flops is None else rollout_flops / label_flops
-    break_even = None if ratio is None else break_even_pass_rate(ratio)
-    above = None
-    if ratio is not None:
-        above = 0.0 if break_even is None else _share_above(counts, break_even)
+    ratio = break_even = above = None
+    if label_flops is not None:
+        ratio = rollout_flops / label_flops
+        break_even = break_even_pass_rate(ratio)
+        if break_even is None:
+            above = 0.0
+        elif counts.exact is not None:
+            above = float((counts.exact > break_even).mean())
+        else:
+            above = float(stats.beta.sf(break_even, *beta_binomial_fit(counts.num_passed, counts.num_rollouts)))
     return found | {"cost_ratio": ratio, "break_even_pass_rate": break_even, "share_of_prompts_above": above}
-
-
-def _share_above(counts: Counts, level: float) -> float:
-    """Share of prompts with a pass rate above a level; by a fitted Beta distribution where pass rates are estimates."""
-    if counts.exact is not None:
-        return float((counts.exact > level).mean())
-    return float(stats.beta.sf(level, *beta_binomial_fit(counts.num_passed, counts.num_rollouts)))

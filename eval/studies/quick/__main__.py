@@ -3,16 +3,19 @@
 Question, statistic and thresholds are in README.md, starts and arms in study.yaml.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.columns import ABSORBED_BITS, PASS_RATE_BEFORE
 from bitsample_llm.report.command import report
 from bitsample_llm.report.comparison import comparison_study, price_text
 from bitsample_llm.report.estimates import number_text, over_seeds
-from bitsample_llm.report.pairs import matched_gains_bits, paired_difference, same_seeds
-from bitsample_llm.report.runs import Arm, rivals
+from bitsample_llm.report.pairs import paired_difference
+from bitsample_llm.report.runs import Arm, MeasuredRun, rivals
 from bitsample_llm.report.study import Study
 
 # Two starts of about the same pass rate absorb "the same" if they differ by less than this many bits: well above what the
@@ -28,13 +31,27 @@ def of_reason(arms: Sequence[Arm], reason: str) -> list[Arm]:
     return [arm for arm in arms if arm.tags.get("reason") == reason]
 
 
+def matched_gains_bits(first: MeasuredRun, second: MeasuredRun, factor: float) -> tuple[float, float, int] | None:
+    """Mean absorbed bits of two runs on the problems whose pass rates before training lay within `factor` of each other, and
+    the number of these problems; None without such a problem.
+    """
+    shared = [problem for problem in first.log2_before if problem in second.log2_before]
+    close = [p for p in shared if abs(first.log2_before[p] - second.log2_before[p]) <= math.log2(factor)]
+    if not close:
+        return None
+    means = [float(np.mean([run.log2_after[p] - run.log2_before[p] for p in close])) for run in (first, second)]
+    return means[0], means[1], len(close)
+
+
 def contrasts(latent: Arm, unacquired: Arm) -> list[Claim]:
     """The same arm from both starts, on all held-out problems and on those that match problem by problem."""
     less = "no, more from the unacquired start: pass rate alone does not predict what it absorbs"
     answers = Answers(MORE, f"yes, within {MARGIN_BITS} bits", less)
     statistic = f"absorbed bits, {latent.start} minus {unacquired.start}, same seeds, threshold {MARGIN_BITS} bits"
     cases = [("At about the same mean pass rate", paired_difference(latent, unacquired, ABSORBED_BITS), statistic)]
-    gains = [matched_gains_bits(*pair, MATCHING_FACTOR) for pair in same_seeds(latent, unacquired)]
+    by_seed = {run.seed: run for run in unacquired.runs}
+    pairs = [(run, by_seed[run.seed]) for run in latent.runs if run.seed in by_seed]
+    gains = [matched_gains_bits(*pair, MATCHING_FACTOR) for pair in pairs]
     if matched := [gain for gain in gains if gain is not None]:
         counted = f"{statistic}, {matched[0][2]} held-out problems within a factor of {MATCHING_FACTOR}"
         cases.append(("On the same problems at about the same pass rate each", over_seeds([a - b for a, b, _ in matched]), counted))
