@@ -28,7 +28,7 @@ ROOMS = {
     "measure": TRAINING,
     "command": GROUND | {"report"},
     "eval": RECORDED | {"report"},
-    "making": TRAINING | {"measure"},  # a study's own measurements: make_*.py in its folder
+    "making": TRAINING | {"report", "measure"},  # a study's own measurements: make_*.py in its folder
     "recipes": TRAINING | {"report", "measure"},
     "data": TRAINING,  # how the pretrained models were made
 }
@@ -209,7 +209,6 @@ def test_every_folder_of_the_library_is_a_room_and_every_room_a_folder():
         ("eval.studies.ladder.claims", "from eval.studies.ladder import make_noise"),
         ("eval.studies.ladder.claims", "from eval.studies.ladder.make_noise import score_of"),
         ("eval.studies.ladder.make_noise", "import recipes.sft"),
-        ("eval.studies.ladder.make_noise", "from bitsample_llm.report import runs"),
         ("eval.studies.ladder.make_noise", "from eval.studies.quick import __main__"),
         ("data.pretraining.corpus", "from bitsample_llm.report import runs"),
         ("data.pretraining.corpus", "from recipes.sft import main"),
