@@ -10,6 +10,7 @@ import pytest
 from conftest import REPOSITORY
 from made_runs import make_measurement, two_starts
 
+pytestmark = pytest.mark.slow
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # tests run beside each other
 
 

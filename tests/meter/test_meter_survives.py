@@ -138,7 +138,10 @@ class KillAfter(TrainerCallback):
             raise Killed
 
 
-@pytest.mark.parametrize("saved", [1, 2, 3], ids=["half a generation", "a generation", "one and a half"])
+SAVED = [1, pytest.param(2, marks=pytest.mark.slow), 3]
+
+
+@pytest.mark.parametrize("saved", SAVED, ids=["half a generation", "a generation", "one and a half"])
 @pytest.mark.parametrize("further", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("end", ["a kill", "an error"])
 def test_a_generation_cut_short_is_recorded_once(base_model, tmp_path, request, saved, further, end):

@@ -128,7 +128,7 @@ def metered(trainer, folder) -> InformationMeter:
     return meter
 
 
-@pytest.mark.parametrize("environment", [False, True], ids=["tools", "environment"])
+@pytest.mark.parametrize("environment", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["tools", "environment"])
 def test_weights_of_a_run_with_tools_are_bit_identical_with_and_without_the_meter(tokenizer, tmp_path, environment):
     plain = tool_trainer(tokenizer, tmp_path, environment)
     plain.train()
@@ -139,7 +139,7 @@ def test_weights_of_a_run_with_tools_are_bit_identical_with_and_without_the_mete
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("environment", [False, True], ids=["tools", "environment"])
+@pytest.mark.parametrize("environment", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["tools", "environment"])
 def test_all_turns_cost_what_torch_counts(tokenizer, tmp_path, environment):
     trainer = tool_trainer(tokenizer, tmp_path, environment)
     meter = metered(trainer, tmp_path)

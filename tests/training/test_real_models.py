@@ -58,7 +58,11 @@ def ran(monkeypatch, name: str, model, output_dir, **options):
     return read_run(output_dir)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# half of them wait for the slow set
+SOME_SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in ("smollm", "gpt_neox") else name for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=SOME_SLOW)
 def taught(request, tmp_path_factory):
     """A folder with a model of a family that has seen the answers for a while: sft.py's own, as it leaves it."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -116,7 +120,7 @@ def test_an_adapter_alone_is_saved_and_loads_again_with_peft_transformers_and_th
     assert [start[name] for name in last] == pytest.approx(list(last.values()), abs=1e-3)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=SOME_SLOW)
 def family(request, tmp_path_factory):
     """A random model, its tokenizer, and problems in the form it takes."""
     folder = make(request.param, tmp_path_factory.mktemp("random") / request.param)
