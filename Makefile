@@ -4,7 +4,7 @@
 # make ladder  what a held-out target costs in FLOPs, latent and unacquired: two hours on two cores; goes on where it stopped
 #              (LADDER=full: all arms and rungs, gradient noise, decades, what is acquired)
 # make test-slow  minutes: browsers, several processes, kills (CI runs it)
-# make test-long  an hour: a hundred kills read by pandas, a million completions for each verifier (outside CI)
+# make test-long  an hour: all ways to share a model, a hundred kills, a million completions for each verifier (outside CI)
 # make tune, make tune-ladder   the searches behind their learning rates and batch sizes (hours)
 PYTHON ?= python3
 PIP_FLAGS ?=
@@ -58,7 +58,7 @@ ladder: ages
 	@$(BIN)/python -m eval.studies.price $(addprefix runs/ladder/prices/,$(PRICES_$(LADDER))) --output_dir runs/ladder/report
 
 test: install
-	@$(BIN)/python -m pytest -n auto -m 'not slow'
+	@$(BIN)/python -m pytest -n auto -m 'not slow and not long'
 
 # Two processes on one CPU abort now and then as they end (torch's gloo), so what failed here runs once more, by itself; the first
 # failure stays in the output.
@@ -67,6 +67,7 @@ test-slow: install
 		$(BIN)/python -m pytest -n 0 -m slow --last-failed --last-failed-no-failures none; }
 
 test-long: install
+	@$(BIN)/python -m pytest -n auto -m long
 	@rm -rf runs/killed
 	@$(BIN)/python tests/kill_runs.py --num 100 --folder runs/killed
 	@$(BIN)/python tests/tasks/fuzz_verifier.py --num 1000000 --seed 1

@@ -183,9 +183,17 @@ def test_a_run_that_is_there_is_resumed_or_refused_but_never_overwritten(base_mo
     assert (tmp_path / "run" / "steps.jsonl").read_text() == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sft", "grpo", "grpo, two steps a generation"])
-def test_killed_again_and_again_at_any_point_the_record_has_no_gap_and_no_duplicate(recipe, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "num_kills"),
+    [
+        pytest.param("sft", 3, marks=pytest.mark.slow),
+        pytest.param("grpo, two steps a generation", 4, marks=pytest.mark.slow),
+        pytest.param("sft", 8, marks=pytest.mark.long),
+        pytest.param("grpo", 8, marks=pytest.mark.long),
+        pytest.param("grpo, two steps a generation", 8, marks=pytest.mark.long),
+    ],
+)
+def test_killed_again_and_again_at_any_point_the_record_has_no_gap_and_no_duplicate(recipe, tmp_path, name, num_kills):
     script = name.split(",")[0]
     options = ["--num_train_problems", 64, "--num_heldout_problems", 16, "--mark", "C", "--max_steps", 60, "--save_steps", 3]
     if "two steps" in name:
@@ -194,7 +202,7 @@ def test_killed_again_and_again_at_any_point_the_record_has_no_gap_and_no_duplic
     command += ["--output_dir", tmp_path / "run"]
     rng = random.Random(0)
     kills = []
-    for _ in range(6):
+    for _ in range(num_kills):
         resume = ["--resume_from_checkpoint", "last"] if (tmp_path / "run" / "manifest.json").exists() else []
         words = [str(word) for word in [*command, *resume]]
         process = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

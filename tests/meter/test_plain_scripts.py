@@ -31,7 +31,7 @@ OPTIONS = {
 LAUNCHED = [
     pytest.param([], False, id="all parameters"),
     pytest.param([], True, id="all parameters, launched", marks=pytest.mark.slow),
-    pytest.param(["--use_peft", "true"], True, id="LoRA, launched", marks=pytest.mark.slow),
+    pytest.param(["--use_peft", "true"], True, id="LoRA, launched", marks=pytest.mark.long),
 ]
 
 

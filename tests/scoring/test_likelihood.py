@@ -11,7 +11,6 @@ from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import load_task
 
 LEVEL = 0.001  # of the pooled chi-square test, fixed before it was run
-ROLLOUTS = 4000
 PROMPTS = 50
 
 
@@ -86,8 +85,11 @@ def pooled_chi_square(passed: np.ndarray, pass_rates: np.ndarray, rollouts: int)
     return float(stats.chi2.sf(statistic, len(passed)))
 
 
-@pytest.mark.slow
-def test_sampled_rollouts_pass_as_often_as_the_exact_pass_rate_says(base_model):
+@pytest.mark.parametrize(
+    ("rollouts", "power"),
+    [pytest.param(1000, 1.1, marks=pytest.mark.slow), pytest.param(4000, 1.05, marks=pytest.mark.long)],
+)
+def test_sampled_rollouts_pass_as_often_as_the_exact_pass_rate_says(base_model, rollouts, power):
     model, tokenizer = base_model
     model.eval()
     problems, task = [], None
@@ -100,9 +102,9 @@ def test_sampled_rollouts_pass_as_often_as_the_exact_pass_rate_says(base_model):
     problems = problems[:PROMPTS]
     assert len(problems) == PROMPTS
     pass_rates = exact_pass_rates(model, tokenizer, problems)
-    passed = passes_by_prompt(model, tokenizer, task, problems, ROLLOUTS, seed=5)
-    p_value = pooled_chi_square(passed, pass_rates, ROLLOUTS)
-    print(f"pooled chi-square over {PROMPTS} prompts, {ROLLOUTS} rollouts each: p = {p_value:.3f}")
+    passed = passes_by_prompt(model, tokenizer, task, problems, rollouts, seed=5)
+    p_value = pooled_chi_square(passed, pass_rates, rollouts)
+    print(f"pooled chi-square over {PROMPTS} prompts, {rollouts} rollouts each: p = {p_value:.3f}")
     assert p_value > LEVEL
-    # the same test sees pass rates that are off by as little as p ** 1.05
-    assert pooled_chi_square(passed, pass_rates**1.05, ROLLOUTS) < LEVEL
+    # the same test sees pass rates that are off by as little as p ** power
+    assert pooled_chi_square(passed, pass_rates**power, rollouts) < LEVEL

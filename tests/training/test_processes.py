@@ -82,14 +82,18 @@ def by_problem(run, table: str, column: str) -> dict:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("config", HOW)
-@pytest.mark.parametrize(
-    ("recipe", "options"),
-    [("sft", {}), ("grpo", {}), ("sft", LORA), ("grpo", LORA)],
-    ids=["sft", "grpo", "sft with LoRA", "grpo with LoRA"],
-)
-def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tmp_path, config, recipe, options):
+# Every recipe, every way to share and every way to train, in half of the combinations; `make test-long` has the others.
+WAYS = {"sft": ("sft", {}), "grpo": ("grpo", {}), "sft with LoRA": ("sft", LORA), "grpo with LoRA": ("grpo", LORA)}
+IN_CI = {("sft", "two_cpus"), ("grpo", "fsdp2_cpus"), ("sft with LoRA", "fsdp2_cpus"), ("grpo with LoRA", "two_cpus")}
+COMBINATIONS = [
+    pytest.param(*WAYS[way], config, id=f"{way}-{config}", marks=pytest.mark.slow if (way, config) in IN_CI else pytest.mark.long)
+    for way in WAYS
+    for config in HOW
+]
+
+
+@pytest.mark.parametrize(("recipe", "options", "config"), COMBINATIONS)
+def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tmp_path, recipe, options, config):
     one = of_one_process(recipe, **options)
     two, printed = launched(recipe, config, tmp_path / "run", **options)
     assert f"processes: {HOW[config]}" in printed and printed.count("processes:") == 1
@@ -122,8 +126,7 @@ def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tm
         assert rate == pytest.approx(2 ** evals[1][3, "heldout", problem.problem_id], rel=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["sft", "grpo"])
+@pytest.mark.parametrize("recipe", [pytest.param("sft", marks=pytest.mark.long), pytest.param("grpo", marks=pytest.mark.slow)])
 def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_an_error(tmp_path, recipe):
     command = [ACCELERATE, "launch", "--cpu", "--num_processes", "2", f"recipes/{recipe}.py"]
     command += ["--config", f"recipes/configs/{recipe}.yaml", "--output_dir", str(tmp_path / "run")]
