@@ -95,30 +95,25 @@ def spread_table(cells: dict[tuple[str, str], Cell]) -> Table:
     return Table("The starts", rows)
 
 
-def ratios_table(cells: dict[tuple[str, str], Cell]) -> Table:
+def ratios_table(cells: dict[tuple[str, str], Cell], targets: Sequence[Target] = (NINE_TENTHS, HALF)) -> Table:
     """FLOPs and samples of RL over those of SFT."""
     rows = [
         [
             "start",
             "p",
             "arm",
-            *(f"{what} over SFT's, {target.name}" for target in (NINE_TENTHS, HALF) for what in ("FLOPs", "rollouts per label")),
+            *(f"{what}, {target.name}" for target in targets for what in ("FLOPs over SFT's", "rollouts per label")),
         ]
     ]
     for (rung, arm), cell in cells.items():
         if arm in RL and (rung, "sft") in cells:
-            found = [
-                ratio(cell, cells[rung, "sft"], target, amount).text()
-                for target in (NINE_TENTHS, HALF)
-                for amount in ("flops", "samples")
-            ]
+            sft = cells[rung, "sft"]
+            found = [ratio(cell, sft, target, amount).text() for target in targets for amount in ("flops", "samples")]
             rows.append([rung, number_text(cell.mean_pass_rate), arm, *found])
     return Table(
         "RL compared with SFT",
-        [
-            row if index else [cell.replace("rollouts per label over SFT's", "rollouts per label") for cell in row]
-            for index, row in enumerate(rows)
-        ],
+        rows,
+        "A dash: at a pretraining seed fewer than half of the runs of an arm reached and kept the target.",
     )
 
 
@@ -207,7 +202,7 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
             )
             for name, target in (("90", NINE_TENTHS), ("half", HALF))
         ],
-        terminal=[ratios, errors],
+        terminal=[ratios_table(cells, [NINE_TENTHS])],
         results={
             "prices": {
                 f"{rung}, {arm}": {t.name: cell.prices(t).fields() for t in TARGETS if not cell.has_before(t)}
