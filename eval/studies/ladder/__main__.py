@@ -48,7 +48,6 @@ def tables_of(ladder: Ladder) -> list[Table]:
     titles = {
         "acquire": "Problems too rare for their rollouts",
         "decades": "SFT at a low rate",
-        "length": "One skill in answers of any length",
     }
     return [column_table(title, arms, shown) for part, title in titles.items() if (arms := ladder.part(part))]
 

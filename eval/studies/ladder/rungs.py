@@ -61,7 +61,7 @@ class NoiseAt:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Arms by part of the study (decades, acquire, memorise, length), and noise by ascending pass rate; what was not run is empty."""
+    """Arms by part of the study (decades, acquire, memorise), and noise by ascending pass rate; what was not run is empty."""
 
     parts: dict[str, list[Arm]]
     noise: Sequence[NoiseAt] = ()
