@@ -6,6 +6,7 @@ record.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +137,17 @@ def errors_table(cells: dict[tuple[str, str], Cell]) -> Table:
     return Table("Which form predicts rollouts per label?", rows, note)
 
 
+def short_tables(cells: dict[tuple[str, str], Cell]) -> list[Table]:
+    """The two short cells: what RL pays compared with SFT, by the length of the rollout and by the size of the vocabulary."""
+    titles = {"length": "One skill in answers of any length", "vocabulary": "An untrained model, and one token out of a vocabulary"}
+    of_part = {part: {place: cell for place, cell in cells.items() if cell.first.tags.get("part") == part} for part in titles}
+    return [replace(ratios_table(found), title=titles[part]) for part, found in of_part.items() if found]
+
+
 def price_study(runs: Sequence[PricedRun], command: str) -> Study:
     """The page of the prices."""
-    cells = cells_of(runs)
+    every = cells_of(runs)
+    cells = {place: cell for place, cell in every.items() if "part" not in cell.first.tags}  # the short cells have tables only
     claims, errors, ratios = claims_of(cells), errors_table(cells), ratios_table(cells)
     best = {
         rung: min(
@@ -187,10 +196,11 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
         claims=claims,
         tables=[
             prices_table(cells),
+            *short_tables(every),
             beside_table(cells, NINE_TENTHS),
             beside_table(cells, HALF),
             errors,
-            settings_table(cells),
+            settings_table(every),
             spread_table(cells),
         ],
         pictures=[

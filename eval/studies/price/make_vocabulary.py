@@ -92,7 +92,7 @@ def priced(rows, arm: str, rung: str, seed: int, settings: dict) -> PricedRun:
         start=f"{rung} init{seed}",
         arm=arm,
         seed=seed,
-        tags={"reason": "untrained", "rung": rung, "model": f"init{seed}"},
+        tags={"reason": "unacquired", "part": "vocabulary", "rung": rung, "model": f"init{seed}"},
         settings=settings,
         log2_p_before=log2_p[0].tolist(),
         flop_budget=None,
