@@ -92,6 +92,11 @@ class PricedRun:
         values, level = self.level(target)
         return values[0] >= level
 
+    def has_at_end(self, target: Target) -> bool:
+        """Whether the target holds at the last evaluation."""
+        values, level = self.level(target)
+        return values[-1] >= level
+
     def kept_at(self, target: Target) -> int | None:
         """The evaluation at which a target was reached that was kept; None where none is known to be."""
         spent = first_kept(self.flops, *self.level(target), KEEP_FOR)
@@ -107,9 +112,9 @@ class PricedRun:
         if index is None:
             last = int(np.searchsorted(self.flops, self.flops[-1] / KEEP_FOR, side="right")) - 1
             return spent[max(last, 0)], False
-        if index < 2:
-            return spent[index], True
         values, level = self.level(target)
+        if index < 2 or not math.isfinite(values[index - 1]):
+            return spent[index], True
         share = (level - values[index - 1]) / (values[index] - values[index - 1])
         return spent[index - 1] + share * (spent[index] - spent[index - 1]), True
 

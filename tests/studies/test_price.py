@@ -20,7 +20,7 @@ from bitsample_llm.report.prices import (
     read_prices,
 )
 from eval.studies.price.__main__ import price_study
-from eval.studies.price.cells import cells_of, form_errors, points_of, ratio, rollouts_per_informative_update
+from eval.studies.price.cells import FORMS, cells_of, form_errors, points_of, ratio, rollouts_per_informative_update
 from eval.studies.price.claims import claims_of
 
 BUDGET = 1e11
@@ -125,8 +125,15 @@ def test_the_form_that_made_the_runs_is_found():
 
 def test_rollouts_per_informative_update_is_the_closed_form():
     cells = cells_of(made_runs())
-    assert rollouts_per_informative_update(cells["latent E", "reinforce"], "a") == pytest.approx(8 / (1 - 0.9**8))
-    assert rollouts_per_informative_update(cells["latent E", "grpo"], "a") == pytest.approx(8 / (1 - 0.9**8 - 0.1**8))
+    p_P = cells["latent E", "grpo"].p("a")
+    assert rollouts_per_informative_update(cells["latent E", "reinforce"], p_P) == pytest.approx(8 / (1 - 0.9**8))
+    assert rollouts_per_informative_update(cells["latent E", "grpo"], p_P) == pytest.approx(8 / (1 - 0.9**8 - 0.1**8))
+
+
+def test_on_the_way_is_the_logarithmic_mean_of_both_ends():
+    cells = cells_of(made_runs())
+    way = FORMS["1/p, on the way"](cells["latent E", "grpo"], cells["latent E", "sft"], np.array([0.01, 0.01]), 0.5)
+    assert way == pytest.approx((100 - 10) / math.log(10), rel=1e-3)
 
 
 def test_a_ratio_is_not_measured_where_one_pretraining_seed_never_gets_there():
@@ -135,6 +142,8 @@ def test_a_ratio_is_not_measured_where_one_pretraining_seed_never_gets_there():
     cells = cells_of(runs)
     assert ratio(cells["latent E", "grpo"], cells["latent E", "sft"], NINE_TENTHS).mean is None
     assert cells["latent E", "grpo"].price_text(NINE_TENTHS).startswith("> ")
+    known = [cells["latent E", "grpo"].price(model, NINE_TENTHS) for model in "ac"]
+    assert known[0] < cells["latent E", "grpo"].bound(NINE_TENTHS) < (known[0] * known[1] * BUDGET) ** (1 / 3)
     assert cells["latent E", "grpo"].num_reached(NINE_TENTHS) == 6
     assert ratio(cells["latent E", "rloo"], cells["latent E", "sft"], NINE_TENTHS).mean == pytest.approx(10, rel=0.2)
 
@@ -167,6 +176,8 @@ def test_claim_12_compares_at_the_same_gain_and_kl():
     latent, unacquired = [claim for claim in claims_of(cells_of(runs)) if claim.number == 12]
     assert (latent.verdict, unacquired.verdict) == ("supported", "supported") and "one digit more" in latent.text
     assert latent.estimate.mean == pytest.approx(0.4) and latent.estimate.n == 3
+    lost = [replace(run, log2_p=[*run.log2_p[:-1], run.log2_p[0]]) if run.arm == "grpo" and run.seed == 1 else run for run in runs]
+    assert next(claim for claim in claims_of(cells_of(lost)) if claim.number == 12).estimate.mean == pytest.approx(0.4, abs=0.01)
     far = [with_transfer(run, 0.5, 3.0) if run.arm == "grpo" else run for run in runs]
     assert not [claim for claim in claims_of(cells_of(far)) if claim.number == 12]
 

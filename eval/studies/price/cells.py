@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text, ratio
 from bitsample_llm.report.prices import PricedRun, Target, median_price
 
 RL = ("grpo", "rloo", "reinforce")  # of the headline cells
+STEPS = 32  # of the mean over the way to a target
 FLOOR_UPDATES = 2  # a price of so many updates is the least that can be bought, or nearly
 
 
@@ -64,9 +66,12 @@ class Cell:
         return sum(run.kept_at(target) is not None for runs in self.runs.values() for run in runs)
 
     def bound(self, target: Target, amount: str = "flops") -> float:
-        """What the price is above, where it is not measured: the median of what runs are known to have spent without getting there."""
-        spent = [run.price(target, amount) for runs in self.runs.values() for run in runs]
-        return float(np.median([value for value, is_reached in spent if not is_reached]))
+        """What the price is above, where it is not measured: with the most that was seen in place of each median that is not known."""
+        least = []
+        for runs in self.runs.values():
+            prices = [run.price(target, amount) for run in runs]
+            least.append(median_price(prices) or max(value for value, _ in prices))
+        return float(np.exp(np.mean(np.log(least))))
 
     def price_text(self, target: Target, amount: str = "flops", scale: float = 1.0) -> str:
         """The price with its interval, or what it is above."""
@@ -112,25 +117,21 @@ def ratio(above: Cell, below: Cell, target: Target, amount: str = "flops") -> Es
 # ---- what rollouts per label should be -------------------------------------------------------------------------------
 
 
-def essay_ratio(cell: Cell, model: str) -> float:
+def essay_ratio(p_P: np.ndarray) -> float:
     """-log2 p / H(p), means over problems: bits of a label over bits of a rollout."""
-    p = cell.p(model)
-    return float(-np.log2(p).mean() / binary_entropy_bits(p).mean())
+    return float(-np.log2(p_P).mean() / binary_entropy_bits(p_P).mean())
 
 
-def rollouts_per_informative_update(cell: Cell, model: str) -> float:
+def rollouts_per_informative_update(rl: Cell, p_P: np.ndarray) -> float:
     """Rollouts until an update has an advantage that is not zero: a pass without a baseline, else a group of both verdicts."""
-    settings, p = cell.first.settings, cell.p(model)
-    per_update, group_size = settings["per_device_train_batch_size"], settings["num_generations"]
-    if cell.arm.startswith("reinforce"):
-        return per_update / (1 - (1 - p.mean()) ** per_update)
-    informative = (1 - p**group_size - (1 - p) ** group_size).mean()
-    return per_update / (1 - (1 - informative) ** (per_update / group_size))
+    per_update, group_size = (rl.first.settings[name] for name in ("per_device_train_batch_size", "num_generations"))
+    informative_P = 1 - (1 - p_P) ** group_size - (0 if rl.arm.startswith("reinforce") else p_P**group_size)
+    return float(per_update / (1 - (1 - informative_P.mean()) ** (per_update / group_size)))
 
 
-def updates_ratio(rl: Cell, sft: Cell, model: str) -> float:
+def updates_ratio(rl: Cell, sft: Cell, p_P: np.ndarray) -> float:
     """Rollouts per informative update over labels per update."""
-    return rollouts_per_informative_update(rl, model) / sft.first.settings["per_device_train_batch_size"]
+    return rollouts_per_informative_update(rl, p_P) / sft.first.settings["per_device_train_batch_size"]
 
 
 def rates_ratio(rl: Cell, sft: Cell) -> float:
@@ -138,12 +139,27 @@ def rates_ratio(rl: Cell, sft: Cell) -> float:
     return sft.first.settings["learning_rate"] / rl.first.settings["learning_rate"]
 
 
-FORMS: dict[str, Callable[[Cell, Cell, str], float]] = {
-    "1/p": lambda rl, sft, model: 1 / float(rl.p(model).mean()),
-    "essay, -log2 p / H(p)": lambda rl, sft, model: essay_ratio(rl, model),
+Form = Callable[[Cell, Cell, np.ndarray], float]  # arms of RL and SFT, pass rates of the held-out problems
+AT_THE_START: dict[str, Form] = {
+    "1/p": lambda rl, sft, p_P: 1 / float(p_P.mean()),
+    "essay, -log2 p / H(p)": lambda rl, sft, p_P: essay_ratio(p_P),
     "rollouts per informative update": updates_ratio,
-    "the same times the ratio of rates": lambda rl, sft, model: updates_ratio(rl, sft, model) * rates_ratio(rl, sft),
+    "the same times the ratio of rates": lambda rl, sft, p_P: updates_ratio(rl, sft, p_P) * rates_ratio(rl, sft),
 }
+
+
+def on_the_way(form: Form, rl: Cell, sft: Cell, p_P: np.ndarray, share: float) -> float:
+    """Mean of a form over the way to a share of the bits, in equal steps of log p, by which the pass rates rise. With one pass rate p, 1/p
+    becomes the logarithmic mean of its values at both ends.
+    """
+    steps = (np.arange(STEPS) + 0.5) / STEPS * share
+    return float(np.mean([form(rl, sft, p_P ** (1 - step)) for step in steps]))
+
+
+# Name -> value for the arms of RL and SFT, the pass rates before training and the share of the bits that is the target.
+FORMS: dict[str, Callable[[Cell, Cell, np.ndarray, float], float]] = {
+    name: lambda rl, sft, p_P, share, form=form: form(rl, sft, p_P) for name, form in AT_THE_START.items()
+} | {f"{name}, on the way": partial(on_the_way, form) for name, form in AT_THE_START.items()}
 
 
 @dataclass(frozen=True)
@@ -153,7 +169,13 @@ class Point:
     rl: Cell
     sft: Cell
     model: str
+    target: Target
     rollouts_per_label: float
+
+    @property
+    def p(self) -> np.ndarray:
+        """Pass rates of the held-out problems before training."""
+        return self.rl.p(self.model)
 
 
 def points_of(cells: dict[tuple[str, str], Cell], target: Target, arms: Sequence[str] = RL) -> list[Point]:
@@ -166,7 +188,7 @@ def points_of(cells: dict[tuple[str, str], Cell], target: Target, arms: Sequence
         for model in rl.runs:
             paid = rl.price(model, target, "samples"), sft.price(model, target, "samples") if model in sft.runs else None
             if all(paid):
-                points.append(Point(rl, sft, model, paid[0] / paid[1]))
+                points.append(Point(rl, sft, model, target, paid[0] / paid[1]))
     return points
 
 
@@ -178,7 +200,7 @@ def form_errors(points: Sequence[Point]) -> dict[str, tuple[float, int]]:
     for point in points:
         log_rate = math.log(point.rollouts_per_label)
         for name, form in FORMS.items():
-            errors[name].append(log_rate - math.log(form(point.rl, point.sft, point.model)))
+            errors[name].append(log_rate - math.log(form(point.rl, point.sft, point.p, point.target.share)))
         others = [other for other in points if other.model != point.model]
         logs = [math.log(other.rollouts_per_label) for other in others]
         same = [log for other, log in zip(others, logs, strict=True) if other.rl.reason == point.rl.reason]

@@ -63,7 +63,7 @@ def exchange_claims(cells: Cells, target: Target, arm: str = "reinforce") -> lis
         paid = [(rl.price(m, target, "samples"), sft.price(m, target, "samples")) for m in models]
         for name, law in (
             ("1/p", lambda model, rl=rl: 1 / rl.p(model).mean()),
-            ("the essay's ratio", lambda model, rl=rl: essay_ratio(rl, model)),
+            ("the essay's ratio", lambda model, rl=rl: essay_ratio(rl.p(model))),
         ):
             found = complete([a / b / law(model) if a and b else None for model, (a, b) in zip(models, paid, strict=True)])
             text = f"From {of_rung(cells, rung)}, are rollouts per label {name}?"
@@ -134,10 +134,10 @@ def reason_claims(cells: Cells, target: Target) -> list[Claim]:
 
 
 def transfer(cell: Cell, model: str, split: str) -> tuple[float, float] | None:
-    """Bits gained on other problems per held-out bit, and KL to the start, at the end of the runs that kept 90 % of the bits: means over training
-    seeds. None where no run did, or the split or the KL was not measured.
+    """Bits gained on other problems per held-out bit, and KL to the start, at the end of the runs that kept 90 % of the bits and still have them:
+    means over training seeds. None where no run did, or the split or the KL was not measured.
     """
-    runs = [run for run in cell.runs.get(model, []) if run.kept_at(NINE_TENTHS) is not None]
+    runs = [run for run in cell.runs.get(model, []) if run.kept_at(NINE_TENTHS) is not None and run.has_at_end(NINE_TENTHS)]
     runs = [run for run in runs if split in run.gains_elsewhere and run.kl_bits[-1] is not None]
     if not runs:
         return None
