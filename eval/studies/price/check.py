@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
-from scipy import stats
+from scipy import integrate, stats
 
 TARGETS = {"half of the bits": ("bits", 0.5), "90 % of the bits": ("bits", 0.9), "p = .5": ("p", 0.5), "p = .9": ("p", 0.9)}
 HALF, NINETY = TARGETS["half of the bits"], TARGETS["90 % of the bits"]
@@ -24,8 +24,8 @@ ORDER = "sft", *LEARNERS, "exact"
 UNITS = "flops", "samples", "updates"
 ELSEWHERE = "shifted", "other_operation", "other_format"  # one digit more, another operation, another format
 READINGS = {
-    "third": "README's words: censored at a third of what was spent",
-    "evaluation": "censored at the last evaluation up to a third",
+    "evaluation": "README's words: censored at the last evaluation up to a third of what was spent",
+    "third": "censored at a third of what was spent",
     "interpolated": "kept until three times the interpolated price, not three times the evaluation's",
 }
 DRAWS = 300
@@ -86,7 +86,7 @@ def kaplan_meier_median(prices):
 class Study:
     """The runs by cell: the same questions are asked of parts of the runs, and with other readings of README."""
 
-    def __init__(self, runs, reading="third"):
+    def __init__(self, runs, reading="evaluation"):
         self.runs, self.reading = runs, reading
         self.cells, starts = defaultdict(lambda: defaultdict(list)), defaultdict(dict)
         for run in runs:
@@ -187,7 +187,10 @@ def print_ratios(study):
     print("\n1. RL over SFT: FLOPs with a verdict, rollouts per label. 2. Rollouts per label times p, and over the essay's ratio")
     for rung, arm, target, label in study.cases():
         flops, logs = study.ratio(rung, arm, target, "flops"), study.logs(rung, arm, target, "samples")
-        about = {m: describe(r) for m, r in study.starts[rung].items()}
+        about = {
+            m: [math.log(form(np.exp2(r["log2_p_before"]))) for form in (one_over_p, essay_ratio)]
+            for m, r in study.starts[rung].items()
+        }
         over = [interval(None if v is None else v - about[m][i] for m, v in logs.items()) for i in (0, 1)]
         words = [f"{w} {show(x)} {verdict(x):12}" for w, x in zip(("x p", "/ essay"), over, strict=True)]
         print(label, "FLOPs", show(flops), f"{verdict(flops):12} samples {show(interval(logs.values()))}", *words)
@@ -196,19 +199,32 @@ def print_ratios(study):
 # 2: forms of rollouts per label
 
 
-def describe(run):
-    """Of a start: log 1/p and the log of the essay's ratio, from the exact p of every held-out problem."""
-    p = np.exp2(run["log2_p_before"])
+def one_over_p(p, *_):
+    return 1 / p.mean()
+
+
+def essay_ratio(p, *_):
     inside = p[(p > 0) & (p < 1)]
     entropy = -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside)).sum() / len(p)
-    return -math.log(p.mean()), math.log(-run["log2_p_before"].mean() / entropy)
+    return -np.log2(p).mean() / entropy
 
 
-def rollouts_per_informative_update(run):
-    p, batch = np.exp2(run["log2_p_before"]), run["settings"]["per_device_train_batch_size"]
-    size = run["settings"].get("num_generations") or 1
-    idle = (1 - p) ** size + (0 if run["arm"] == "reinforce" else p**size)  # without a baseline a group that passes is informative
-    return batch / (1 - idle.mean() ** (batch / size))
+def informative_over_labels(p, learner, sft):
+    """Rollouts per informative update over labels per update."""
+    batch, size = learner["settings"]["per_device_train_batch_size"], learner["settings"].get("num_generations") or 1
+    idle = (1 - p) ** size + (
+        0 if learner["arm"] == "reinforce" else p**size
+    )  # without a baseline a group that passes is informative
+    return batch / (1 - idle.mean() ** (batch / size)) / sft["settings"]["per_device_train_batch_size"]
+
+
+FORMS = {"1/p": one_over_p, "essay": essay_ratio, "informative": informative_over_labels}
+
+
+def on_the_way(form, run, share, *arms):
+    """Simpson's mean over the way from the start to the target, all problems' log p going up by the same share."""
+    remaining = np.linspace(1, 1 - share, 201)
+    return integrate.simpson([form(np.exp2(run["log2_p_before"] * r), *arms) for r in remaining], x=remaining) / -share
 
 
 def make_points(study, arm, target):
@@ -218,14 +234,21 @@ def make_points(study, arm, target):
         updates = study.logs(rung, arm, target, "updates")
         for model, log in study.logs(rung, arm, target, "samples").items():
             if log is not None:
-                sft, learner = (study.cells[rung, a][model][0] for a in ("sft", arm))
-                a, b = sft["settings"], learner["settings"]
-                x = dict(zip(("1/p", "essay"), describe(study.starts[rung][model]), strict=True))
-                x |= {"rung": rung, "model": model, "reason": sft["reason"], "arm": arm, "measured": log, "updates": updates[model]}
-                labels, x["rates"] = a["per_device_train_batch_size"], math.log(a["learning_rate"] / b["learning_rate"])
-                x["informative"] = math.log(rollouts_per_informative_update(learner) / labels)
-                x["batches"] = math.log(b["per_device_train_batch_size"] / labels)
-                points.append(x | {f"{k} x rates": x[k] + x["rates"] for k in ("informative", "batches")})
+                start, arms = study.starts[rung][model], [study.cells[rung, a][model][0] for a in (arm, "sft")]
+                x = {k: math.log(form(np.exp2(start["log2_p_before"]), *arms)) for k, form in FORMS.items()}
+                x |= {f"{k}, way": math.log(on_the_way(form, start, target[1], *arms)) for k, form in FORMS.items()}
+                x |= {
+                    "rung": rung,
+                    "model": model,
+                    "reason": start["reason"],
+                    "arm": arm,
+                    "measured": log,
+                    "updates": updates[model],
+                }
+                rl, sft = (run["settings"] for run in arms)
+                x["rates"] = math.log(sft["learning_rate"] / rl["learning_rate"])
+                x["batches"] = math.log(rl["per_device_train_batch_size"] / sft["per_device_train_batch_size"])
+                points.append(x | {f"{k} x rates": x[k] + x["rates"] for k in ("informative", "informative, way", "batches")})
     return points
 
 
@@ -244,7 +267,8 @@ def same(others, x, key):
     return [o for o in others if o[key] == x[key]]
 
 
-README_MODELS = {k: (lambda x, _, k=k: x[k]) for k in ("1/p", "essay", "informative", "informative x rates")} | {
+README_FORMS = *FORMS, "informative x rates", *(f"{k}, way" for k in FORMS), "informative, way x rates"
+README_MODELS = {k: (lambda x, _, k=k: x[k]) for k in README_FORMS} | {
     "null: constant": lambda x, o: mean_of(o),
     "null: rates": lambda x, o: fit_line(o, x, "rates"),
     "null: reason": lambda x, o: mean_of(same(o, x, "reason")),
@@ -300,7 +324,10 @@ def print_claim_2(study):
         points, per_model = {}, defaultdict(list)
         for rung in (r for r in study.starts if r in [f"latent {x}" for x in "IJBKL"]):
             logs = study.logs(rung, arm, NINETY, "flops")
-            predicted = [describe(study.starts[rung][m])[1] + flops_per_sample(study, rung, arm, m) for m in logs]
+            predicted = [
+                math.log(essay_ratio(np.exp2(study.starts[rung][m]["log2_p_before"]))) + flops_per_sample(study, rung, arm, m)
+                for m in logs
+            ]
             print(f"  {rung:15} {arm:10} {show(interval(logs.values()))} the essay's bits {show(interval(predicted))}")
             points |= {(rung, m): v for m, v in logs.items()}
         known, rungs = {k: v for k, v in points.items() if v is not None}, {r for r, _ in points}
@@ -335,7 +362,10 @@ def welch(a, b):
 
 def print_claim_12(study):
     print("\n6. Claim 12: bits elsewhere per held-out bit, GRPO minus SFT, at the end of runs that kept 90 % of the bits")
-    for word, held in (("as README has it", -math.inf), ("runs that hold 90 % at the end too", 0.9)):
+    for word, held in (
+        ("as README has it, runs that hold 90 % at the end too", 0.9),
+        ("runs that lost it again among them", -math.inf),
+    ):
         rows, ratios = defaultdict(lambda: defaultdict(list)), []
         for rung, model in ((rung, m) for rung, models in study.starts.items() for m in models):
             kept = []
