@@ -138,8 +138,12 @@ def errors_table(cells: dict[tuple[str, str], Cell]) -> Table:
 
 
 def short_tables(cells: dict[tuple[str, str], Cell]) -> list[Table]:
-    """The two short cells: what RL pays compared with SFT, by the length of the rollout and by the size of the vocabulary."""
-    titles = {"length": "One skill in answers of any length", "vocabulary": "An untrained model, and one token out of a vocabulary"}
+    """What RL pays compared with SFT at other rates, and in the two short cells: by the length of the rollout and by the size of the vocabulary."""
+    titles = {
+        "rate": "At a third of the learning rates",
+        "length": "One skill in answers of any length",
+        "vocabulary": "An untrained model, and one token out of a vocabulary",
+    }
     of_part = {part: {place: cell for place, cell in cells.items() if cell.first.tags.get("part") == part} for part in titles}
     return [replace(ratios_table(found), title=titles[part]) for part, found in of_part.items() if found]
 
@@ -208,7 +212,7 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
                 f"rollouts_per_label_{name}",
                 f"How many rollouts buy what one label buys, to {target.name}?",
                 lambda target=target: exchange_figure(points_of(cells, target), target),
-                "One point per pretraining seed and arm; lines: 1/p and the essay's ratio, nothing fitted.",
+                "One point per pretraining seed and arm. Lines, with nothing fitted: 1/p before training, its mean on the way to the target, in equal steps of log p, and the essay's ratio.",
             )
             for name, target in (("90", NINE_TENTHS), ("half", HALF))
         ],

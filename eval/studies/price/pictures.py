@@ -62,10 +62,14 @@ def _draw_price(axis, cell: Cell, target: Target) -> None:
 
 
 def exchange_figure(points: Sequence[Point], target: Target) -> Figure:
-    """Rollouts per label against the pass rate, one point per pretraining seed and arm, with 1/p and the essay's line."""
+    """Rollouts per label against the pass rate, one point per pretraining seed and arm, with 1/p, its mean on the way to the target, and the
+    essay's line.
+    """
     figure, axis = plt.subplots(figsize=(7, 4.6))
     p = np.geomspace(0.008, 0.985, 200)
-    axis.plot(p, 1 / p, color="black", linewidth=1, label="1/p")
+    axis.plot(p, 1 / p, color="black", linewidth=1, label="1/p before training")
+    way = (1 / p - p ** (target.share - 1)) / (target.share * np.log(1 / p))
+    axis.plot(p, way, color="black", linewidth=1, linestyle=":", label="1/p, mean on the way to the target")
     essay = surprisal_bits(p) / binary_entropy_bits(p)
     axis.plot(p, essay, color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
     for point in points:
@@ -77,6 +81,6 @@ def exchange_figure(points: Sequence[Point], target: Target) -> Figure:
         plt.Line2D([], [], linestyle="none", marker="o", color=GREY, fillstyle=f, label=n)
         for f, n in (("full", "latent"), ("none", "unacquired"))
     ]
-    axis.legend(handles=[*axis.get_lines()[:2], *handles], fontsize=9, ncols=2)
+    axis.legend(handles=[*axis.get_lines()[:3], *handles], fontsize=9, ncols=2)
     axis.set(xscale="log", yscale="log", xlabel="exact pass rate p before training", ylabel=f"rollouts per label, to {target.name}")
     return figure
