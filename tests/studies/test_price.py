@@ -1,10 +1,12 @@
 """Prices of kept targets on made-up runs of which the truth is known, and their page from a packed record."""
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.records import RecordError
@@ -19,11 +21,13 @@ from bitsample_llm.report.prices import (
     priced_run,
     read_prices,
 )
+from eval.both_regimes import both_regimes_figure
 from eval.studies.price.__main__ import price_study
 from eval.studies.price.cells import FORMS, cells_of, form_errors, points_of, ratio, rollouts_per_informative_update
 from eval.studies.price.claims import claims_of
 
 BUDGET = 1e11
+RECORDS = REPOSITORY / "eval" / "records"
 RUNGS = {
     "latent E": ("latent", 0.1, "abc"),
     "latent C": ("latent", 0.5, "abc"),
@@ -193,6 +197,15 @@ def test_the_page_of_a_packed_record_is_that_of_its_runs(tmp_path):
         assert picture.draw().axes
     with pytest.raises(RecordError, match="no run directory"):
         read_prices([tmp_path])
+
+
+def test_both_regimes_are_drawn_from_two_results():
+    (record,) = sorted(RECORDS.glob("*_exchange"))[-1:]
+    exchange = json.loads((record / "results.json").read_text())
+    price = price_study(made_runs(), "made here").results
+    left, right = both_regimes_figure(exchange, price).axes
+    drawn = [line for line in right.get_lines() if line.get_markersize() == 7]
+    assert len(left.get_lines()) > 10 and len(drawn) == 3 * 4  # arms of RL, starts
 
 
 def test_a_recorded_run_is_priced_as_it_was_recorded(tmp_path):

@@ -222,6 +222,15 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
                 f"{rung}, {arm}": {t.name: cell.prices(t).fields() for t in TARGETS if not cell.has_before(t)}
                 for (rung, arm), cell in cells.items()
             },
+            "rollouts_per_label": {
+                target.name: {
+                    f"{rung}, {arm}": ratio(cell, cells[rung, "sft"], target, "samples").fields()
+                    for (rung, arm), cell in cells.items()
+                    if arm in RL and (rung, "sft") in cells and not cell.has_before(target)
+                }
+                for target in (NINE_TENTHS, HALF)
+            },
+            "starts": {cell.rung: {"reason": cell.reason, "mean_pass_rate": cell.mean_pass_rate} for cell in cells.values()},
             "form_errors": {target.name: form_errors(points_of(cells, target)) for target in (NINE_TENTHS, HALF)},
         },
     )

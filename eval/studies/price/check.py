@@ -1,6 +1,6 @@
 """A second program for the price study, written from README.md alone; it shares no code with the study, so that an error would have to be made twice.
 
-Usage: python eval/studies/price/check.py FOLDER [--results results.json]; FOLDER holds a lines.parquet, whose rows are runs.
+Usage: python -m eval.studies.price.check FOLDER [--results results.json]; FOLDER holds a lines.parquet, whose rows are runs.
 After the study's statistics it prints what would speak against its sentences: other targets, other null models, fewer seeds, other intervals.
 """
 
@@ -8,158 +8,37 @@ import argparse
 import json
 import math
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
-from scipy import integrate, stats
+from scipy import stats
 
-TARGETS = {"half of the bits": ("bits", 0.5), "90 % of the bits": ("bits", 0.9), "p = .5": ("p", 0.5), "p = .9": ("p", 0.9)}
-HALF, NINETY = TARGETS["half of the bits"], TARGETS["90 % of the bits"]
-HEADLINE = ("90 % of the bits", NINETY), ("half of the bits", HALF)
-RL = "grpo", "rloo", "reinforce"
-LEARNERS = *RL, "dr_grpo", "rejection"
-ORDER = "sft", *LEARNERS, "exact"
-UNITS = "flops", "samples", "updates"
-ELSEWHERE = "shifted", "other_operation", "other_format"  # one digit more, another operation, another format
-READINGS = {
-    "evaluation": "README's words: censored at the last evaluation up to a third of what was spent",
-    "third": "censored at a third of what was spent",
-    "interpolated": "kept until three times the interpolated price, not three times the evaluation's",
-}
-DRAWS = 300
-
-
-# Runs and prices
-
-
-def read_runs(folder):
-    runs = []
-    for line in pyarrow.parquet.read_table(folder / "lines.parquet").to_pylist():
-        run = line | {k: json.loads(line[k] or "{}") for k in ("tags", "settings", "gains_elsewhere")}
-        run |= {k: run["tags"].get(k, "unknown") for k in ("rung", "model", "reason")}
-        run |= {k: np.array(run[k], dtype=float) for k in (*UNITS, "log2_p", "pass_rate", "kl_bits", "log2_p_before")}
-        if "sgd" in run["settings"].get("optim", "") and "sgd" not in run["arm"]:
-            run["arm"] += "_sgd"
-        if len(run["flops"]) > 1 and not run["tags"].get("part"):  # parts: rollout length and vocabulary, other questions
-            runs.append(run)
-    return runs
-
-
-def find_price(run, target, keep, reading):
-    """Per unit (what was spent, whether that is a price); where it is none the price is taken to lie above."""
-    values, level = run["pass_rate"], target[1]
-    if target[0] == "bits":
-        values, level = run["log2_p"], (1 - level) * run["log2_p_before"].mean()
-    flops = run["flops"]
-    for i in range(1, len(values)):
-        if values[i - 1] < level <= values[i]:
-            # A run that had diverged has no number before: then the evaluation itself is the price.
-            part = (level - values[i - 1]) / (values[i] - values[i - 1]) if math.isfinite(values[i - 1]) else 1.0
-            spent = {u: run[u][i - 1] + part * (run[u][i] - run[u][i - 1]) for u in UNITS}
-            until = keep * (spent["flops"] if reading == "interpolated" else flops[i])
-            if until > flops[-1]:  # nobody saw whether it is kept
-                break
-            if (values[i:][flops[i:] <= until] >= level).all():
-                return {u: (max(x, run[u][1] / run["updates"][1]), True) for u, x in spent.items()}  # at least one update
-    last = flops[-1] / keep
-    last = flops[flops <= last][-1] if reading == "evaluation" else last
-    return {u: (float(np.interp(last, flops, run[u])), False) for u in UNITS}
-
-
-def holds_before(run, target):
-    return target[0] == "p" and run["pass_rate"][0] >= target[1]
-
-
-def kaplan_meier_median(prices):
-    """The first time at which no more than half are left, None where that is never seen; what is censored at a time outlives its events."""
-    survival, left = 1.0, len(prices)
-    for spent, is_price in sorted(prices, key=lambda x: (x[0], not x[1])):
-        survival *= 1 - 1 / left if is_price else 1
-        if survival <= 0.5 + 1e-12:
-            return spent
-        left -= 1
-    return None
-
-
-class Study:
-    """The runs by cell: the same questions are asked of parts of the runs, and with other readings of README."""
-
-    def __init__(self, runs, reading="evaluation"):
-        self.runs, self.reading = runs, reading
-        self.cells, starts = defaultdict(lambda: defaultdict(list)), defaultdict(dict)
-        for run in runs:
-            self.cells[run["rung"], run["arm"]][run["model"]].append(run)
-            starts[run["rung"]][run["model"]] = run
-        self.p = {rung: float(np.mean([r["pass_rate"][0] for r in models.values()])) for rung, models in starts.items()}
-        self.reason = {rung: next(iter(models.values()))["reason"] for rung, models in starts.items()}
-        self.starts = {rung: starts[rung] for rung in sorted(starts, key=lambda r: (self.reason[r], -self.p[r]))}
-        self.prices, self.logs = cache(self.prices), cache(self.logs)
-
-    def arms(self, rung):
-        arms = (a for r, a in self.cells if r == rung)
-        return sorted(arms, key=lambda a: (ORDER.index(a) if a in ORDER else len(ORDER), a))
-
-    def prices(self, rung, arm, target, keep=3.0):
-        """Pretraining seed -> prices of its runs; nothing where the target holds before at one of them."""
-        models = self.cells.get((rung, arm), {})
-        if any(holds_before(r, target) for runs in models.values() for r in runs):
-            return {}
-        return {m: [find_price(r, target, keep, self.reading) for r in runs] for m, runs in models.items()}
-
-    def medians(self, rung, arm, target, unit, keep=3.0):
-        return {m: kaplan_meier_median([x[unit] for x in ps]) for m, ps in self.prices(rung, arm, target, keep).items()}
-
-    def price(self, rung, arm, target, unit):
-        return interval(math.log(x) if x else None for x in self.medians(rung, arm, target, unit).values())
-
-    def logs(self, rung, arm, target, unit, keep=3.0):
-        """Pretraining seed -> log of RL over SFT; None where a median is not reached."""
-        sft, learner = (self.medians(rung, a, target, unit, keep) for a in ("sft", arm))
-        return {m: math.log(learner[m] / sft[m]) if sft[m] and learner[m] else None for m in sorted(sft.keys() & learner)}
-
-    def ratio(self, rung, arm, target, unit, keep=3.0):
-        return interval(self.logs(rung, arm, target, unit, keep).values())
-
-    def places(self):
-        return [(rung, arm) for rung in self.starts for arm in self.arms(rung)]
-
-    def cases(self):
-        """(rung, arm of RL, target, beginning of a line) of the headline questions, at all rungs."""
-        for rung, arm in self.places():
-            for name, target in HEADLINE if arm in RL else ():
-                yield rung, arm, target, f"  {rung:15} {arm:10} {name:17}"
-
-
-def mean_and_half(values):
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else math.nan
-    return (float(np.mean(values)) if len(values) else math.nan), float(half)
-
-
-def interval(logs):
-    """Geometric mean and its 95 % t interval; None where one of the logs is missing."""
-    logs = list(logs)
-    if not logs or None in logs:
-        return None
-    mean, half = mean_and_half(logs)
-    return tuple(math.exp(min(mean + x, 700.0)) for x in (0.0, -half, half))
-
-
-def show(x):
-    return f"{'not measured':30}" if x is None else f"{x[0]:9.4g} [{x[1]:8.3g}, {x[2]:8.3g}]"
-
-
-def short(x):
-    return "-" if x is None else f"{x[0]:.3g}"
-
-
-def verdict(x, margin=1.25):
-    if x is None or math.isnan(x[1]):
-        return "not measured" if x is None else "one model"
-    inside = "the same" if x[1] >= 1 / margin and x[2] <= margin else "open"
-    return "more" if x[1] > margin else "less" if x[2] < 1 / margin else inside
-
+from eval.studies.price.check_break import (
+    try_bootstrap,
+    try_decomposition,
+    try_fewer_seeds,
+    try_floor,
+    try_null_models,
+    try_other_targets,
+    try_readings,
+    try_slope,
+)
+from eval.studies.price.check_forms import README_MODELS, essay_ratio, one_over_p, print_errors
+from eval.studies.price.check_prices import (
+    ELSEWHERE,
+    HALF,
+    NINETY,
+    READINGS,
+    TARGETS,
+    Study,
+    flops_per_sample,
+    interval,
+    kaplan_meier_median,
+    mean_and_half,
+    read_runs,
+    show,
+    verdict,
+)
 
 # 1: prices
 
@@ -196,126 +75,7 @@ def print_ratios(study):
         print(label, "FLOPs", show(flops), f"{verdict(flops):12} samples {show(interval(logs.values()))}", *words)
 
 
-# 2: forms of rollouts per label
-
-
-def one_over_p(p, *_):
-    return 1 / p.mean()
-
-
-def essay_ratio(p, *_):
-    inside = p[(p > 0) & (p < 1)]
-    entropy = -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside)).sum() / len(p)
-    return -np.log2(p).mean() / entropy
-
-
-def informative_over_labels(p, learner, sft):
-    """Rollouts per informative update over labels per update."""
-    batch, size = learner["settings"]["per_device_train_batch_size"], learner["settings"].get("num_generations") or 1
-    idle = (1 - p) ** size + (
-        0 if learner["arm"] == "reinforce" else p**size
-    )  # without a baseline a group that passes is informative
-    return batch / (1 - idle.mean() ** (batch / size)) / sft["settings"]["per_device_train_batch_size"]
-
-
-FORMS = {"1/p": one_over_p, "essay": essay_ratio, "informative": informative_over_labels}
-
-
-def on_the_way(form, run, share, *arms):
-    """Simpson's mean over the way from the start to the target, all problems' log p going up by the same share."""
-    remaining = np.linspace(1, 1 - share, 201)
-    return integrate.simpson([form(np.exp2(run["log2_p_before"] * r), *arms) for r in remaining], x=remaining) / -share
-
-
-def make_points(study, arm, target):
-    """One point per (rung, pretraining seed) with both prices: the log of rollouts per label, and of what might predict it."""
-    points = []
-    for rung in study.starts:
-        updates = study.logs(rung, arm, target, "updates")
-        for model, log in study.logs(rung, arm, target, "samples").items():
-            if log is not None:
-                start, arms = study.starts[rung][model], [study.cells[rung, a][model][0] for a in (arm, "sft")]
-                x = {k: math.log(form(np.exp2(start["log2_p_before"]), *arms)) for k, form in FORMS.items()}
-                x |= {f"{k}, way": math.log(on_the_way(form, start, target[1], *arms)) for k, form in FORMS.items()}
-                x |= {
-                    "rung": rung,
-                    "model": model,
-                    "reason": start["reason"],
-                    "arm": arm,
-                    "measured": log,
-                    "updates": updates[model],
-                }
-                rl, sft = (run["settings"] for run in arms)
-                x["rates"] = math.log(sft["learning_rate"] / rl["learning_rate"])
-                x["batches"] = math.log(rl["per_device_train_batch_size"] / sft["per_device_train_batch_size"])
-                points.append(x | {f"{k} x rates": x[k] + x["rates"] for k in ("informative", "informative, way", "batches")})
-    return points
-
-
-def mean_of(points, offset=None):
-    return float(np.mean([x["measured"] - (x[offset] if offset else 0) for x in points])) if points else math.nan
-
-
-def fit_line(others, x, key):
-    known = [o[key] for o in others]
-    if not known or np.ptp(known) < 1e-9:
-        return math.nan  # no line to be had
-    return float(np.polyval(np.polyfit(known, [o["measured"] for o in others], 1), x[key]))
-
-
-def same(others, x, key):
-    return [o for o in others if o[key] == x[key]]
-
-
-README_FORMS = *FORMS, "informative x rates", *(f"{k}, way" for k in FORMS), "informative, way x rates"
-README_MODELS = {k: (lambda x, _, k=k: x[k]) for k in README_FORMS} | {
-    "null: constant": lambda x, o: mean_of(o),
-    "null: rates": lambda x, o: fit_line(o, x, "rates"),
-    "null: reason": lambda x, o: mean_of(same(o, x, "reason")),
-}
-OTHER_MODELS = {
-    "batches": lambda x, o: x["batches"],
-    "updates": lambda x, o: x["updates"],
-    "rate x updates constant": lambda x, o: x["batches x rates"] + mean_of(o, "batches x rates"),
-    "power of p": lambda x, o: fit_line(o, x, "1/p"),
-    "1/p x constant": lambda x, o: x["1/p"] + mean_of(o, "1/p"),
-    "the arm elsewhere": lambda x, o: mean_of(same(o, x, "arm")),
-    "the rung elsewhere": lambda x, o: mean_of(same(same(o, x, "arm"), x, "rung")),
-}
-
-
-def rms_errors(points, models):
-    """Whatever is fitted is judged at a pretraining seed that it has not seen."""
-    errors = defaultdict(list)
-    for x in points:
-        others = [y for y in points if y["model"] != x["model"]]
-        for word, model in models.items():
-            error = model(x, others) - x["measured"]
-            errors[word] += [error] if math.isfinite(error) else []
-    return {w: (float(np.sqrt(np.mean(np.square(e)))), len(e)) for w, e in errors.items() if e}
-
-
-def print_errors(study, models, title):
-    print(f"\n{title}: root mean square log error (points), per arm and over all three")
-    for name, target in HEADLINE:
-        per_arm = {arm: make_points(study, arm, target) for arm in RL}
-        for arm, points in (*per_arm.items(), ("all three", [x for some in per_arm.values() for x in some])):
-            found = rms_errors(points, models)
-            print(f"  {arm:10} {name:17}", "; ".join(f"{w} {e:.3f} ({n})" for w, (e, n) in found.items()))
-            # a line that could be drawn at some of the points only is judged on others than the forms
-            nulls = [e for w, (e, n) in found.items() if w.startswith("null") and n == len(points)]
-            if nulls:
-                forms = [w for w, (e, _) in found.items() if not w.startswith("null") and e < min(nulls)]
-                print(f"{'':31} below every null model of README:", ", ".join(forms) or "none")
-
-
 # 3, 4, 6: single claims
-
-
-def flops_per_sample(study, rung, arm, model):
-    """RL over SFT, log, over whole runs, whatever was reached."""
-    sft, learner = ([r["flops"][-1] / r["samples"][-1] for r in study.cells[rung, a][model]] for a in ("sft", arm))
-    return math.log(np.median(learner) / np.median(sft))
 
 
 def print_claim_2(study):
@@ -387,122 +147,6 @@ def print_claim_12(study):
 
 def gain_per_bit(run, split):
     return run["gains_elsewhere"].get(split, math.nan) / (run["log2_p"][-1] - run["log2_p"][0])
-
-
-# What would speak against the sentences
-
-
-def cheapest_arm(study, rung):
-    found = {a: x[0] for a in study.arms(rung) if a in LEARNERS and (x := study.ratio(rung, a, NINETY, "flops"))}
-    return min(found, key=found.get) if found else "reinforce"
-
-
-def try_other_targets(study):
-    shares = 0.25, 0.5, 0.75, 0.9, 0.95
-    print("\na. Rollouts per label | FLOPs ratio at shares of the bits", *shares, "for reinforce and the cheapest arm")
-    print("   (a run ends at three times its last price, so what is kept for longer, or at .95, is censored by early success)")
-    for rung in study.starts:
-        for arm in {a: 0 for a in ("reinforce", cheapest_arm(study, rung)) if a in study.arms(rung)}:
-            for keep in (1.0, 2.0, 3.0, 5.0):
-                rows = [[study.ratio(rung, arm, ("bits", s), u, keep) for s in shares] for u in ("samples", "flops")]
-                cells = [" ".join(f"{short(x):>6}" for x in row) for row in rows]
-                print(f"  {rung:15} {arm:10} kept until {keep:.0f} times", " | ".join(cells))
-
-
-def try_null_models(study):
-    print_errors(study, OTHER_MODELS, "b. Other models (what is measured has the updates in it, so those are no forecast)")
-    print("b. Spread over rungs, sd of ln, of what is spent at a target; is rate x updates a constant?")
-    for arm in (a for a in ORDER if any(a in study.arms(r) for r in study.starts)):
-        for name, target in HEADLINE:
-            rungs = [r for r in study.starts if study.price(r, arm, target, "updates")]
-            logs = {u: [math.log(study.price(r, arm, target, u)[0]) for r in rungs] for u in UNITS}
-            rates = [next(iter(study.cells[r, arm].values()))[0]["settings"]["learning_rate"] for r in rungs]
-            logs["rate x updates"] = [x + math.log(rate) for x, rate in zip(logs["updates"], rates, strict=True)]
-            words = [f"{w} {np.std(v, ddof=1):.2f}" for w, v in logs.items() if len(v) > 1]
-            products = [f"{r} {math.exp(v):.2g}" for r, v in zip(rungs, logs["rate x updates"], strict=True)]
-            print(f"  {arm:10} {name:17}", ", ".join(words), "; it is", ", ".join(products) or "not measured")
-
-
-def try_fewer_seeds(study):
-    print("\nc. Without one pretraining seed, and with half of the training seeds: rollouts per label, FLOPs ratio, its verdict")
-    parts = {f"without {x}": [r for r in study.runs if r["model"] != x] for x in sorted({r["model"] for r in study.runs})}
-    parts |= {f"{w} seeds": [r for r in study.runs if r["seed"] % 2 == i] for i, w in enumerate(("even", "odd"))}
-    parts = {w: Study(runs, study.reading) for w, runs in parts.items()}
-    for rung, arm, target, label in study.cases():
-        words, moves, whole = [], {"samples": 1.0, "flops": 1.0}, {u: study.ratio(rung, arm, target, u) for u in UNITS[:2]}
-        for word, part in parts.items():
-            if word.removeprefix("without ") in (*study.starts[rung], "even seeds", "odd seeds"):
-                found = {u: part.ratio(rung, arm, target, u) for u in moves}
-                words.append(f"{word} {short(found['samples'])} {short(found['flops'])} {verdict(found['flops'])}")
-                for u, x in found.items():
-                    moves[u] = max(moves[u], math.exp(abs(math.log(x[0] / whole[u][0])))) if x and whole[u] else moves[u]
-        most = f"move by up to {moves['samples']:.2f} {moves['flops']:.2f}" if whole["flops"] else "not measured"
-        print(label, f"{most};", "; ".join(words))
-
-
-def draw_median(random, prices):
-    return kaplan_meier_median([prices[i]["flops"] for i in random.integers(len(prices), size=len(prices))])
-
-
-def try_bootstrap(study):
-    print(f"\nd. FLOPs ratio: t interval, and bootstrap over training seeds ({DRAWS} draws; share of them with a ratio)")
-    random = np.random.default_rng(0)
-    for rung, arm, target, label in study.cases():
-        sft, learner = (study.prices(rung, a, target) for a in ("sft", arm))
-        draws, models = [], sorted(sft.keys() & learner)
-        for _ in range(DRAWS if models else 0):
-            pairs = [(draw_median(random, learner[m]), draw_median(random, sft[m])) for m in models]
-            draws += [np.mean([math.log(a / b) for a, b in pairs])] if all(map(all, pairs)) else []
-        known, ends = study.ratio(rung, arm, target, "flops"), np.exp(np.percentile(draws, [50, 2.5, 97.5])) if draws else None
-        print(label, "t", show(known), f"{verdict(known):12} bootstrap", show(ends), f"{len(draws) / DRAWS:.2f} {verdict(ends)}")
-
-
-def try_floor(study):
-    print("\ne. The floor: median prices of at most two updates at a pretraining seed")
-    for rung, arm in study.places():
-        for name, target in TARGETS.items():
-            found = study.medians(rung, arm, target, "updates")
-            low = [f"{m} {x:.2f}" for m, x in found.items() if x and x <= 2]
-            if low:
-                print(f"  {rung:15} {arm:11} {name:17} {len(low)} of {len(found)}:", ", ".join(low))
-
-
-def try_decomposition(study):
-    print("\nf. FLOPs ratio = rollouts per label x FLOPs of a rollout over a label; and the latter over whole runs, to the end")
-    for rung, arm, target, label in study.cases():
-        flops, samples = (study.ratio(rung, arm, target, u) for u in ("flops", "samples"))
-        if flops and samples:
-            whole = [flops_per_sample(study, rung, arm, m) for m in study.logs(rung, arm, target, "flops")]
-            part = flops[0] / samples[0]
-            print(label, f"{flops[0]:8.3g} = {samples[0]:8.3g} x {part:.3f}; whole runs {math.exp(np.mean(whole)):.3f}")
-
-
-def try_slope(study):
-    print("\ng. Slope of ln rollouts per label on ln 1/p over latent rungs, per pretraining seed (rungs); a law of 1/p has 1")
-    for arm in RL:
-        for name, target in HEADLINE:
-            points, slopes = [x for x in make_points(study, arm, target) if x["reason"] == "latent"], {}
-            for model in sorted({x["model"] for x in points}):
-                pairs = np.array([(x["1/p"], x["measured"]) for x in points if x["model"] == model])
-                if len(pairs) > 1:
-                    slopes[f"{model} ({len(pairs)})"] = float(np.polyfit(*pairs.T, 1)[0])
-            mean, half = mean_and_half(list(slopes.values()))
-            latent = [r for r in study.starts if study.reason[r] == "latent"]
-            missing = sum(v is None for r in latent for v in study.logs(r, arm, target, "samples").values())
-            words = ", ".join(f"{w} {v:.2f}" for w, v in slopes.items())
-            print(f"  {arm:10} {name:17} {mean:5.2f} +- {half:.2f}: {words}; {missing} points without a price")
-
-
-def try_readings(study):
-    print("\nh. Prices in FLOPs that another reading of README changes by more than 2 %, or makes or unmakes")
-    others = {reading: Study(study.runs, reading) for reading in READINGS if reading != study.reading}
-    for rung, arm in study.places():
-        for name, target in TARGETS.items():
-            a = study.price(rung, arm, target, "flops")
-            for reading, other in others.items():
-                b = other.price(rung, arm, target, "flops")
-                if (a is None) != (b is None) or (a and abs(a[0] / b[0] - 1) > 0.02):
-                    print(f"  {rung:15} {arm:11} {name:17} {show(a)} {READINGS[reading]}: {show(b)}")
 
 
 # Against the study's numbers
