@@ -135,14 +135,14 @@ def median_price(prices: Sequence[tuple[float, bool]]) -> float | None:
 
 def mean_log_price(run: PricedRun) -> float:
     """What a search makes small: the mean over the targets of the log of the price in FLOPs. A target that was not reached and kept counts as
-    three times the budget (where there is none, of what was spent), times e to the share of it that is missing in the end.
+    three times the budget (where there is none, of what was spent), times e to the share of it that is missing in the end, more than 1 where bits were lost.
     """
     missed, scores = math.log(KEEP_FOR * (run.flop_budget or run.flops[-1])), []
     for target in TARGETS:
         values, level = run.level(target)
         price, is_reached = run.price(target)
         if not run.has_before(target):
-            share = np.clip((values[-1] - values[0]) / (level - values[0]), 0, 1)
+            share = min((values[-1] - values[0]) / (level - values[0]), 1)
             scores.append(math.log(price) if is_reached else missed + 1 - share)
     return float(np.mean(scores))
 

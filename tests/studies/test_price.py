@@ -114,6 +114,8 @@ def test_a_search_prefers_what_got_there_and_then_what_came_nearer():
     early, late = (made_run("latent E", "a", "sft", 1, price) for price in (1e9, 1e10))
     never = made_run("latent E", "a", "sft", 1, 1e12)
     assert mean_log_price(early) < mean_log_price(late) < mean_log_price(never)
+    lost = replace(never, log2_p=[*never.log2_p[:-1], 2 * never.log2_p[0]])
+    assert mean_log_price(never) < mean_log_price(lost)
     near = made_run("latent E", "a", "sft", 1, 0.5 * BUDGET)  # not known to be kept
     assert mean_log_price(near) < mean_log_price(never)
 
