@@ -196,7 +196,7 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
             )
             for cell, found in told[:3]
         ],
-        sentences=[claim.sentence("pretraining seeds") for claim in claims if not claim.verdict.startswith("undecided")][:6],
+        sentences=[claim.sentence("pretraining seeds") for claim in claims if not claim.verdict.startswith("undecided")][:4],
         claims=claims,
         tables=[
             prices_table(cells),
