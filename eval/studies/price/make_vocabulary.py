@@ -4,7 +4,8 @@
 
 Sixteen prompts of one token, each with an answer drawn from V tokens; a Llama of two layers without training gives every token about 1/V. SFT and
 a policy gradient without a baseline, through TRL's trainers; what is scored are the prompts themselves, since there is nothing to generalise. The learning rate is that whose worse
-of two tuning seeds has the lower mean log price. A seed is a model's initialisation too. Runs go to `lines.parquet`.
+of two tuning seeds has the lower mean log price. A seed is a model's initialisation too. The runs of a cell (vocabulary
+and arm) go to a folder of their own; what is there is not run again.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.records.glossary import TRAINING_PHASES
-from bitsample_llm.report.prices import KEEP_FOR, TARGETS, PricedRun, mean_log_price, pack_prices
+from bitsample_llm.report.prices import KEEP_FOR, PACKED, TARGETS, PricedRun, mean_log_price, pack_prices
 from bitsample_llm.training.objectives import SkippingReinforceTrainer
 
 VOCABULARIES = (16, 64, 256, 1024)
@@ -165,12 +166,14 @@ def main() -> None:
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
-    runs = []
     for size, arm in tqdm(list(itertools.product(options.vocabularies, BATCH_SIZE)), unit="cell"):
+        folder = options.output_dir / f"{size}-{arm}"
+        if (folder / PACKED).is_file():
+            continue
         scores = {rate: max(mean_log_price(trained(size, arm, rate, seed)) for seed in TUNING_SEEDS) for rate in RATES}
         rate = min(scores, key=scores.get)
-        runs += [trained(size, arm, rate, seed) for seed in SEEDS]
-    pack_prices([replace(run, flop_budget=KEEP_FOR * run.flops[-1]) for run in runs], options.output_dir)
+        runs = [trained(size, arm, rate, seed) for seed in SEEDS]
+        pack_prices([replace(run, flop_budget=KEEP_FOR * run.flops[-1]) for run in runs], folder)
 
 
 if __name__ == "__main__":
