@@ -53,7 +53,7 @@ def test_all_prompts_of_a_run_begin_with_the_same_solved_training_problems(chat_
 
 
 def test_a_shot_is_no_problem_of_any_set(chat_model):
-    _, problems = prepared(chat_model, num_heldout_problems=8)  # as many as are trained on, which are a set too
+    _, problems = prepared(chat_model, num_heldout_problems=8, difficulty=2)  # as many as are trained on, which are a set too
     shown = set(problems.data["shots"]["problem_ids"])
     sets = [problems.train, *problems.evaluation_sets.values()]
     assert not shown & {problem.problem_id for part in sets for problem in part}
