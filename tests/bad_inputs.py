@@ -428,7 +428,7 @@ CASES = [
     ("sft --mark ''", "unknown author mark ''"),
     ("sft --shots -1", "--shots must be at least 0, got -1"),
     ("sft --shots 16", "--shots 16 needs more than 16 training problems, got 16"),
-    ("sft --shots 2", "the tokenizer cannot write the separator '\\n': name another, --shot_separator TEXT"),
+    ("sft --shots 2 --shot_separator '|'", "the tokenizer cannot write the separator '|': name another, --shot_separator TEXT"),
     ("measure --shots 2", "--shots takes neither --probe_shots nor --probe_mark"),
     ("sft --task sorting", "unknown task 'sorting'; known: addition"),
     ("sft --answer_format roman", "unknown answer format 'roman'"),
