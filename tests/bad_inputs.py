@@ -593,6 +593,7 @@ CASES = [
     ("sft --dataset {scalar_json}", "cannot be read"),
     ("sft --dataset {broken_json}", "cannot be read"),
     ("noise --dataset {rows}", "--dataset"),
+    ("noise --shots 2", "--shots"),
     # the other recipes
     ("measure --num_generations 7", "--num_generations must be even and at least 4"),
     ("measure --batch_size 0", "--batch_size must be at least 1, got 0"),

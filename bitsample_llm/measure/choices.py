@@ -38,7 +38,7 @@ class MeasureChoices:
 
 
 def check_choices(choices: MeasureChoices, num_processes: int, num_shots: int = 0) -> None:
-    """Refuse what cannot be measured: a ValueError names the option. `num_shots` solved problems are before every prompt already."""
+    """Refuse what cannot be measured: a ValueError names the option. `num_shots` solved problems stand before every prompt already."""
     check_output_dir(choices.output_dir)
     if choices.resume_from_checkpoint not in (None, "last"):
         raise ValueError(f"--resume_from_checkpoint takes last, got {choices.resume_from_checkpoint!r}")

