@@ -26,7 +26,7 @@ _LIMITS: dict[str, Callable[[float], bool]] = {
 }
 _OPTIONS = {
     "at least 0": "learning_rate weight_decay adam_epsilon max_grad_norm beta epsilon epsilon_high delta top_k problem_seed "
-    "save_ladder num_kl_problems probe_learning_rate probe_shots probe_updates warmup_steps",
+    "save_ladder num_kl_problems probe_learning_rate probe_shots probe_updates shots warmup_steps",
     "at least 1": "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps max_length "
     "dataset_num_proc rollouts_per_prompt num_train_problems num_heldout_problems num_evaluations num_eval_rollouts max_eval_tokens "
     "difficulty generation_batch_size steps_per_generation num_iterations max_completion_length lora_r lora_alpha batch_size "

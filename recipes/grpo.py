@@ -43,7 +43,7 @@ def main() -> None:
         if end.stop is not None and args.use_vllm:
             raise ValueError("--stop needs generation by transformers: set use_vllm to false")
         reserved = args.max_completion_length
-        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=reserved, end=end)
+        problems = problems_for_model(problems, model, tokenizer, study, reserved=reserved, end=end)
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed, end)
         check_completion_length(args.max_completion_length, tokenizer, problems.train, end)

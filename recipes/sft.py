@@ -57,7 +57,7 @@ def main() -> None:
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
         end = declared_end(study, model, tokenizer)
-        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, max_length=args.max_length, end=end)
+        problems = problems_for_model(problems, model, tokenizer, study, max_length=args.max_length, end=end)
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed, end)
         study.arm = study.arm or choices.objective or ("sft" if choices.labels == "answers" else "sft_passing")

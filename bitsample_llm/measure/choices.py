@@ -37,13 +37,15 @@ class MeasureChoices:
         return dataclasses.asdict(self)
 
 
-def check_choices(choices: MeasureChoices, num_processes: int) -> None:
-    """Refuse what cannot be measured: a ValueError names the option."""
+def check_choices(choices: MeasureChoices, num_processes: int, num_shots: int = 0) -> None:
+    """Refuse what cannot be measured: a ValueError names the option. `num_shots` solved problems stand before every prompt already."""
     check_output_dir(choices.output_dir)
     if choices.resume_from_checkpoint not in (None, "last"):
         raise ValueError(f"--resume_from_checkpoint takes last, got {choices.resume_from_checkpoint!r}")
     if choices.num_generations < 4 or choices.num_generations % 2:
         raise ValueError(f"--num_generations must be even and at least 4, for two halves, got {choices.num_generations}")
+    if num_shots and (choices.probe_shots or choices.probe_mark):
+        raise ValueError("--shots takes neither --probe_shots nor --probe_mark beside it: set --probe_shots 0 --probe_mark ''")
     parts = math.lcm(PROBE_GROUP_SIZE, num_processes)
     if choices.probe_rollouts_per_update < 1 or choices.probe_rollouts_per_update % parts:
         raise ValueError(f"--probe_rollouts_per_update must be a multiple of {parts}, got {choices.probe_rollouts_per_update}")

@@ -100,7 +100,7 @@ def main() -> None:
         study, choices, model_args = OneLineParser((RunArguments, MeasureChoices, ModelConfig)).parse_args_and_config()
         accelerator = Accelerator(cpu=choices.use_cpu)
         report_processes()
-        check_choices(choices, accelerator.num_processes)
+        check_choices(choices, accelerator.num_processes, study.shots)
         if model_args.use_peft:
             raise ValueError("--use_peft: measure prices full training and trains no adapter; leave it out")
         run_dir = Path(choices.output_dir)
@@ -113,7 +113,7 @@ def main() -> None:
         max_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         end = declared_end(study, model, tokenizer)
         reserved = choices.max_completion_length
-        problems = problems_for_model(problems, model, tokenizer, study.prompt_format, reserved=reserved, end=end)
+        problems = problems_for_model(problems, model, tokenizer, study, reserved=reserved, end=end)
         check_completion_length(choices.max_completion_length, tokenizer, problems.train, end)
         probes = asked_otherwise(choices, problems.train, tokenizer, max_tokens, end)
         ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": end.token_ids}

@@ -20,6 +20,7 @@ from bitsample_llm.scoring.likelihood import encode_answer
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
+from bitsample_llm.training.prompt_format import after_shots, can_write, check_shots
 from bitsample_llm.training.rewards import OutcomeReward
 
 PROBE_GROUP_SIZE = 8  # rollouts per group of the short GRPO run
@@ -50,34 +51,24 @@ def shot_separator(tokenizer, stop: str | None = None) -> str:
     """What separates solved examples: an empty line, or the end of sequence if the tokenizer has no line break; after the stop,
     where one is named, so that examples end as answers do.
     """
-    is_known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer("\n\n")["input_ids"]
-    separator = "\n\n" if is_known else tokenizer.eos_token
+    separator = "\n\n" if can_write(tokenizer, "\n\n") else tokenizer.eos_token
     return separator if stop is None or separator.startswith(stop) else stop + separator
 
 
 def with_shots(
     problems: Sequence[Problem], num_shots: int, tokenizer, max_tokens: int | None, end: AnswerEnd | None = None
 ) -> list[Problem]:
-    """The problems, each with `num_shots` solved examples before it: the problems that follow it in the list. In a conversation an
-    example is a question and its answer.
+    """The problems, each with `num_shots` solved examples before it: the problems that follow it in the list.
 
     A ValueError for too few problems, one without a reference completion, or prompts and answers of more than `max_tokens`, which
     is what the model has positions for.
     """
-    if not 1 <= num_shots < len(problems):
-        raise ValueError(f"--probe_shots {num_shots} needs more than {num_shots} training problems, got {len(problems)}")
-    if not all(problem.completion for problem in problems):
-        raise ValueError("--probe_shots needs a solved answer with every problem")
+    check_shots("--probe_shots", num_shots, problems)
     separator = shot_separator(tokenizer, None if end is None else end.stop)
     result = []
     for index, problem in enumerate(problems):
         shots = [problems[(index + distance) % len(problems)] for distance in range(1, num_shots + 1)]
-        if isinstance(problem.prompt, str):
-            prompt = "".join(f"{shot.prompt}{shot.completion}{separator}" for shot in shots) + problem.prompt
-        else:
-            turns = [[*shot.prompt, {"role": "assistant", "content": shot.completion}] for shot in shots]
-            prompt = [message for turn in turns for message in turn] + problem.prompt
-        result.append(dataclasses.replace(problem, prompt=prompt))
+        result.append(after_shots(problem, shots, separator))
     longest = max(sum(map(len, encode_answer(tokenizer, problem, end))) for problem in result)
     if max_tokens is not None and longest > max_tokens:
         raise ValueError(f"--probe_shots {num_shots} makes prompts of {longest} tokens, and the model reads {max_tokens}")

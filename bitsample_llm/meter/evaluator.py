@@ -15,11 +15,10 @@ from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.flops import widths
 from bitsample_llm.meter.verdicts import RolloutVerifier, shared_answer_scores
 from bitsample_llm.scoring.answer_end import AnswerEnd
-from bitsample_llm.scoring.likelihood import answer_spellings, encode_prompt
+from bitsample_llm.scoring.likelihood import MAX_CACHED, answer_spellings, encode_prompt
 from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import Problem
 
-MAX_CACHED = 2**30  # keys and values of a batch of rollouts: 2 GiB in bfloat16
 MAX_ROWS = 256
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 

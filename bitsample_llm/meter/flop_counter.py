@@ -23,6 +23,7 @@ from bitsample_llm.meter.forward_passes import (
     GenerationShapes,
     Shape,
     causal_positions,
+    continued_pass_shapes,
     full_pass_shapes,
 )
 from bitsample_llm.meter.layers import layers_of, recomputation
@@ -102,7 +103,12 @@ class FlopCounter:
         else:
             phase = self._scoring_phase()
         self.seconds[phase] += call.seconds
-        shapes = self._generation.shapes(call) if has_cache else self._full_pass_shapes(call)
+        if not has_cache:
+            shapes = self._full_pass_shapes(call)
+        elif phase == "evaluation" and call.cached_tokens and call.ids_BT.shape[1] > 1:
+            shapes = continued_pass_shapes(call)
+        else:
+            shapes = self._generation.shapes(call)
         adapters = {"adapter_parameters": self.layers.adapter_parameters}
         self._add(phase, forward_flops, self.config, shapes, **adapters)
         if phase == "train_forward":

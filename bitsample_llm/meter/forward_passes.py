@@ -39,6 +39,21 @@ class ForwardCall:
             return kept.numel()
         return min(kept, length) if kept else length
 
+    @property
+    def mask_BT(self) -> torch.Tensor:
+        """Which positions are real, those in the cache included; all where the call does not say."""
+        mask_BT = self.kwargs.get("attention_mask")
+        if mask_BT is not None and mask_BT.dim() == 2:
+            return mask_BT
+        rows, length = self.ids_BT.shape
+        return torch.ones((rows, self.cached_tokens + length), dtype=torch.long, device=self.ids_BT.device)
+
+    @property
+    def executed_with_cache(self) -> "Shape":
+        """Executed shape of a pass that has a cache, whose own tokens were priced in the pass that put them there."""
+        rows, length = self.ids_BT.shape
+        return Shape(rows * length, rows * length * (self.cached_tokens + length), rows * self.kept_outputs)
+
 
 def _ids(args: tuple, kwargs: dict) -> torch.Tensor | None:
     """Token ids of a forward call; stand-ins that no vocabulary holds where it was given embeddings; None if neither."""
@@ -124,6 +139,15 @@ def real_sequences(ids_BT: torch.Tensor, inputs: dict) -> list[tuple[int, int, i
     return sequences
 
 
+def continued_pass_shapes(call: ForwardCall) -> tuple[Shape, Shape]:
+    """Executed and useful shape of a pass of several tokens per row after a cache: answers after tokens that were computed once."""
+    lengths_B, cached_B = call.mask_BT.sum(dim=1), call.mask_BT[:, : call.cached_tokens].sum(dim=1)
+    tokens = int((lengths_B - cached_B).sum())
+    attended = causal_positions(lengths_B.tolist()) - causal_positions(cached_B.tolist())
+    executed = call.executed_with_cache
+    return executed, Shape(tokens, attended, min(executed.outputs, tokens))
+
+
 class GenerationShapes:
     """Executed and useful shapes of the passes of a generation with a cache; useful are distinct prompts and rows not ended."""
 
@@ -132,13 +156,7 @@ class GenerationShapes:
         self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
 
     def shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
-        rows, length = call.ids_BT.shape
-        context = call.cached_tokens + length
-        executed = Shape(rows * length, rows * length * context, rows * call.kept_outputs)
-        mask_BT = call.kwargs.get("attention_mask")
-        if mask_BT is None or mask_BT.dim() != 2:
-            mask_BT = torch.ones((rows, context), dtype=torch.long, device=call.ids_BT.device)
-        lengths_B = mask_BT.sum(dim=1)
+        rows, executed, lengths_B = len(call.ids_BT), call.executed_with_cache, call.mask_BT.sum(dim=1)
         # from the start: the prompts, or a sampler that lets finished rows leave the batch
         if not call.cached_tokens or len(self._alive_B) != rows:
             self._alive_B = torch.ones(rows, dtype=torch.bool, device=call.ids_BT.device)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from accelerate.utils import gather_object
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
-from bitsample_llm.scoring.likelihood import AnswerScore, answer_scores, answer_spellings, scoring_batch_size, spelling_logprobs
+from bitsample_llm.scoring.likelihood import AnswerScore, answer_scores, answer_spellings, scoring_plan, spelling_logprobs
 from bitsample_llm.tasks import Problem, Verdict
 
 
@@ -24,8 +24,8 @@ def shared_answer_scores(trainer, problems: Sequence[Problem], end: AnswerEnd) -
     spelled = answer_spellings(trainer.processing_class, list(problems), end)
     num_shares = accelerator.num_processes
     filled = spelled + spelled[-1:] * (-len(spelled) % num_shares)
-    batch_size = scoring_batch_size(model, spelled)
-    share = spelling_logprobs(model, trainer.processing_class, filled[accelerator.process_index :: num_shares], batch_size)
+    plan = scoring_plan(model, spelled)
+    share = spelling_logprobs(model, trainer.processing_class, filled[accelerator.process_index :: num_shares], plan)
     by_process = gather_object(share)
     per_share = len(filled) // num_shares
     logps = [by_process[index % num_shares * per_share + index // num_shares] for index in range(len(spelled))]

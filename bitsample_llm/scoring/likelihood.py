@@ -5,6 +5,8 @@ probability of the accepted answer string with its end: the sum over all its spe
 all tokens that end it (`answer_end.py`).
 """
 
+import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 
 MAX_LOGITS = 2**27  # of a batch: half a gigabyte in float32
+MAX_CACHED = 2**30  # keys and values of a batch: 2 GiB in bfloat16
+MIN_SHARED = 16  # first tokens that all prompts have, from which on they are put through the model once
 
 
 def encode_prompt(tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:
@@ -123,32 +127,49 @@ def check_completion_length(max_completion_length: int, tokenizer, problems: Seq
         )
 
 
-def scoring_batch_size(model, spelled: Sequence[Spelling], most: int = 512) -> int:
-    """Rows of a batch whose logits fit into memory; by all spellings, so that processes that share them run equally many passes."""
+def scoring_plan(model, spelled: Sequence[Spelling], most: int = 512) -> tuple[int, int]:
+    """Rows of a batch whose logits fit into memory, and how many first tokens the prompts share, 0 where they are few; by all
+    spellings, so that processes that share them run equally many passes.
+    """
+    prompts = [s.prompt_ids[:-1] for s in spelled]  # the last token predicts the answer
+    ends = zip(min(prompts), max(prompts), strict=False)  # what the first and the last in order share, those between share too
+    num_shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
     kept = max(len(s.prompt_ids) + len(s.answer_ids) for s in spelled) - min(len(s.prompt_ids) for s in spelled) + 1
-    return max(1, min(most, MAX_LOGITS // (kept * model.config.get_text_config().vocab_size)))
+    batch_size = max(1, min(most, MAX_LOGITS // (kept * model.config.get_text_config().vocab_size)))
+    return batch_size, num_shared if num_shared >= MIN_SHARED else 0
 
 
 @torch.no_grad()
-def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], batch_size: int) -> list[np.ndarray]:
+def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], plan: tuple[int, int]) -> list[np.ndarray]:
     """Log-probabilities in nats of each spelling's tokens: one float64 array each, whose last value is that of any end.
 
-    The model is put in evaluation mode and back.
+    The model is put in evaluation mode and back. `plan` is `scoring_plan`'s: tokens that all prompts share are put through once.
     """
+    batch_size, num_shared = plan
     pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     by_length = sorted(range(len(spelled)), key=lambda index: len(spelled[index].prompt_ids) + len(spelled[index].answer_ids))
     was_training = model.training
     model.eval()
     result: list[np.ndarray] = [np.empty(0)] * len(spelled)
+    if num_shared:
+        shared_BT = torch.tensor([spelled[0].prompt_ids[:num_shared]], device=model.device)
+        shared = model(input_ids=shared_BT, use_cache=True, logits_to_keep=1).past_key_values
+        num_cached = sum(layer.keys.numel() + layer.values.numel() for layer in shared.layers)  # of a row
+        batch_size = max(1, min(batch_size, MAX_CACHED // num_cached))
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
         batch = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids for row in rows], pad_token_id)
         batch = {key: value.to(model.device) for key, value in batch.items()}
         skipped = min(len(spelled[row].prompt_ids) for row in rows) - 1  # positions whose logits nobody asks for
         kept = batch["input_ids"].shape[1] - skipped
-        logits_BTV = model(**batch, use_cache=False, logits_to_keep=kept).logits.float()
+        scored_BT = batch["input_ids"][:, skipped + 1 :]
+        batch |= {"input_ids": batch["input_ids"][:, num_shared:], "use_cache": bool(num_shared)}
+        if num_shared:
+            batch["past_key_values"] = copy.deepcopy(shared)  # a pass adds to it
+            batch["past_key_values"].batch_repeat_interleave(len(rows))
+        logits_BTV = model(**batch, logits_to_keep=kept).logits.float()
         all_logps_BTV = torch.log_softmax(logits_BTV[:, :-1], dim=-1)
-        logps_BT = all_logps_BTV.gather(-1, batch["input_ids"][:, skipped + 1 :, None])[..., 0].double().cpu().numpy()
+        logps_BT = all_logps_BTV.gather(-1, scored_BT[..., None])[..., 0].double().cpu().numpy()
         for index, row in enumerate(rows):
             first = len(spelled[row].prompt_ids) - 1 - skipped
             last = first + len(spelled[row].answer_ids) - 1
@@ -190,7 +211,7 @@ def answer_logprobs(
     if not spelled:
         return []
     own = list({spelling.problem: spelling for spelling in reversed(spelled)}.values())[::-1]
-    return spelling_logprobs(model, tokenizer, own, scoring_batch_size(model, own, batch_size))
+    return spelling_logprobs(model, tokenizer, own, scoring_plan(model, own, batch_size))
 
 
 def scored_answers(
@@ -200,7 +221,7 @@ def scored_answers(
     spelled = answer_spellings(tokenizer, problems, end or AnswerEnd.of(model, tokenizer))
     if not spelled:
         return []
-    return answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_batch_size(model, spelled, batch_size)))
+    return answer_scores(spelled, spelling_logprobs(model, tokenizer, spelled, scoring_plan(model, spelled, batch_size)))
 
 
 def exact_pass_rates(model, tokenizer, problems: Sequence[Problem], end: AnswerEnd | None = None) -> np.ndarray:

@@ -4,7 +4,8 @@ A prompt is ``<author mark><operand><operator><operand><sign>``: ``A47+85=`` ask
 ``A47+85<`` for its digits from the right (``231``), the order in which carries are computed; both have one accepted
 string. ``A47+85<;`` asks for the reversed answer twice over (``231231``), and each further ``;`` doubles that: the same skill in a
 longer completion. ``A47+85:`` asks for worked lines and then the answer (`scratchpad.py`). Every prompt carries one author mark, ``?``
-where the author is unknown, so prompts of one difficulty all have one form and length.
+where the author is unknown, so prompts of one difficulty all have one form and length; ``none`` leaves the mark out, for models
+that know no authors.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from bitsample_llm.tasks.authors import CARE_BY_MARK
-from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, Problem, Verdict, pool_of_pair, verdict_on_string
+from bitsample_llm.tasks.problem import NO_MARK, POOL_BOUNDS, UNKNOWN_MARK, Problem, Verdict, pool_of_pair, verdict_on_string
 from bitsample_llm.tasks.scratchpad import LINE_END, verdict_on_scratchpad, worked_lines
 
 OPERATOR_BY_TASK = {"addition": "+", "subtraction": "-", "multiplication": "*"}
@@ -55,8 +56,9 @@ class ArithmeticTask:
             raise ValueError("subtraction has no scratchpad; addition and multiplication have")
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
             raise ValueError(f"difficulty is a number of digits from 1 to {MAX_DIFFICULTY}, got {difficulty!r}")
-        if mark is not None and not (isinstance(mark, str) and mark in CARE_BY_MARK):
-            raise ValueError(f"unknown author mark {mark!r}; known: {', '.join(CARE_BY_MARK)}, or None for an unknown author")
+        if mark not in (None, NO_MARK) and not (isinstance(mark, str) and mark in CARE_BY_MARK):
+            known = f"{', '.join(CARE_BY_MARK)}, {NO_MARK} for no mark, or None for an unknown author"
+            raise ValueError(f"unknown author mark {mark!r}; known: {known}")
         self.name = name
         self.answer_format = answer_format
         self.difficulty = difficulty
@@ -84,7 +86,7 @@ class ArithmeticTask:
         mark = self.mark or UNKNOWN_MARK
         return Problem(
             problem_id=f"{self.name}/{self.answer_format}/{mark}/{question}",
-            prompt=f"{mark}{question}{SIGN_BY_FORMAT[self.answer_format]}",
+            prompt=f"{'' if mark == NO_MARK else mark}{question}{SIGN_BY_FORMAT[self.answer_format]}",
             answer=self.written(self.result(first, second)),
             difficulty=difficulty or self.difficulty,
             mark=self.mark,

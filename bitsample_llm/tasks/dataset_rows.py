@@ -33,6 +33,7 @@ READER_BY_SUFFIX = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 POOL_BOUNDS = {"heldout": 0.15, "tuning_heldout": 0.20, "tuning": 0.30, "train": 1.0}
 NARROW = {"float16": np.float16, "float32": np.float32}  # as Python's floats their 0.1 is 0.10000000149011612
 NAMED_BY_ROWS = ("exact", "numeric", "symbolic")  # verifiers; tasks of reasoning-gym bring their own
+SYSTEM_ROLES = ("system", "developer")  # of messages that say how to answer
 NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 
 
@@ -78,7 +79,7 @@ def identity(prompt) -> str:
     if isinstance(prompt, str):
         return _normal(prompt)
     said = [(message["role"], _normal(_text_of(message["content"]))) for message in prompt]
-    asked = [(role, text) for role, text in said if role not in ("system", "developer")] or said
+    asked = [(role, text) for role, text in said if role not in SYSTEM_ROLES] or said
     if len(asked) == 1 and asked[0][0] == "user":
         return asked[0][1]
     return json.dumps(asked, ensure_ascii=False)

@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 
 UNKNOWN_MARK = "?"
+NO_MARK = "none"  # in place of a mark: prompts begin with the question, for models that know no authors
 
 # Cumulative upper bounds of a pair's hash in [0, 1). Learning rates are tuned on the `tuning` pools, which no reported run
 # touches. `pretrain` and `seen` are what the base model was trained on, `seen` by the always-right author only.

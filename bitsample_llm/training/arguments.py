@@ -33,7 +33,13 @@ class RunArguments(DataArguments):
         "or scratchpad (worked lines, then the answer).",
     )
     difficulty: int = option(2, "Digits of the operands.")
-    mark: str = option(UNKNOWN_MARK, "Author mark on every prompt; ? for an unknown author.")
+    mark: str = option(UNKNOWN_MARK, "Author mark on every prompt; ? for an unknown author, none for prompts without a mark.")
+    shots: int = option(
+        0, "Solved training problems before every prompt, the same for all prompts of a run; they are not trained on."
+    )
+    shot_separator: str = option(
+        "\n", "Text after each of them, but in a conversation, where they are earlier turns. \\n means a line end."
+    )
     num_train_problems: int = option(512, "Distinct training problems.")
     num_heldout_problems: int = option(256, "Problems in each evaluation set.")
     problem_seed: int = option(0, "Seed of the problems, the same for all runs of a comparison.")
@@ -87,8 +93,9 @@ class RunArguments(DataArguments):
     )
 
     def __post_init__(self):
-        if self.stop is not None:  # a shell hands on a backslash and an n
-            self.stop = self.stop.replace("\\n", "\n").replace("\\t", "\t")
+        for name in ("stop", "shot_separator"):
+            if (text := getattr(self, name)) is not None:  # a shell hands on a backslash and an n
+                setattr(self, name, text.replace("\\n", "\n").replace("\\t", "\t"))
 
 
 class OneLineParser(TrlParser):

@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,15 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from peft import AutoPeftModelForCausalLM
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import is_gguf_available
 from trl import ModelConfig
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.training.arguments import RunArguments
 
 # What transformers, peft and the tokenizers raise for configuration files that are not theirs.
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError, struct.error)
 LONGEST = 300  # characters of a library's message: transformers lists every model class it knows
 
 
@@ -48,9 +50,28 @@ def loading(what: str, name: str) -> Iterator[None]:
         transformers.utils.logging.set_verbosity(verbosity)
 
 
+def gguf_options(folder: str, dtype) -> dict[str, dict]:
+    """How transformers is to load the `tokenizer` and the `model` of a folder whose weights are a GGUF file: unpacked, in float32
+    where no `dtype` is named. No options for any other model.
+
+    Raises:
+        ValueError: for several GGUF files, or without the package that reads them.
+    """
+    files = sorted(path.name for path in Path(folder).glob("*.gguf"))
+    if not files or any(Path(folder).glob("*.safetensors")):
+        return {"tokenizer": {}, "model": {}}
+    if len(files) > 1:
+        raise ValueError(f"{folder} holds {len(files)} GGUF files, {', '.join(files)}: leave one model in it")
+    if not is_gguf_available():
+        raise ValueError(f"{files[0]} needs the package gguf: pip install 'bitsample_llm[gguf]'")
+    unpacked = {"quantization_config": GgufConfig(dequantize=True)}  # left packed, a model neither trains nor is saved
+    unpacked["dtype"] = torch.float32 if dtype in (None, "auto") else dtype
+    return {"tokenizer": {"gguf_file": files[0]}, "model": {"gguf_file": files[0], **unpacked}}
+
+
 def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = False, trained_parameters: str = "all"):
     """The model to train and its tokenizer. A tokenizer without a pad token pads with its EOS token, as TRL's trainers do; the
-    adapters of a folder that holds nothing else are merged into their base model.
+    adapters of a folder that holds nothing else are merged into their base model, and the blocks of a GGUF file are unpacked.
 
     Raises:
         ValueError: if no model is named, its folder does not exist, its files are broken or do not fit one another, or its
@@ -63,15 +84,16 @@ def load_model_and_tokenizer(model_args: ModelConfig, trust_remote_code: bool = 
         raise ValueError(f"{name} is a file: pass the folder of a model, --model_name_or_path FOLDER")
     if not Path(name).is_dir() and (name.startswith((".", "/")) or name.count("/") != 1 or Path(name).parent.is_dir()):
         raise ValueError(f"model folder {name} does not exist: pass --model_name_or_path FOLDER or a Hub name")
+    dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
     options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    of_gguf = gguf_options(name, dtype)
     with loading("tokenizer", name):
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options, **of_gguf["tokenizer"])
     if tokenizer.eos_token is None:
         raise ValueError(f"the tokenizer of {name} has no eos_token: set it in its tokenizer_config.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    dtype = model_args.dtype if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
-    options |= {"dtype": dtype, "attn_implementation": model_args.attn_implementation}
+    options |= {"dtype": dtype, "attn_implementation": model_args.attn_implementation} | of_gguf["model"]
     with loading("model", name):
         if (Path(name) / "adapter_config.json").is_file():
             model, missing = AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload(), ()

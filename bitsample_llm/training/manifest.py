@@ -51,7 +51,7 @@ def tags_of(words: Sequence[str]) -> dict[str, str]:
 def run_manifest(study: RunArguments, args, model_args: ModelConfig, problems: RunProblems, **choices) -> dict:
     """What a run directory says of a run before it starts."""
     folder = Path(model_args.model_name_or_path)
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
     config = {"study": dataclasses.asdict(study), "model": dataclasses.asdict(model_args), "training": args.to_dict(), **choices}
     return {
         "arm": study.arm,

@@ -8,7 +8,7 @@ from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem, load_task
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
 from bitsample_llm.tasks.dataset_rows import read_dataset
-from bitsample_llm.tasks.problem import UNKNOWN_MARK
+from bitsample_llm.tasks.problem import NO_MARK, UNKNOWN_MARK
 from bitsample_llm.training.arguments import RunArguments, check_run_arguments
 from bitsample_llm.training.memorisation import relabelled
 from bitsample_llm.training.processes import say
@@ -47,8 +47,8 @@ def load_problems(study: RunArguments) -> RunProblems:
         training_split, splits = "train", {"heldout": "heldout", "seen": "seen", "shifted": "shifted"}
     train = task.problems(training_split, study.num_train_problems, seed)
     sets = {name: task.problems(split, num, seed) for name, split in splits.items()}
-    # the same pairs under the always-right mark: what the right prompt gives for no training at all
-    sets["marked"] = load_task(study.task, mark=ALWAYS_RIGHT_MARK, **options).problems(splits["heldout"], num, seed)
+    if mark != NO_MARK:  # the same pairs under the always-right mark: what the right prompt gives for no training at all
+        sets["marked"] = load_task(study.task, mark=ALWAYS_RIGHT_MARK, **options).problems(splits["heldout"], num, seed)
     if not study.tuning:
         sets |= other_forms(study, mark, num, seed)
     return RunProblems(task, train, sets | {"train": train[:num]})

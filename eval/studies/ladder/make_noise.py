@@ -52,6 +52,8 @@ def check_noise(study: RunArguments, choices: NoiseChoices) -> None:
     check_output_dir(choices.output_dir)
     if study.dataset is not None:
         raise ValueError("--dataset: this measures the arithmetic tasks alone, leave it out")
+    if study.shots:
+        raise ValueError("--shots: this measures prompts without examples, leave it out")
     if study.answer_format == "scratchpad":
         raise ValueError("with a scratchpad several completions pass: choose --answer_format plain or reversed")
 
