@@ -24,7 +24,13 @@ def draw_lines(axis) -> None:
     essay = surprisal_bits(p) / binary_entropy_bits(p)
     axis.plot(p, essay, color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
     axis.set(xscale="log", yscale="log", xlabel="exact pass rate p before training")
-    axis.legend(fontsize=9, loc="upper right")
+    axis.legend(fontsize=9, loc="lower left")
+
+
+def beside(p: float, place: int) -> float:
+    """A pass rate a little away from p, so that arms of one start do not hide each other."""
+    odds = p / (1 - p) * 1.06**place
+    return odds / (1 + odds)
 
 
 def draw_estimates(axis, estimates: list[tuple[float, dict]], label: str, **look) -> None:
@@ -50,7 +56,7 @@ def both_regimes_figure(exchange: dict, price: dict) -> Figure:
     for index, (arm, name) in enumerate(NAMES.items(), 1):
         for reason, fill in (("latent", "full"), ("unacquired", "none")):
             found = [
-                (start["mean_pass_rate"] * 1.06 ** (index - 2), estimate)
+                (beside(start["mean_pass_rate"], index - 2), estimate)
                 for rung, start in price["starts"].items()
                 if start["reason"] == reason and (estimate := price["rollouts_per_label"][TARGET].get(f"{rung}, {arm}"))
                 if estimate["mean"]

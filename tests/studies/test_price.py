@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -219,3 +221,11 @@ def test_a_recorded_run_is_priced_as_it_was_recorded(tmp_path):
     assert run.log2_p == pytest.approx((-recorded.curve.surprisal_bits).tolist())
     assert run.flops == recorded.curve.flops.tolist() and run.pass_rate == pytest.approx(recorded.curve.pass_rate.tolist())
     assert run.settings["learning_rate"] == 1e-4 and set(run.kl_bits) == {None}
+
+
+def test_a_second_program_finds_the_prices_of_the_record():
+    record = RECORDS / "2026-11-27_price"
+    program = [sys.executable, "-m", "eval.studies.price.check", record / "runs", "--results", record / "results.json"]
+    done = subprocess.run(list(map(str, program)), capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "112 prices, largest relative difference" in done.stdout

@@ -30,10 +30,11 @@ def prices_figure(cells: dict[tuple[str, str], Cell], target: Target) -> Figure:
         for cell in cells.values():
             if cell.reason == reason and cell.arm in LOOKS and not cell.has_before(target):
                 _draw_price(axis, cell, target)
-        axis.set(xscale="logit", yscale="log", xlabel="exact pass rate p before training")
+        axis.set(xscale="logit", yscale="log")
         axis.xaxis.set_major_formatter(lambda p, _: f"{p:.3g}")
         axis.xaxis.set_minor_formatter(lambda p, _: "")
         axis.set_title(PANELS[reason], loc="left")
+    figure.supxlabel("exact pass rate p before training", fontsize="medium")
     axes[0, 0].set_ylabel(f"GFLOP to {target.name}, kept")
     handles = [plt.Line2D([], [], linestyle="none", label=NAMES[arm], **LOOKS[arm]) for arm in SHOWN]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9)
