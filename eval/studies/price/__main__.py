@@ -183,7 +183,7 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
             "What does a kept target cost?",
             lambda: prices_figure(cells, NINE_TENTHS),
             "GFLOP until 90 % of the available held-out bits were reached and kept, rollouts included. Small points are pretraining seeds, large ones their mean with its 95 % interval; "
-            "an arrow begins at what runs had spent that never got there.",
+            "an arrow begins at what the mean is known to be above.",
         ),
         table=ratios,
         how_to_read=HOW_TO_READ,
