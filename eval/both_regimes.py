@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
-from bitsample_llm.report.style import COLOURS, MARKERS, plt
+from bitsample_llm.report.style import COLOURS, MARKERS, beside, plt
 
 TARGET = "half of the bits"
 NAMES = {"grpo": "GRPO", "rloo": "RLOO", "reinforce": "no baseline"}
@@ -25,12 +25,6 @@ def draw_lines(axis) -> None:
     axis.plot(p, essay, color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
     axis.set(xscale="log", yscale="log", xlabel="exact pass rate p before training")
     axis.legend(fontsize=9, loc="lower left")
-
-
-def beside(p: float, place: int) -> float:
-    """A pass rate a little away from p, so that arms of one start do not hide each other."""
-    odds = p / (1 - p) * 1.06**place
-    return odds / (1 + odds)
 
 
 def draw_estimates(axis, estimates: list[tuple[float, dict]], label: str, **look) -> None:

@@ -35,6 +35,12 @@ plt.rcParams.update(
 )
 
 
+def beside(p: float, place: int) -> float:
+    """A pass rate near p, so that arms of one start are drawn beside each other: `place` steps of 6 % in its odds."""
+    odds = p / (1 - p) * 1.06**place
+    return odds / (1 + odds)
+
+
 def plain(name: str) -> str:
     """A name as a figure shows it letter by letter: a $ begins no formula, and a leading _ does not hide it from legends."""
     return (" " * name.startswith("_") + name).replace("$", r"\$")

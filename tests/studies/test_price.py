@@ -138,6 +138,23 @@ def test_rollouts_per_informative_update_is_the_closed_form():
     assert rollouts_per_informative_update(cells["latent E", "grpo"], p_P) == pytest.approx(8 / (1 - 0.9**8 - 0.1**8))
 
 
+def test_a_group_asks_one_problem():
+    p_P = np.array([0.2, 0.8])
+    reinforce = replace(
+        made_run("latent E", "a", "reinforce", 1, 1e9), settings={"per_device_train_batch_size": 4, "num_generations": 2}
+    )
+    (cell,) = cells_of([reinforce]).values()
+    silent = (0.8**2 + 0.2**2) / 2
+    assert rollouts_per_informative_update(cell, p_P) == pytest.approx(4 / (1 - silent**2))
+
+
+def test_a_price_after_a_state_without_a_number_is_that_of_the_evaluation():
+    run = made_run("latent E", "a", "sft", 1, 1e9)
+    at = run.kept_at(HALF)
+    diverged = replace(run, log2_p=[-math.inf if index == at - 1 else value for index, value in enumerate(run.log2_p)])
+    assert diverged.price(HALF) == (run.flops[at], True)
+
+
 def test_on_the_way_is_the_logarithmic_mean_of_both_ends():
     cells = cells_of(made_runs())
     way = FORMS["1/p, on the way"](cells["latent E", "grpo"], cells["latent E", "sft"], np.array([0.01, 0.01]), 0.5)

@@ -8,14 +8,13 @@ from matplotlib.figure import Figure
 from bitsample_llm.information import binary_entropy_bits, surprisal_bits
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.prices import Target
-from bitsample_llm.report.style import COLOURS, GREY, MARKERS, TIP, plt
+from bitsample_llm.report.style import COLOURS, GREY, MARKERS, TIP, beside, plt
 from eval.studies.price.cells import RL, Cell, Point
 
 SHOWN = ("sft", *RL)
 NAMES = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "reinforce": "no baseline"}
 LOOKS = {arm: {"color": COLOURS[index], "marker": MARKERS[index]} for index, arm in enumerate(SHOWN)}
 PANELS = {"latent": "latent: shown rarely", "unacquired": "unacquired: not there"}
-BESIDE = 1.06  # arms at one rung are drawn beside each other, by this factor in p
 
 
 def prices_figure(cells: dict[tuple[str, str], Cell], target: Target) -> Figure:
@@ -43,9 +42,7 @@ def prices_figure(cells: dict[tuple[str, str], Cell], target: Target) -> Figure:
 
 def _draw_price(axis, cell: Cell, target: Target) -> None:
     look, index = LOOKS[cell.arm], SHOWN.index(cell.arm)
-    p = cell.mean_pass_rate
-    odds = p / (1 - p) * BESIDE ** (3 * (index - 1.5))
-    at = odds / (1 + odds)
+    at = beside(cell.mean_pass_rate, 3 * index - 4)
     settings = cell.first.settings
     setting = f"learning rate {settings['learning_rate']:g}, batch {settings['per_device_train_batch_size']}"
     for model in cell.runs:
