@@ -136,3 +136,22 @@ def probe_figure(probes: list[dict]) -> Figure:
     axis.set_xlabel("mean pass rate")
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def calibration_figure(calibration: dict) -> Figure:
+    """What was forecast for recorded runs, each start left out, against what was paid."""
+    figure, axes = plt.subplots(1, len(calibration["points"]), figsize=(9.5, 4.4), squeeze=False, layout="constrained")
+    for axis, (kind, points), colour in zip(axes[0], calibration["points"].items(), COLOURS, strict=False):
+        for is_known, marker, label in ((True, "o", "paid"), (False, "^", "paid at least")):
+            chosen = np.exp([point[:2] for point in points if point[2] == is_known])
+            if len(chosen):
+                axis.plot(*chosen.T / 1e9, marker, color=colour, markersize=4, alpha=0.5, markeredgewidth=0, label=label)
+        ends = (
+            np.array(axis.get_xlim()) if len(points) < 2 else np.exp([min(p[0] for p in points), max(p[0] for p in points)]) / 1e9
+        )
+        axis.plot(ends, ends, color=GREY, linewidth=1)
+        axis.fill_between(ends, ends / 2, ends * 2, color=GREY, alpha=0.15, linewidth=0)
+        axis.set(xscale="log", yscale="log", xlabel="forecast: GFLOP to half of the bits", ylabel="paid (GFLOP)")
+        axis.set_title(f"learns from {kind}", loc="left")
+        axis.legend(fontsize=8)
+    return figure
