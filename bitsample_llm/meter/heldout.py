@@ -38,6 +38,8 @@ class HeldOut:
         max_tokens: limit of such a rollout; by default the trainer's `max_completion_length`, 256 where it has none.
         num_kl_problems: of so many problems of the first set each evaluation also draws a rollout, and measures how far the policy
             has moved from the start (`divergence.py`).
+        texts: split -> problems of which only the probability of the reference answer is recorded, at the start and at the end: what
+            training does to everything else. No rollout of them is drawn.
 
     Attributes:
         rollouts: how the evaluation samples; None where every pass rate is exact, or nothing can judge a rollout.
@@ -52,8 +54,11 @@ class HeldOut:
         num_rollouts: int = 8,
         max_tokens: int | None = None,
         num_kl_problems: int = 0,
+        texts: dict[str, Sequence[Problem]] | None = None,
     ):
-        self.sets, self.flops, self._num_kl_problems = sets, flops, num_kl_problems
+        self._judged = [problem for part in sets.values() for problem in part]
+        self._texts = texts or {}
+        self.sets, self.flops, self._num_kl_problems = {**sets, **self._texts}, flops, num_kl_problems
         self._task, self._num_rollouts, self._max_tokens = task, num_rollouts, max_tokens
         self.states: list[State] = []
         self._next_flops = float("inf")
@@ -66,8 +71,7 @@ class HeldOut:
         self._change = ParameterChange(model) if self.sets else None
 
     def _evaluation_rollouts(self, verifier) -> EvaluationRollouts | None:
-        problems = [problem for part in self.sets.values() for problem in part]
-        if not problems or has_exact_pass_rates(self._trainer.processing_class, problems, self._end):
+        if not self._judged or has_exact_pass_rates(self._trainer.processing_class, self._judged, self._end):
             return None
         task = self._task or (verifier and verifier.task)
         if task is None:
@@ -118,7 +122,11 @@ class HeldOut:
         rows = []
         for split in splits:
             flops_before = count_flops()
-            scored = scored_rows(self._trainer, self.sets[split], self._end, self.rollouts)
+            rollouts = None if split in self._texts else self.rollouts
+            scored = scored_rows(self._trainer, self.sets[split], self._end, rollouts)
+            if split in self._texts:
+                for row in scored:  # where a text goes on is no answer's end, and its probability no pass rate
+                    row["log2_pass_rate"] = None
             if split == self.first and (asked := self.sets[split][: self._num_kl_problems]):
                 moved = kl_to_start_bits(self._trainer, asked, self._change, self.max_tokens, self._end)
                 for row, bits in zip(scored, moved, strict=False):

@@ -40,6 +40,13 @@ class RunArguments(DataArguments):
     shot_separator: str = option(
         "\n", "Text after each of them, but in a conversation, where they are earlier turns. \\n means a line end."
     )
+    also_evaluate: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Files (.jsonl, .parquet) of prompts and answers that nothing trains on, in the columns of --dataset: the probability of each "
+            "answer is recorded before and after training under the file's name, as what training does to everything else."
+        },
+    )
     num_train_problems: int = option(512, "Distinct training problems.")
     num_heldout_problems: int = option(256, "Problems in each evaluation set.")
     problem_seed: int = option(0, "Seed of the problems, the same for all runs of a comparison.")

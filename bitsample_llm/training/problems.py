@@ -1,13 +1,14 @@
 """What does a run train on, and what is it measured on?"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem, load_task
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
-from bitsample_llm.tasks.dataset_rows import read_dataset
+from bitsample_llm.tasks.dataset_rows import DataArguments, Faults, checked_columns, open_dataset, problems_of_rows, read_dataset
 from bitsample_llm.tasks.problem import NO_MARK, UNKNOWN_MARK
 from bitsample_llm.training.arguments import RunArguments, check_run_arguments
 from bitsample_llm.training.memorisation import relabelled
@@ -16,12 +17,15 @@ from bitsample_llm.training.processes import say
 
 @dataclass
 class RunProblems:
-    """What a run trains on and is measured on; `data` is what the manifest says of where it came from."""
+    """What a run trains on and is measured on; `data` is what the manifest says of where it came from, `texts` are sets of which only
+    the probability of the answers is recorded.
+    """
 
     task: object
     train: list[Problem]
     evaluation_sets: dict[str, list[Problem]]
     data: dict = field(default_factory=dict)
+    texts: dict[str, list[Problem]] = field(default_factory=dict)
 
 
 def load_problems(study: RunArguments) -> RunProblems:
@@ -32,11 +36,34 @@ def load_problems(study: RunArguments) -> RunProblems:
             data that cannot be read.
     """
     check_run_arguments(study)
-    if study.dataset is not None:
-        sizes = study.num_train_problems, study.num_heldout_problems
-        read = read_dataset(study, *sizes, study.problem_seed, study.tuning, tell=say)
-        sets = {"heldout": read.heldout, "train": read.train[: study.num_heldout_problems]}
-        return RunProblems(read.task, read.train, sets, read.facts)
+    problems = _of_dataset(study) if study.dataset is not None else _of_task(study)
+    problems.texts = read_texts(study, taken=problems.evaluation_sets)
+    return problems
+
+
+def read_texts(study: RunArguments, taken: Collection[str]) -> dict[str, list[Problem]]:
+    """The rows of `--also_evaluate`, by the names of their files; a ValueError for a file that cannot be read, or for two sets of one name."""
+    columns = DataArguments(prompt_column=study.prompt_column, answer_column=study.answer_column)
+    texts: dict[str, list[Problem]] = {}
+    for file in study.also_evaluate:
+        name, faults = Path(file).stem, Faults()
+        if name in texts or name in taken:
+            raise ValueError(f"--also_evaluate {file}: there is a set {name} already, rename the file")
+        rows = checked_columns(open_dataset(file, None, "train"), columns, file)
+        texts[name] = problems_of_rows(rows, Path(file).name, columns, faults)
+        for line in faults.lines():
+            say(f"{file}: {line}")
+    return texts
+
+
+def _of_dataset(study: RunArguments) -> RunProblems:
+    sizes = study.num_train_problems, study.num_heldout_problems
+    read = read_dataset(study, *sizes, study.problem_seed, study.tuning, tell=say)
+    sets = {"heldout": read.heldout, "train": read.train[: study.num_heldout_problems]}
+    return RunProblems(read.task, read.train, sets, read.facts)
+
+
+def _of_task(study: RunArguments) -> RunProblems:
     mark = None if study.mark == UNKNOWN_MARK else study.mark
     options = {"answer_format": study.answer_format, "difficulty": study.difficulty}
     task = load_task(study.task, mark=mark, **options)

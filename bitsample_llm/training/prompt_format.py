@@ -142,9 +142,11 @@ def problems_for_model(
         for part in (problems.train, *problems.evaluation_sets.values())
     ]
     sets = dict(zip(problems.evaluation_sets, parts, strict=True))
+    as_they_stand = {"prompt_format": "text", "context": context, "reserved": 0, "faults": faults}
+    texts = {name: fitted(part, end, **as_they_stand) for name, part in problems.texts.items()}
     for line in faults.lines():
         say(line)
-    for name, part in {"to train on": train, **sets}.items():
+    for name, part in {"to train on": train, **sets, **texts}.items():
         if not part:
             why = "; ".join(faults.lines())
             why += "; ask for fewer --shots" if shown else ""
@@ -154,7 +156,7 @@ def problems_for_model(
     data["pass_rates"] = told = pass_rates_said(sets["heldout"], end)
     if not told.startswith("exact"):
         say(f"held-out pass rates: {told}")
-    return dataclasses.replace(problems, train=train, evaluation_sets=sets, data=data)
+    return dataclasses.replace(problems, train=train, evaluation_sets=sets, data=data, texts=texts)
 
 
 def pass_rates_said(problems: Sequence[Problem], end: AnswerEnd) -> str:

@@ -97,7 +97,7 @@ def train_and_record(
     model = trainer.accelerator.unwrap_model(trainer.model)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()} if study.memorise else None
     drawn = study.num_eval_rollouts, study.max_eval_tokens, study.num_kl_problems
-    evaluation = HeldOut(problems.evaluation_sets, evaluation_points(study), problems.task, *drawn)
+    evaluation = HeldOut(problems.evaluation_sets, evaluation_points(study), problems.task, *drawn, texts=problems.texts)
     with one_line_errors():
         meter = InformationMeter(
             trainer,

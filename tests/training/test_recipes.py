@@ -52,6 +52,23 @@ def test_every_way_to_train_runs_and_leaves_a_finished_record(recipe, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_what_training_does_to_other_texts_is_recorded_and_no_pass_rate(recipe, tmp_path, name):
+    rows = [{"prompt": "A12+30=", "answer": "42"}, {"prompt": "B7+", "answer": "7=14"}]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = recipe(name, *SMALL, "--also_evaluate", tmp_path / "other.jsonl", "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    evals = [row for row in read_run(tmp_path / "run").table("evals").to_pylist() if row["split"] == "other"]
+    assert [(row["step"], row["problem_id"]) for row in evals] == [(step, f"other.jsonl/{n}") for step in (0, 3) for n in (1, 2)]
+    assert all(row["log2_pass_rate"] is None and row["num_rollouts"] is None for row in evals)
+    for row in evals:
+        assert row["reference_log2_probability"] == pytest.approx(sum(row["token_log2_probabilities"])) and len(row["token_log2_probabilities"]) > 2
+    before, after = ([row["reference_log2_probability"] for row in evals if row["step"] == step] for step in (0, 3))
+    assert before != after
+    heldout = [row for row in read_run(tmp_path / "run").table("evals").to_pylist() if row["split"] == "heldout"]
+    assert all(row["log2_pass_rate"] is not None for row in heldout)
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
 def test_labels_to_memorise_have_a_ceiling_that_is_of_the_start(recipe, tmp_path, name):
     options = (*SMALL[:-2], "--max_steps", 20, "--learning_rate", 1e-3, "--memorise", "true", "--save_strategy", "no")
     done = recipe(name, *options, "--output_dir", tmp_path / "run")
@@ -168,6 +185,7 @@ BAD_INPUT = {
         "subtraction has no scratchpad",
     ),
     "a tag without a value": (("sft", "--tags", "reason=latent", "deep"), "--tags takes key=value words, got 'deep'"),
+    "no file of other texts": (("sft", "--also_evaluate", "nowhere.jsonl"), "data file nowhere.jsonl does not exist"),
     "nothing to resume": (("sft", "--resume_from_checkpoint", "last"), "is not a run directory"),
 }
 
