@@ -32,7 +32,7 @@ _OPTIONS = {
     "difficulty generation_batch_size steps_per_generation num_iterations max_completion_length lora_r lora_alpha batch_size "
     "watch_steps keep_target_for",
     "at least 2": "num_generations groups_per_prompt",
-    "above 0": "flop_budget first_evaluation_flops target_bits temperature repetition_penalty save_steps logging_steps",
+    "above 0": "label_cost gpu_hour_price gpu_flops_per_second flop_budget first_evaluation_flops target_bits temperature repetition_penalty save_steps logging_steps",
     "from 0 to 1": "min_p lora_dropout stop_at_pass_rate",
     "from 0 to below 1": "adam_beta1 adam_beta2",
     "above 0 and at most 1": "top_p target_share target_pass_rate",

@@ -61,7 +61,10 @@ def test_what_training_does_to_other_texts_is_recorded_and_no_pass_rate(recipe, 
     assert [(row["step"], row["problem_id"]) for row in evals] == [(step, f"other.jsonl/{n}") for step in (0, 3) for n in (1, 2)]
     assert all(row["log2_pass_rate"] is None and row["num_rollouts"] is None for row in evals)
     for row in evals:
-        assert row["reference_log2_probability"] == pytest.approx(sum(row["token_log2_probabilities"])) and len(row["token_log2_probabilities"]) > 2
+        assert (
+            row["reference_log2_probability"] == pytest.approx(sum(row["token_log2_probabilities"]))
+            and len(row["token_log2_probabilities"]) > 2
+        )
     before, after = ([row["reference_log2_probability"] for row in evals if row["step"] == step] for step in (0, 3))
     assert before != after
     heldout = [row for row in read_run(tmp_path / "run").table("evals").to_pylist() if row["split"] == "heldout"]

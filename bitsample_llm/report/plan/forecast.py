@@ -8,6 +8,7 @@ or why the pass rate is low.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -137,16 +138,19 @@ def forecast_of(beginning: Beginning, law: Law) -> Forecast:
     return Forecast(median, law.sd(beginning.share), beginning.flops, samples_per_flop)
 
 
-def label_price(labels: Forecast, rollouts: Forecast) -> dict:
-    """What a label may cost, in FLOPs: below it half of the bits is cheaper by labels, above it by rollouts; median and the middle 80 %.
+@dataclass(frozen=True)
+class Money:
+    """What a FLOP costs, and the unit of costs: FLOPs themselves where no price is named."""
 
-    Negative where labels take more FLOPs than rollouts: rollouts are cheaper then even if labels are free.
-    """
-    rng = np.random.default_rng(0)
-    from_labels = labels.draws(rng)
-    prices = (rollouts.draws(rng) - from_labels) / (from_labels * labels.samples_per_flop)
-    low, median, high = np.quantile(prices, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
-    return {"median": float(median), "interval": [float(low), float(high)]}
+    per_flop: float
+    unit: str
+
+    @classmethod
+    def of(cls, gpu_hour_price: float | None, gpu_flops_per_second: float | None) -> "Money":
+        """From the price of an hour of a GPU and the FLOPs per second that a training reaches on it."""
+        if gpu_hour_price is None or gpu_flops_per_second is None:
+            return cls(1.0, "FLOPs")
+        return cls(gpu_hour_price / (3600 * gpu_flops_per_second), "money")
 
 
 @dataclass(frozen=True)
@@ -187,3 +191,40 @@ def short_run(run: Run) -> ShortRun:
         raise RecordError(f"{run.run_dir} was not scored on held-out problems after its first update: let it run longer")
     kind = "labels" if run.manifest["regime"] == "sft" else "rollouts"
     return ShortRun(run, kind, beginning, forecast_of(beginning, law_of(kind)))
+
+
+def label_price(labels: Forecast, rollouts: Forecast, label_cost: float | None, money: Money) -> dict:
+    """What a label may cost: below it half of the bits is cheaper by labels, above it by rollouts; median and the middle 80 %, and with a
+    `label_cost` the probability that rollouts are cheaper at that.
+
+    Negative where labels take more FLOPs than rollouts: rollouts are cheaper then even if labels are free.
+    """
+    rng = np.random.default_rng(0)
+    from_labels = labels.draws(rng)
+    prices = (rollouts.draws(rng) - from_labels) / (from_labels * labels.samples_per_flop) * money.per_flop
+    low, median, high = np.quantile(prices, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+    cheaper = None if label_cost is None else float((prices < label_cost).mean())
+    bounds = {"median": float(median), "interval": [float(low), float(high)]}
+    return bounds | {"unit": money.unit, "label_cost": label_cost, "probability_rollouts_cheaper": cheaper}
+
+
+def training_costs(
+    short_runs: Sequence[ShortRun], flop_budget: float | None, label_cost: float | None, money: Money
+) -> dict | None:
+    """What the plan says of the short runs: each one's forecast, what a label may cost between the cheapest of either kind, and how good such forecasts
+    were. None without short runs.
+    """
+    if not short_runs:
+        return None
+    best = {
+        kind: min((one.forecast for one in short_runs if one.kind == kind), key=lambda forecast: forecast.median, default=None)
+        for kind in ("labels", "rollouts")
+    }
+    both = None not in best.values()
+    return {
+        "short_runs": [one.fields(flop_budget) for one in short_runs],
+        "flop_budget": flop_budget,
+        "label_price": label_price(best["labels"], best["rollouts"], label_cost, money) if both else None,
+        "scores": calibration()["scores"],
+        "made_by": calibration()["made_by"],
+    }

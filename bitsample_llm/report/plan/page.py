@@ -7,10 +7,12 @@ from bitsample_llm.report.estimates import Estimate, number_text
 from bitsample_llm.report.page import aligned_table
 from bitsample_llm.report.plan.advice import LATENT_FACTOR, MOST_END
 from bitsample_llm.report.plan.completions import completion_rows, completions_sentence
+from bitsample_llm.report.plan.forecast import calibration
 from bitsample_llm.report.plan.pass_rates import ENOUGH_PUSH, KEEP_SHARE, TARGET_HALF_WIDTH, Counts
-from bitsample_llm.report.plan.pictures import essay_figure, group_figure, pass_rate_figure, probe_figure
+from bitsample_llm.report.plan.pictures import calibration_figure, essay_figure, group_figure, pass_rate_figure, probe_figure
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 
+TERA = 1e12
 HOW_TO_READ = (
     "A pass rate is the probability that a rollout passes. A group of G rollouts informs if it holds a pass and a fail; GRPO learns "
     "nothing from any other. Offered bits are the essay's: -log2 p for a label, H(p) for a verdict. A probe asks whether the skill is latent: "
@@ -18,9 +20,9 @@ HOW_TO_READ = (
 )
 
 
-def _text(summary: dict) -> str:
-    """A mean with its interval, of a part of the plan."""
-    return Estimate.of(summary).text()
+def _text(summary: dict, scale: float = 1.0) -> str:
+    """A mean with its interval, of a part of the plan, times `scale`."""
+    return Estimate.of(summary).text(scale)
 
 
 def group_rows(plan: dict) -> list[list[str]]:
@@ -46,6 +48,54 @@ def probe_rows(plan: dict) -> list[list[str]]:
         rates = [_text(probe[key]) for key in ("pass_rate_as_asked", "pass_rate_probed")]
         rows.append([probe["name"], *rates, probe["verdict"], probe["description"]])
     return rows
+
+
+def forecast_rows(training: dict) -> list[list[str]]:
+    """The short runs and what they forecast of themselves, heading first."""
+    budget = training["flop_budget"]
+    rows = [
+        [
+            "short run",
+            "learns from",
+            "updates",
+            "learning rate",
+            "bits gained, of all",
+            "TFLOP to half of the bits",
+            "samples to it",
+        ]
+    ]
+    rows[0] += [] if budget is None else [f"within {number_text(budget / TERA)} TFLOP"]
+    for run in training["short_runs"]:
+        cells = [run["arm"], run["learns_from"], f"{run['updates']:.0f}", f"{run['learning_rate']:g}", f"{run['share_gained']:.1%}"]
+        cells += [_text(run["flops_to_half"] | {"mean": run["flops_to_half"]["median"]}, 1 / TERA)]
+        cells += [_text(run["samples_to_half"] | {"mean": run["samples_to_half"]["median"]})]
+        rows.append(cells + ([] if budget is None else [f"{run['probability_within_budget']:.0%}"]))
+    return rows
+
+
+def forecast_note(training: dict) -> str:
+    """How forecasts were made, and how good they were."""
+    told = [
+        f"for {kind} {score['coverage']:.0%} of the prices lay within the interval, and ln price was off by {number_text(score['rms_error'])} ({score['starts']} starts)"
+        for kind, score in training["scores"].items()
+    ]
+    return (
+        f"By a straight line through each run's beginning; brackets: 80 %. On recorded runs, each start left out, {'; '.join(told)}. A run that has gained next to nothing "
+        "forecasts little more than that it will take long."
+    )
+
+
+def label_price_sentence(training: dict) -> str | None:
+    """What a label may cost; None without a short run of either kind."""
+    if (price := training["label_price"]) is None:
+        return None
+    in_flops = price["unit"] == "FLOPs"
+    text = _text(price | {"mean": price["median"]}, 1e-9 if in_flops else 1.0) + (" GFLOP" if in_flops else "")
+    told = f"Below {text} per label half of the bits is cheaper by labels, above it by rollouts (80 % interval)"
+    if price["label_cost"] is None:
+        return f"{told}. --label_cost says what yours cost."
+    cost = number_text(price["label_cost"] * (1e-9 if in_flops else 1.0)) + (" GFLOP" if in_flops else "")
+    return f"{told}. At {cost} per label rollouts are cheaper with probability {price['probability_rollouts_cheaper']:.0%}."
 
 
 def sentences(plan: dict) -> list[str]:
@@ -87,6 +137,8 @@ def sentences(plan: dict) -> list[str]:
             f"The mean offered bits are known to ±{need['half_width']:.0%} from the rollouts alone; ±{TARGET_HALF_WIDTH:.0%} takes "
             f"{need['prompts_needed']:,} prompts of {need['rollouts_per_prompt']} rollouts, {need['rollouts_needed']:,} in all."
         )
+    if plan["training"] and (of_label := label_price_sentence(plan["training"])):
+        told.append(of_label)
     cost = plan["measurement"]
     told.append(
         f"This measurement cost {number_text(cost['flops/total'] / 1e15)} PFLOP, probes included, for {cost['samples/total']:,} rollouts."
@@ -170,6 +222,16 @@ def plan_study(plan: dict, counts: Counts) -> Study:
         tables.insert(0 if is_first else 1, Table("Some rollouts", completion_rows(plan["completions"])))
     if plan["probes"]:
         tables.insert(1, Table("Probes", probe_rows(plan), "Brackets hold the 95 % bootstrap interval over prompts."))
+    if plan["training"]:
+        tables.insert(0, Table("What would training cost?", forecast_rows(plan["training"]), forecast_note(plan["training"])))
+        others.append(
+            Picture(
+                "calibration",
+                "How good are such forecasts?",
+                lambda: calibration_figure(calibration()),
+                "Recorded runs, each start left out: what was forecast from a beginning of 4 to 64 updates, and what was paid. On the line the forecast was right; the band is a factor of two.",
+            )
+        )
     return Study(
         title="Would RL pay?",
         question=f"Would RL pay on {plan['model']} and these {plan['num_prompts']} prompts?",
@@ -192,6 +254,7 @@ def terminal_plan(plan: dict, output_dir: Path) -> str:
     lines = [told["verdict"].upper(), f"  because {told['reason']}", f"  to do: {told['do']}", ""]
     lines += [f"- {sentence}" for sentence in sentences(plan)]
     samples = completion_rows(plan["completions"]) if plan["completions"] else []
-    lines += [f"\n{aligned_table(rows)}" for rows in (samples, group_rows(plan), probe_rows(plan)) if len(rows) > 1]
+    forecasts = forecast_rows(plan["training"]) if plan["training"] else []
+    lines += [f"\n{aligned_table(rows)}" for rows in (samples, forecasts, group_rows(plan), probe_rows(plan)) if len(rows) > 1]
     lines += [f"\n{name}: {os.path.relpath(output_dir / name)}" for name in ("plan.html", "keep.jsonl")]
     return "\n".join(lines)
