@@ -15,7 +15,7 @@ import torch
 import trl
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
-from bitsample_llm.meter.distillation import DistillationObserver
+from bitsample_llm.meter.distillation import DistillationObserver, SelfDistillationObserver
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.meter.groups import RolloutObserver
 from bitsample_llm.meter.hooks import wrap
@@ -37,12 +37,17 @@ def regime_of(trainer) -> str:
     """What a trainer learns from: `sft`, `rl` or `distillation`; a TypeError for one that learns from something else."""
     if isinstance(trainer, trl.GRPOTrainer | trl.RLOOTrainer):
         return "rl"
-    if isinstance(trainer, trl.DistillationTrainer):
+    if isinstance(trainer, trl.DistillationTrainer) or distils_itself(trainer):
         return "distillation"
     if isinstance(trainer, trl.SFTTrainer) and not hasattr(trainer, "teacher_model"):
         return "sft"
-    known = "SFTTrainer, GRPOTrainer, RLOOTrainer and DistillationTrainer"
+    known = "SFTTrainer, GRPOTrainer, RLOOTrainer, DistillationTrainer and SDFTTrainer"
     raise TypeError(f"InformationMeter knows {known}, and not what a {type(trainer).__name__} learns from")
+
+
+def distils_itself(trainer) -> bool:
+    """Whether a trainer has a teacher that sees more than the student, as TRL's SDFTTrainer."""
+    return hasattr(trainer, "teacher_context_builder") and hasattr(trainer, "sample_rollouts")
 
 
 @cache  # once per process
@@ -54,7 +59,7 @@ class InformationMeter(TrainerCallback):
     """Records bits and FLOPs of a TRL trainer into a run directory.
 
     Args:
-        trainer: an SFTTrainer, GRPOTrainer, RLOOTrainer or DistillationTrainer, unmodified.
+        trainer: an SFTTrainer, GRPOTrainer, RLOOTrainer, DistillationTrainer or SDFTTrainer, unmodified.
         output_dir: the run directory to write; see `bitsample_llm.records`.
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
@@ -141,6 +146,8 @@ class InformationMeter(TrainerCallback):
     def _observer(self, verifier, *rl_choices):
         if self.regime == "rl":
             return RolloutObserver(self.trainer, self, verifier, *rl_choices)
+        if distils_itself(self.trainer):
+            return SelfDistillationObserver(self.trainer, self, verifier)
         if self.regime == "distillation":
             return DistillationObserver(self.trainer, self, verifier)
         return LabelObserver(self.trainer, self)

@@ -1,9 +1,9 @@
-"""What TRL's DistillationTrainer shows: the completions, what the teacher told of them, and what the teacher cost."""
+"""What TRL's trainers with a teacher show: the completions, what the teacher told of them, and what the teacher cost."""
 
 import torch
 from accelerate.utils import gather_object
 
-from bitsample_llm.meter.hooks import require
+from bitsample_llm.meter.hooks import require, wrap
 from bitsample_llm.meter.labels import NATS_PER_BIT
 from bitsample_llm.meter.rollouts import GenerationObserver
 
@@ -39,3 +39,38 @@ class DistillationObserver(GenerationObserver):
         count("train_forward", num_forward, ran, useful)
         count("train_backward", 2 + self.counter.layers.output_trainable, ran, useful)
         count("score_reference", num_forward + 1, ran, useful, self._teacher_config)
+
+
+class SelfDistillationObserver(GenerationObserver):
+    """Records completions and what a teacher that sees more than the student offers (TRL's SDFTTrainer): the divergence of the teacher's
+    prediction from the student's, KL(teacher || student) over the whole vocabulary, summed over the tokens, whatever the trainer's loss makes of it.
+    """
+
+    makes_batch = "sample_rollouts"
+
+    def __init__(self, trainer, meter, verifier):
+        require(trainer, "teacher_model")
+        if getattr(trainer, "use_teacher_server", False):
+            raise ValueError("a teacher behind a server shows no predictions: set use_teacher_server to false")
+        super().__init__(trainer, meter, verifier, num_generations=trainer.num_generations)
+        wrap(trainer, "_compute_self_distillation_loss", self._around_divergence)
+
+    def _complete(self, rollouts: list[dict]) -> None:
+        if self.verifier is not None:
+            self.totals.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
+
+    def _around_divergence(self, original, model, inputs, predictions):
+        if self.trainer.model.training:
+            bits_B = divergence_bits(predictions.teacher_logits, predictions.student_logits.detach(), predictions.loss_mask)
+            parts = gather_object([bits_B.tolist()])
+            bits = [value for part in parts for value in part]
+            self.totals.count("bits/offered_total", sum(bits))
+            self.totals.observe("bits/offered_per_sample", bits)
+        return original(model, inputs, predictions)
+
+
+def divergence_bits(teacher_BTV: torch.Tensor, student_BTV: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) in bits (B), summed over the tokens of the mask, from logits."""
+    teacher_BTV, student_BTV = (torch.log_softmax(logits.double(), dim=-1) for logits in (teacher_BTV, student_BTV))
+    nats_BT = (teacher_BTV.exp() * (teacher_BTV - student_BTV)).sum(dim=-1)
+    return (nats_BT * mask_BT).sum(dim=1) / NATS_PER_BIT

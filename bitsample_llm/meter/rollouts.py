@@ -26,6 +26,8 @@ def sampling_settings(trainer) -> dict:
 class GenerationObserver:
     """Records completions, and what they cost where no forward pass was seen; subclasses add what their trainer tells of them."""
 
+    makes_batch = "_generate_and_score_completions"  # the trainer's method that draws the rollouts of a batch
+
     def __init__(self, trainer, meter, verifier, num_generations: int):
         self.trainer = trainer
         self.meter, self.totals, self.counter = meter, meter.totals, meter.counter
@@ -42,8 +44,9 @@ class GenerationObserver:
         self._num_prompt_tokens = 0
         TrainingLosses(trainer, self.counter.causal_lm, self._record_loss)
         wrap(trainer, "_generate", self._around_generate)
-        wrap(trainer, "_generate_single_turn", self._around_turn)
-        wrap(trainer, "_generate_and_score_completions", self._around_generation)
+        if hasattr(trainer, "_generate_single_turn"):  # trainers without tools have one turn
+            wrap(trainer, "_generate_single_turn", self._around_turn)
+        wrap(trainer, self.makes_batch, self._around_generation)
 
     def _around_generate(self, original, prompts):
         counter, passes_before, turns_before = self.counter, self.counter.num_passes, self._num_turns

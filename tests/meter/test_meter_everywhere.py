@@ -4,20 +4,23 @@ import copy
 import itertools
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import BASE, REPOSITORY
 from datasets import Dataset
 from test_flops import torch_counter
 from test_meter import PROBLEMS, SHARED, exact_log2_pass_rates, metered, rl_trainer, sft_trainer
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Trainer
 from trl import DistillationConfig, DistillationTrainer
+from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
 from bitsample_llm.flops import forward_flops
+from bitsample_llm.meter.distillation import divergence_bits
 from bitsample_llm.records import read_run
 
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
@@ -214,6 +217,47 @@ def test_distillation_pays_for_its_teacher_and_offers_the_divergence(base_model,
         nats = line["bits/offered_per_sample"] * np.log(2) * 8
         tokens = line["tokens/completion"] - (run.steps[line["step"] - 2]["tokens/completion"] if line["step"] > 1 else 0)
         assert nats == pytest.approx(line["train/loss"] * tokens, rel=1e-4)
+
+
+def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_model, tmp_path):
+    _, tokenizer = base_model
+    args = SDFTConfig(
+        output_dir=str(tmp_path / "checkpoints"),
+        per_device_train_batch_size=8,
+        num_generations=2,
+        max_completion_length=4,
+        distillation_mode="full_logits",
+        distillation_alpha=0.0,  # the loss is the forward divergence itself
+        distillation_is_clip=None,
+        teacher_prompt_template="{privileged_context}{prompt}",
+        teacher_model_kind="base",
+        **SHARED,
+    )
+    rows = [{"prompt": problem.prompt, "privileged_context": "A12+30<24", "problem_id": problem.problem_id} for problem in PROBLEMS]
+    student = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
+    trainer = SDFTTrainer(model=student, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    meter = metered(trainer, tmp_path)
+    with torch_counter() as true:
+        trainer.train()
+    assert meter.cumulative["flops/score_reference"] > 0
+    assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
+    run = read_run(tmp_path / "run")
+    assert run.manifest["regime"] == "distillation"
+    assert run.table("rollouts").num_rows == run.steps[-1]["samples/total"] == 4 * 8
+    tokens_by_step = Counter()
+    for row in run.table("rollouts").to_pylist():
+        tokens_by_step[row["step"]] += row["num_tokens"]
+    for line in run.steps:  # where all completions of a batch have one length, a mean of their means is a mean over tokens
+        bits = line["bits/offered_per_sample"] * 8 / tokens_by_step[line["step"]]
+        assert bits * np.log(2) == pytest.approx(line["train/loss"], rel=0.3) and bits > 0
+
+
+def test_the_divergence_of_two_predictions_is_that_of_the_definition():
+    teacher, student = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, 5)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    p = teacher.softmax(-1)
+    by_hand = [sum(float((p[row, t] * (p[row, t] * 5).log2()).sum()) for t in range(num)) for row, num in ((0, 2), (1, 1))]
+    assert divergence_bits(teacher, student, mask).tolist() == pytest.approx(by_hand)
 
 
 def test_generation_without_a_cache_is_generation_still(base_model, tmp_path):
