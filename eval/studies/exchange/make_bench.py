@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -18,14 +19,18 @@ from bitsample_llm.scoring.likelihood import answer_logprobs
 from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import Problem, load_task
 from bitsample_llm.tasks.authors import uniform_wrong_answer
+from bitsample_llm.tasks.dataset_rows import DataArguments, Faults, open_dataset, problems_of_rows, random_subset
+from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.training.objectives import VerdictLikelihoodTrainer
-from bitsample_llm.training.prompt_format import labelled_rows
+from bitsample_llm.training.prompt_format import after_shots, labelled_rows
 from bitsample_llm.training.rewards import OutcomeReward
 from eval.studies.exchange.gains import TUNED_AS_LABELS
 
 GROUP_SIZE = 8
 BATCH_SIZE = 16
 NUM_HELDOUT = 256
+NUM_HELDOUT_OF_FILE = 64
+LINE_END = "\n"  # ends an answer of a file, and parts solved problems
 LEARN_FROM_LABELS = ("labels", "wrong_labels", "passes", "as_many_labels", "passes_of_groups", "passes_in_rounds")  # by SFT
 IN_GROUPS = ("passes_of_groups", "dpo", "verdict_likelihood", "grpo")
 
@@ -36,6 +41,8 @@ class Start:
 
     Attributes:
         accepted_digits: an answer passes whose first digits are right, so many; None: the whole answer, and nothing else.
+        dataset: a JSONL file of prompts and answers in place of the arithmetic task; what is held out of it is in a file beside it.
+        shots: solved problems of that file before every prompt.
     """
 
     rung: str
@@ -45,6 +52,8 @@ class Start:
     mark: str
     difficulty: int
     accepted_digits: int | None = None
+    dataset: str | None = None
+    shots: int = 0
 
     @property
     def name(self) -> str:
@@ -74,12 +83,12 @@ class Cell:
 class Scores(TrainerCallback):
     """Held-out state after 1, 2, 4, ... updates: [updates, mean log2 p, mean p], and log2 p of each problem at the last of them."""
 
-    def __init__(self, tokenizer, problems: list[Problem], accepted_digits: int | None):
-        self.tokenizer, self.problems, self.accepted_digits, self.rows = tokenizer, problems, accepted_digits, []
+    def __init__(self, tokenizer, problems: list[Problem], accepted_digits: int | None, end: AnswerEnd):
+        self.tokenizer, self.problems, self.accepted_digits, self.rows, self.end = tokenizer, problems, accepted_digits, [], end
         self.log2_p = np.empty(0)
 
     def add(self, model, updates: int) -> None:
-        logps = answer_logprobs(model, self.tokenizer, self.problems)  # a digit is a token
+        logps = answer_logprobs(model, self.tokenizer, self.problems, end=self.end)  # a digit is a token
         self.log2_p = np.array([logps_T[: self.accepted_digits].sum() for logps_T in logps]) / math.log(2)
         self.rows.append([updates, float(self.log2_p.mean()), float(np.exp2(self.log2_p).mean())])
 
@@ -93,6 +102,30 @@ def rollout_seed(start: Start, seed: int) -> int:
     return int(np.random.SeedSequence([seed, *start.name.encode()]).generate_state(1)[0])
 
 
+class FileProblems:
+    """The problems of a start that come from a file, in the pools that the arithmetic tasks have; the last of the file are for tuning, those
+    before them are shown.
+    """
+
+    def __init__(self, file: str, shots: int):
+        path, columns, faults = Path(file), DataArguments(), Faults()
+        read = [path, path.with_name(f"{path.stem}_heldout.jsonl")]
+        train, heldout = (problems_of_rows(open_dataset(str(part), None, "train"), part.name, columns, faults) for part in read)
+        self.task = DatasetTask(file, train + heldout, {})
+        num_tuning = min(NUM_HELDOUT_OF_FILE, len(train) // 3)
+        train, tuning = train[:-num_tuning], train[-num_tuning:]
+        shown = train[len(train) - shots :]
+        parts = {"train": train[: len(train) - shots], "tuning": tuning, "heldout": heldout}
+        self._parts = {name: [after_shots(problem, shown, LINE_END) for problem in part] for name, part in parts.items()}
+
+    def num_problems(self, pool: str) -> int:
+        return len(self._parts[pool])
+
+    def problems(self, pool: str, num: int, seed: int) -> list[Problem]:
+        """At most `num` problems of a pool, in an order that `seed` decides."""
+        return random_subset(self._parts[pool], num, seed)
+
+
 @cache
 def training_problems(task, seed: int) -> list[Problem]:
     """All training problems that a seed may use, in its order."""
@@ -104,13 +137,16 @@ class Bench:
 
     def __init__(self, start: Start, config: dict):
         self.start, self.config = start, config
-        self.task = load_task("addition", "reversed", difficulty=start.difficulty, mark=start.mark)
+        self.source = self.task = load_task("addition", "reversed", difficulty=start.difficulty, mark=start.mark)
+        if start.dataset is not None:
+            self.source = FileProblems(start.dataset, start.shots)
+            self.task = self.source.task
         self.tokenizer = AutoTokenizer.from_pretrained(start.folder)
         model = self.fresh_model()
-        self.end = AnswerEnd.of(model, self.tokenizer)
+        self.end = AnswerEnd.of(model, self.tokenizer, None if start.dataset is None else LINE_END)
         self.heldout = {
-            False: self.task.problems("heldout", NUM_HELDOUT, seed=0),
-            True: self.task.problems("tuning", NUM_HELDOUT, seed=0),
+            False: self.source.problems("heldout", NUM_HELDOUT, seed=0),
+            True: self.source.problems("tuning", NUM_HELDOUT, seed=0),
         }
         self.before = {}
         for is_tuning in self.heldout:
@@ -121,7 +157,7 @@ class Bench:
 
     def scores(self, is_tuning: bool) -> Scores:
         """Of a run, before it begins."""
-        return Scores(self.tokenizer, self.heldout[is_tuning], self.start.accepted_digits)
+        return Scores(self.tokenizer, self.heldout[is_tuning], self.start.accepted_digits, self.end)
 
     def fresh_model(self):
         """The model as it is before training."""
@@ -129,7 +165,7 @@ class Bench:
 
     def problems(self, num: int, seed: int) -> list[Problem]:
         """The first `num` training problems of a seed; of few digits there are no more than there are."""
-        return training_problems(self.task, seed)[:num]
+        return training_problems(self.source, seed)[:num]
 
     def rollouts(self, cell: Cell) -> list[tuple[Problem, str, bool]]:
         """The cell's rollouts: problem, completion, whether it passed. A smaller set is the beginning of a larger one."""
@@ -241,7 +277,7 @@ class Bench:
 
     def _sft(self, cell: Cell, shared: dict):
         problems = self.labelled(cell)
-        args = trl.SFTConfig(**shared, per_device_train_batch_size=min(max(len(problems), 1), BATCH_SIZE), max_length=64)
+        args = trl.SFTConfig(**shared, per_device_train_batch_size=min(max(len(problems), 1), BATCH_SIZE), max_length=None)
         rows = labelled_rows(problems, self.tokenizer, self.end)
         return len(problems), lambda **how: trl.SFTTrainer(args=args, train_dataset=datasets.Dataset.from_list(rows), **how)
 

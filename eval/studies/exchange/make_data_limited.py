@@ -24,9 +24,11 @@ import transformers
 import yaml
 from tqdm import tqdm
 
+from bitsample_llm.tasks.problem import NO_MARK
 from eval.studies.exchange.gains import TUNED_AS_LABELS, chosen_setting, longest_runs, nearest_size
 from eval.studies.exchange.make_bench import GROUP_SIZE, Bench, Cell, Start
 
+OF_START = ("mark", "difficulty", "accepted_digits", "dataset", "shots")  # what a rung says of its starts
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -37,8 +39,8 @@ def starts_of(config: dict) -> list[Start]:
         models = config["models"][facts["reason"]]
         for model in facts.get("models", models):
             folder = f"{models[model]}/{facts['checkpoint']}" if "checkpoint" in facts else models[model]
-            about = facts["mark"], facts["difficulty"], facts.get("accepted_digits")
-            starts.append(Start(rung, model, facts["reason"], folder, *about))
+            about = {"mark": NO_MARK} | {key: facts[key] for key in OF_START if key in facts}
+            starts.append(Start(rung, model, facts["reason"], folder, **about))
     return starts
 
 
@@ -57,7 +59,8 @@ def cells_of(bench: Bench, config: dict, is_wide: bool) -> list[Cell]:
         # what the learners of groups are held against, at more sizes than theirs
         return cells + [Cell("passes_of_groups", n, 0, 0.0, False) for n in num_rollouts if sizes and n >= 2 * GROUP_SIZE]
     labels_per_pass = config["rungs"][start.rung].get("labels_per_pass", config["labels_per_pass"])
-    cells = [Cell("labels", n, 0, 0.0, False) for n in config["num_labels"][start.reason] if n <= num_problems]
+    num_labels = config["rungs"][start.rung].get("num_labels", config["num_labels"][start.reason])
+    cells = [Cell("labels", n, 0, 0.0, False) for n in num_labels if n <= num_problems]
     for n in num_rollouts:
         cells.append(Cell("passes", n, 0, 0.0, False))
         factors = [factor for factor in labels_per_pass if factor * n * pass_rate <= num_problems]
