@@ -3,6 +3,7 @@
 # make ablate  process reward against outcome reward: 240 runs, half an hour on two cores; goes on where it stopped
 # make ladder  what a held-out target costs in FLOPs, latent and unacquired: two hours on two cores; goes on where it stopped
 #              (LADDER=full: all arms and rungs, gradient noise, decades, what is acquired)
+# make pretrained  the same questions to SmolLM2-135M: three hours on two cores; goes on where it stopped
 # make test-slow  minutes: browsers, several processes, kills (CI runs it)
 # make test-long  an hour: all ways to share a model, a hundred kills, a million completions for each verifier (outside CI)
 # make tune, make tune-ladder   the searches behind their learning rates and batch sizes (hours)
@@ -20,7 +21,7 @@ CLAIMS_full = noise decades acquire
 AGES = $(foreach seed,0 1 2 3 4,runs/models/ages-seed$(seed)/model)
 RUN_STUDY = $(BIN)/python recipes/study.py --config eval/studies
 
-.PHONY: install study ablate ages ladder test test-slow test-long lint tune tune-ladder
+.PHONY: install study ablate ages ladder pretrained test test-slow test-long lint tune tune-ladder
 
 install: .venv/.installed
 
@@ -81,3 +82,14 @@ tune: install
 tune-ladder: ages
 	@set -e; for reason in latent unacquired; do $(BIN)/python recipes/search.py --config eval/studies/price/search_$$reason.yaml \
 		--output_dir runs/ladder/search_$$reason --output_file eval/studies/price/tuned_$$reason.yaml; done
+
+PRETRAINED = runs/pretrained
+MODEL ?=
+
+pretrained: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[gguf,reasoning-gym]'
+	@$(BIN)/python data/pretraining/get_smollm2.py $(if $(MODEL),--model_name_or_path $(MODEL))
+	@$(BIN)/python -m eval.studies.pretrained.make_problems $(PRETRAINED)/problems
+	@set -e; for part in compute compute_more; do $(RUN_STUDY)/pretrained/$$part.yaml --output_dir $(PRETRAINED)/$$part; done
+	@$(BIN)/python -m eval.studies.exchange.make_data_limited --config eval/studies/pretrained/samples.yaml --output_dir $(PRETRAINED)/samples
+	@$(BIN)/python -m eval.studies.pretrained $(PRETRAINED) --output_dir $(PRETRAINED)/report

