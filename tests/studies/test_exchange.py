@@ -11,9 +11,7 @@ import yaml
 from conftest import REPOSITORY
 
 from bitsample_llm.records import RecordError
-from eval.studies.exchange.__main__ import exchange_study, read
-from eval.studies.exchange.claims import claims_of
-from eval.studies.exchange.gains import (
+from bitsample_llm.report.gains import (
     Setting,
     chosen_setting,
     gain_of_labels,
@@ -23,6 +21,8 @@ from eval.studies.exchange.gains import (
     samples_to_gain,
     waiting_law,
 )
+from eval.studies.exchange.__main__ import exchange_study, read
+from eval.studies.exchange.claims import claims_of
 from eval.studies.exchange.make_bench import Bench, Cell, Start, rollout_seed
 from eval.studies.exchange.make_data_limited import starts_of
 from eval.studies.exchange.matched import matched_gains, matched_table

@@ -49,9 +49,9 @@ def plan(arguments: Sequence[str] | None = None, prog: str = "bitsample plan") -
     try:
         check_output_dir(output_dir)
         run = read_run(options.run)
-        numbers, counts, keep = plan_of(run, options.group_size)
         short_runs = [short_run(read_run(path)) for path in options.short_runs]
-        numbers["training"] = training_costs(short_runs, options.flop_budget, options.label_cost, money)
+        training = training_costs(short_runs, options.flop_budget, options.label_cost, money)
+        numbers, counts, keep = plan_of(run, options.group_size, training)
         write_page(plan_study(numbers, counts), output_dir, page="plan", results="plan")
         kept = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept_lines(run, keep))
         (output_dir / "keep.jsonl").write_text(kept)

@@ -27,9 +27,9 @@ BASE_OF_PROBE = {"prefix": None, "mark": None, "shots": None, "updates": "heldou
 DEFAULT_GROUP_SIZE = 8  # TRL's
 
 
-def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE) -> tuple[dict, Counts, np.ndarray]:
+def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE, training: dict | None = None) -> tuple[dict, Counts, np.ndarray]:
     """The plan in numbers, the counts of all prompts, and which of them are worth keeping for groups of `group_size`; a RecordError
-    for what is no finished measurement.
+    for what is no finished measurement. `training` is what short runs say of its cost (`forecast.training_costs`).
     """
     check_planned(run)
     rng = np.random.default_rng(0)
@@ -69,6 +69,7 @@ def plan_of(run: Run, group_size: int = DEFAULT_GROUP_SIZE) -> tuple[dict, Count
         "probes": probes,
         "kept": kept_facts(second, keep, rng) | {"group_size": group_size},
         "rollouts_needed": rollouts_needed(first, second),
+        "training": training,
         "measurement": {key: run.steps[-1][key] for key in ("samples/total", "flops/total", "seconds/total")},
     }
     return plan, counts, keep

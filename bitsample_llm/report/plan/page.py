@@ -12,7 +12,7 @@ from bitsample_llm.report.plan.pass_rates import ENOUGH_PUSH, KEEP_SHARE, TARGET
 from bitsample_llm.report.plan.pictures import calibration_figure, essay_figure, group_figure, pass_rate_figure, probe_figure
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 
-TERA = 1e12
+GIGA = 1e9
 HOW_TO_READ = (
     "A pass rate is the probability that a rollout passes. A group of G rollouts informs if it holds a pass and a fail; GRPO learns "
     "nothing from any other. Offered bits are the essay's: -log2 p for a label, H(p) for a verdict. A probe asks whether the skill is latent: "
@@ -60,14 +60,14 @@ def forecast_rows(training: dict) -> list[list[str]]:
             "updates",
             "learning rate",
             "bits gained, of all",
-            "TFLOP to half of the bits",
+            "GFLOP to half of the bits",
             "samples to it",
         ]
     ]
-    rows[0] += [] if budget is None else [f"within {number_text(budget / TERA)} TFLOP"]
+    rows[0] += [] if budget is None else [f"within {number_text(budget / GIGA)} GFLOP"]
     for run in training["short_runs"]:
         cells = [run["arm"], run["learns_from"], f"{run['updates']:.0f}", f"{run['learning_rate']:g}", f"{run['share_gained']:.1%}"]
-        cells += [_text(run["flops_to_half"] | {"mean": run["flops_to_half"]["median"]}, 1 / TERA)]
+        cells += [_text(run["flops_to_half"] | {"mean": run["flops_to_half"]["median"]}, 1 / GIGA)]
         cells += [_text(run["samples_to_half"] | {"mean": run["samples_to_half"]["median"]})]
         rows.append(cells + ([] if budget is None else [f"{run['probability_within_budget']:.0%}"]))
     return rows

@@ -11,9 +11,9 @@ import numpy as np
 
 from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import number_text, over_seeds, ratio_over_seeds
+from bitsample_llm.report.gains import Rung, essay_rate, gain_of_labels, read_lines, rungs_of, variances
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.exchange.claims import ENOUGH, FROM, claims_of, share_claim, worth_claim
-from eval.studies.exchange.gains import Rung, essay_rate, gain_of_labels, read_lines, rungs_of, variances
 from eval.studies.exchange.matched import Matched, matched_gains, matched_table, read_starts
 from eval.studies.exchange.observer import read_observer
 from eval.studies.exchange.pictures import gains_figure, rates_figure

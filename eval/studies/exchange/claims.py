@@ -6,7 +6,7 @@ import numpy as np
 
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import number_text, over_seeds
-from eval.studies.exchange.gains import Rung, gain_of_labels
+from bitsample_llm.report.gains import Rung, gain_of_labels
 from eval.studies.exchange.rates import (
     as_many,
     bracketed_worth,

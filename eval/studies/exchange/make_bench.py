@@ -14,6 +14,7 @@ import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.report.gains import TUNED_AS_LABELS
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import answer_logprobs
 from bitsample_llm.scoring.sampling import sampled_completions
@@ -24,7 +25,6 @@ from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.training.objectives import VerdictLikelihoodTrainer
 from bitsample_llm.training.prompt_format import after_shots, labelled_rows
 from bitsample_llm.training.rewards import OutcomeReward
-from eval.studies.exchange.gains import TUNED_AS_LABELS
 
 GROUP_SIZE = 8
 BATCH_SIZE = 16

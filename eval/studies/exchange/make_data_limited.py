@@ -24,8 +24,8 @@ import transformers
 import yaml
 from tqdm import tqdm
 
+from bitsample_llm.report.gains import TUNED_AS_LABELS, chosen_setting, longest_runs, nearest_size
 from bitsample_llm.tasks.problem import NO_MARK
-from eval.studies.exchange.gains import TUNED_AS_LABELS, chosen_setting, longest_runs, nearest_size
 from eval.studies.exchange.make_bench import GROUP_SIZE, Bench, Cell, Start
 
 OF_START = ("mark", "difficulty", "accepted_digits", "dataset", "shots")  # what a rung says of its starts

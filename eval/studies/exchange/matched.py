@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bitsample_llm.report.estimates import Estimate, number_text, over_seeds
+from bitsample_llm.report.gains import Rung
 from bitsample_llm.report.study import Table
-from eval.studies.exchange.gains import Rung
 
 STARTS = "starts.parquet"
 FACTOR = 1.25

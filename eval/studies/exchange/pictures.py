@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from bitsample_llm.report.gains import Rung, gain_curve
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
-from eval.studies.exchange.gains import Rung, gain_curve
 
 SHOWN = ("latent G", "latent E", "latent C", "nine gates", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
 PANELS = {"latent": "latent: shown rarely", "gates": "latent, behind nine gates", "unacquired": "unacquired: not there"}

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from bitsample_llm.report.estimates import Estimate, over_seeds, ratio_over_seeds
-from eval.studies.exchange.gains import Rung, essay_rate, gain_curve, gain_of_labels, samples_to_gain, waiting_law
+from bitsample_llm.report.gains import Rung, essay_rate, gain_curve, gain_of_labels, samples_to_gain, waiting_law
 
 LEAST_GAIN_BITS = 0.25  # a start at which labels gain less at any n has no exchange rate
 LEARNERS = {"kto": "passes", "dpo": "passes_of_groups", "verdict_likelihood": "passes_of_groups", "grpo": "passes_of_groups"}
