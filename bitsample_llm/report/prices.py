@@ -7,7 +7,7 @@ kept until `KEEP_FOR` times its FLOPs were spent.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from bitsample_llm.report.runs import run_dirs_in
 
 KEEP_FOR = 3.0
 PACKED = "lines.parquet"
-PACKED_AS_JSON = ("tags", "settings", "gains_elsewhere")
+PACKED_AS_JSON = ("tags", "settings", "gains_elsewhere", "text_bits_per_token")
 SETTINGS = (  # what a search may set
     *("learning_rate", "optim", "per_device_train_batch_size", "num_generations", "num_iterations", "trained_parameters"),
     *("max_completion_length", "answer_format"),
@@ -65,6 +65,8 @@ class PricedRun:
     pass_rate: list[float]
     kl_bits: list[float | None]  # divergence from the start; None where it was not measured
     gains_elsewhere: dict[str, float]  # of each other evaluation set, what the mean of log2 p gained in the end, in bits
+    # of each set of texts (`--also_evaluate`), mean -log2 p of a token before training and in the end; where a text ends is not counted
+    text_bits_per_token: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def rung(self) -> str:
@@ -185,7 +187,25 @@ def priced_run(run: Run) -> PricedRun:
         pass_rate=np.nan_to_num(pass_rate_T).tolist(),
         kl_bits=[float(known.mean()) if (known := kl_R[at & ~np.isnan(kl_R)]).size else None for at in at_T],
         gains_elsewhere=_gains_elsewhere(table),
+        text_bits_per_token=_text_bits_per_token(table),
     )
+
+
+def _text_bits_per_token(evals: pa.Table) -> dict[str, list[float]]:
+    """Surprisal per token of each set that had no pass rates from the start, at its first and at its last evaluation; infinite where the run had diverged."""
+    without_rates = evals.filter(pc.and_(pc.is_null(evals["log2_pass_rate"]), pc.is_null(evals["num_rollouts"])))
+    by_place: dict[str, dict[int, list]] = {}
+    for row in without_rates.to_pylist():
+        by_place.setdefault(row["split"], {}).setdefault(row["step"], []).append(row["token_log2_probabilities"])
+    ends = {split: (min(by_step), max(by_step)) for split, by_step in sorted(by_place.items())}
+    first = pc.min(evals["step"]).as_py()
+    return {split: [_bits_per_token(by_place[split][step]) for step in steps] for split, steps in ends.items() if steps[0] == first}
+
+
+def _bits_per_token(log2_p: Sequence[Sequence[float | None] | None]) -> float:
+    """Mean surprisal of all tokens but each text's last, which ends it."""
+    tokens = [value for of_text in log2_p for value in (of_text or [None])[:-1] or [None]]
+    return math.inf if None in tokens else -sum(tokens) / len(tokens)
 
 
 def _gains_elsewhere(evals: pa.Table) -> dict[str, float]:
@@ -223,4 +243,4 @@ def pack_prices(runs: Sequence[PricedRun], folder: Path) -> None:
 
 
 def _unpacked(line: dict) -> PricedRun:
-    return PricedRun(**line | {name: json.loads(line[name]) for name in PACKED_AS_JSON})
+    return PricedRun(**line | {name: json.loads(line[name]) for name in PACKED_AS_JSON if name in line})

@@ -1,0 +1,174 @@
+"""The statistics of README.md: what the arms pay at the main start, what few samples teach at every start, and what becomes of plain English."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitsample_llm.information import binary_entropy_bits
+from bitsample_llm.report.claims import Answers, Claim, judged
+from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text, over_seeds, ratio_over_seeds
+from bitsample_llm.report.gains import Rung
+from bitsample_llm.report.prices import HALF, TARGETS, PricedRun, Target
+
+P_HALF = next(target for target in TARGETS if target.pass_rate == 0.5)
+SHOWN_TARGETS = (HALF, P_HALF)
+SPOKEN = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "rejection": "rejection SFT in rounds", "grpo_lora": "GRPO with LoRA"}
+SPOKEN |= {"distilled": "self-distillation from four lines"}
+MAIN, MAIN_SHOWN, BEYOND = "two digits, bare", "two digits, four lines", "three digits, four lines"
+TEXTS = "plain_english"
+MORE, FACTOR = 1.25, 2.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs: arm -> those of the main start by seed, and the starts with few samples."""
+
+    arms: dict[str, dict[int, PricedRun]]
+    rungs: dict[str, Rung]
+
+    @classmethod
+    def of(cls, runs: Sequence[PricedRun], rungs: Sequence[Rung]) -> "Found":
+        """Arms in the order in which they are spoken of."""
+        by_arm: dict[str, dict[int, PricedRun]] = defaultdict(dict)
+        for run in runs:
+            by_arm[run.arm][run.seed] = run
+        return cls({arm: dict(sorted(by_arm[arm].items())) for arm in SPOKEN if arm in by_arm}, {rung.name: rung for rung in rungs})
+
+    def price(self, arm: str, target: Target, amount: str = "flops") -> Estimate:
+        """Geometric mean over seeds, if every run got there and kept it."""
+        prices = [run.price(target, amount) for run in self.arms[arm].values()]
+        return ratio_over_seeds([price for price, _ in prices]) if all(known for _, known in prices) else UNKNOWN
+
+    def num_reached(self, arm: str, target: Target) -> str:
+        """How many runs got there and kept it, of how many."""
+        runs = self.arms[arm].values()
+        return f"{sum(run.kept_at(target) is not None for run in runs)} of {len(runs)}"
+
+    def over_sft(self, arm: str, target: Target, amount: str = "flops") -> Estimate:
+        """Price over that of SFT with the same seed, if every run of both got there and kept it."""
+        ratios = []
+        for seed, run in self.arms[arm].items():
+            if seed not in self.arms.get("sft", {}):
+                continue
+            pair = [one.price(target, amount) for one in (run, self.arms["sft"][seed])]
+            ratios.append(pair[0][0] / pair[1][0] if all(known for _, known in pair) else None)
+        return UNKNOWN if None in ratios or not ratios else ratio_over_seeds(ratios)
+
+    def by_seed(self, arm: str, value_of: Callable[[PricedRun], float | None]) -> Estimate:
+        """Mean over the seeds of an arm."""
+        return over_seeds([value_of(run) for run in self.arms.get(arm, {}).values()])
+
+    @property
+    def shown_log2_p(self) -> float | None:
+        """Mean log2 p of the main start's held-out problems after four lines; None where that start was not run."""
+        rung = self.rungs.get(MAIN_SHOWN)
+        return None if rung is None else -float(np.mean(list(rung.available_bits.values())))
+
+
+def gain_bits(run: PricedRun) -> float:
+    """Held-out bits gained in the end."""
+    return run.log2_p[-1] - run.log2_p[0]
+
+
+def text_loss(run: PricedRun) -> float | None:
+    """Bits per token lost on plain English in the end; None where it was not scored."""
+    bits = run.text_bits_per_token.get(TEXTS)
+    return None if bits is None else bits[1] - bits[0]
+
+
+def text_loss_per_bit(run: PricedRun) -> float | None:
+    """The same per held-out bit gained."""
+    loss, gained = text_loss(run), gain_bits(run)
+    return None if loss is None or gained <= 0 else loss / gained
+
+
+def label_shares(rung: Rung, arm: str, n: int) -> Estimate:
+    """Share of the available bits that n labels, or the passes among n rollouts, gain: mean over seeds."""
+    return over_seeds([run.gain_bits / rung.available_bits[run.model] for run in rung.runs.get((arm, n), [])])
+
+
+def claims_of(found: Found) -> list[Claim]:
+    """Every question of README.md whose runs are there."""
+    claims = []
+    if "sft" in found.arms:
+        more = Answers("more", f"the same within {MORE}", "less")
+        for target in SHOWN_TARGETS:
+            for arm in [arm for arm in found.arms if arm != "sft"]:
+                statistic = f"FLOPs to {target.name}, reached and kept, over those of SFT; margin {MORE}"
+                text = f"What does {SPOKEN[arm]} pay in FLOPs to {target.name}, compared with SFT?"
+                unmeasured = f"{found.num_reached(arm, target)} runs reached and kept it"
+                claims.append(judged(text, statistic, found.over_sft(arm, target), (1 / MORE, MORE), more, 2, unmeasured))
+            claims += exchange_claims(found)
+    claims += label_claims(found) + shown_claims(found) + text_claims(found)
+    return claims
+
+
+def exchange_claims(found: Found) -> list[Claim]:
+    """Whether rollouts per label of GRPO are 1/p, or the essay's ratio."""
+    p = np.minimum(np.exp2(next(iter(found.arms["sft"].values())).log2_p_before), 1.0)
+    laws = {"1/p": 1 / float(p.mean()), "the essay's ratio": float(-np.log2(p).mean() / binary_entropy_bits(p).mean())}
+    rate = found.over_sft("grpo", HALF, "samples") if "grpo" in found.arms else UNKNOWN
+    claims = []
+    for name, law in laws.items():
+        quotient = ratio_over_seeds([value / law for value in rate.values]) if rate.mean else UNKNOWN
+        answers = Answers(f"no, more than {FACTOR:g} times", f"yes, within a factor of {FACTOR:g}", f"no, less than 1/{FACTOR:g}")
+        text = f"Do GRPO's rollouts per label follow {name}, {number_text(law)} here?"
+        statistic = f"rollouts per label to {HALF.name} over it, within {FACTOR:g}"
+        claims.append(judged(text, statistic, quotient, (1 / FACTOR, FACTOR), answers, 2, "not all runs reached and kept it"))
+    return claims
+
+
+def label_claims(found: Found) -> list[Claim]:
+    """What share of the bits one label gains: where the prompt hides the skill, and on problems beyond it."""
+    claims = []
+    for name, threshold, is_more in ((MAIN, 0.5, True), (BEYOND, 0.1, False)):
+        if name in found.rungs and ("labels", 1) in found.rungs[name].runs:
+            answers = (
+                Answers("supported", "undecided", "contradicted") if is_more else Answers("contradicted", "undecided", "supported")
+            )
+            text = f"One label gains {'more than half' if is_more else 'less than a tenth'} of the bits: {name}."
+            share = label_shares(found.rungs[name], "labels", 1)
+            claims.append(
+                judged(
+                    text,
+                    f"share of the available held-out bits; {threshold:g}",
+                    share,
+                    (threshold, threshold),
+                    answers,
+                    2,
+                    "no runs",
+                )
+            )
+    return claims
+
+
+def shown_claims(found: Found) -> list[Claim]:
+    """Whether GRPO under the bare prompt gets to what four lines show, and beyond."""
+    level = found.shown_log2_p
+    if level is None or "grpo" not in found.arms:
+        return []
+    answers = Answers("yes", "undecided", "no")
+    over = found.by_seed("grpo", lambda run: run.log2_p[-1] - level)
+    reached = sum(run.log2_p[-1] >= level for run in found.arms["grpo"].values())
+    text = "Does GRPO under the bare prompt go beyond what four solved lines show at once?"
+    statistic = f"mean log2 p at the end, minus {number_text(level)} after four lines; {reached} of {len(found.arms['grpo'])} runs end above it"
+    return [judged(text, statistic, over, (0, 0), answers, 2, "no runs")]
+
+
+def text_claims(found: Found) -> list[Claim]:
+    """Whether GRPO loses less of plain English per bit than SFT."""
+    if not {"sft", "grpo"} <= found.arms.keys():
+        return []
+    pairs = [
+        (text_loss_per_bit(found.arms["grpo"][seed]), text_loss_per_bit(run))
+        for seed, run in found.arms["sft"].items()
+        if seed in found.arms["grpo"]
+    ]
+    difference = over_seeds([None if None in pair else pair[0] - pair[1] for pair in pairs])
+    answers = Answers("contradicted", "undecided", "supported")
+    text = "GRPO loses less of plain English than SFT."
+    return [
+        judged(text, "bits per token lost per held-out bit gained, GRPO minus SFT", difference, (0, 0), answers, 2, "not scored")
+    ]
