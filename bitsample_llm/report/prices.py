@@ -170,8 +170,8 @@ def priced_run(run: Run) -> PricedRun:
         raise RecordError(f"{run.run_dir} has no exact held-out pass rates, and a price here is of those")
     samples = {0: 0.0} | {line["step"]: line["samples/total"] for line in run.steps}
     manifest = run.manifest
-    config = manifest["config"]
-    options = config["training"] | config["study"] | config.get("choices", {})
+    config = {part: (manifest.get("config") or {}).get(part) or {} for part in ("training", "study", "choices")}
+    options = config["training"] | config["study"] | config["choices"]
     return PricedRun(
         start=manifest["start"],
         arm=manifest["arm"],
@@ -179,7 +179,7 @@ def priced_run(run: Run) -> PricedRun:
         tags=manifest.get("tags") or {},
         settings={name: options[name] for name in SETTINGS if options.get(name) is not None},
         log2_p_before=log2_p_R[at_T[0]].tolist(),
-        flop_budget=config["study"]["flop_budget"],
+        flop_budget=config["study"].get("flop_budget"),
         updates=steps.tolist(),
         samples=[samples[int(step)] for step in steps],
         flops=flops_R[first_rows].tolist(),

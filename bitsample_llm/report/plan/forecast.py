@@ -17,6 +17,8 @@ import numpy as np
 from scipy import stats
 
 from bitsample_llm.records import RecordError, Run
+from bitsample_llm.report.checks import check_reported
+from bitsample_llm.report.metered import with_names
 from bitsample_llm.report.prices import HALF, PricedRun, priced_run
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
@@ -161,6 +163,7 @@ class ShortRun:
     kind: str  # of what it learns from: `labels` or `rollouts`
     beginning: Beginning
     forecast: Forecast
+    learning_rate: float | None
 
     def fields(self, flop_budget: float | None) -> dict:
         """What the plan says of it; the probability is that of half of the bits within a budget."""
@@ -169,7 +172,7 @@ class ShortRun:
             "run": str(self.run.run_dir),
             "arm": self.run.manifest["arm"],
             "learns_from": self.kind,
-            "learning_rate": self.run.manifest["config"]["training"]["learning_rate"],
+            "learning_rate": self.learning_rate,
             "updates": self.beginning.updates,
             "samples": self.beginning.samples,
             "flops": self.beginning.flops,
@@ -186,11 +189,14 @@ def short_run(run: Run) -> ShortRun:
     Raises:
         RecordError: if it was not scored after its first update, or has no exact pass rates.
     """
-    beginning = beginning_of(priced_run(run))
+    check_reported(run)
+    run = with_names(run)
+    priced = priced_run(run)
+    beginning = beginning_of(priced)
     if beginning is None:
         raise RecordError(f"{run.run_dir} was not scored on held-out problems after its first update: let it run longer")
     kind = "labels" if run.manifest["regime"] == "sft" else "rollouts"
-    return ShortRun(run, kind, beginning, forecast_of(beginning, law_of(kind)))
+    return ShortRun(run, kind, beginning, forecast_of(beginning, law_of(kind)), priced.settings.get("learning_rate"))
 
 
 def label_price(labels: Forecast, rollouts: Forecast, label_cost: float | None, money: Money) -> dict:

@@ -66,7 +66,13 @@ def forecast_rows(training: dict) -> list[list[str]]:
     ]
     rows[0] += [] if budget is None else [f"within {number_text(budget / GIGA)} GFLOP"]
     for run in training["short_runs"]:
-        cells = [run["arm"], run["learns_from"], f"{run['updates']:.0f}", f"{run['learning_rate']:g}", f"{run['share_gained']:.1%}"]
+        cells = [
+            run["arm"],
+            run["learns_from"],
+            f"{run['updates']:.0f}",
+            number_text(run["learning_rate"]),
+            f"{run['share_gained']:.1%}",
+        ]
         cells += [_text(run["flops_to_half"] | {"mean": run["flops_to_half"]["median"]}, 1 / GIGA)]
         cells += [_text(run["samples_to_half"] | {"mean": run["samples_to_half"]["median"]})]
         rows.append(cells + ([] if budget is None else [f"{run['probability_within_budget']:.0%}"]))
