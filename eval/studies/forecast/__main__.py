@@ -49,7 +49,7 @@ HOW_TO_READ = (
 
 def is_new(run: PricedRun) -> bool:
     """Whether the run is from a start that the law was not made for."""
-    return run.tags.get("part") == "new"
+    return run.tags.get("part") == "new" or run.tags.get("reason") == "pretrained"
 
 
 def forms_table(kind: str, updates: Sequence[int], observed: Sequence[Observed]) -> Table:
