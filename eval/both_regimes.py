@@ -1,6 +1,7 @@
-"""How many rollouts buy what one label buys, with few samples and with fresh ones: one picture from two records.
+"""How many rollouts buy what one label buys, with few samples and with fresh ones: one picture from two or three records.
 
-python -m eval.both_regimes eval/records/EXCHANGE/results.json eval/records/PRICE/results.json --output_file figure.png
+python -m eval.both_regimes eval/records/EXCHANGE/results.json eval/records/PRICE/results.json \\
+    --pretrained eval/records/PRETRAINED/results.json --output_file figure.png
 """
 
 import argparse
@@ -36,8 +37,18 @@ def draw_estimates(axis, estimates: list[tuple[float, dict]], label: str, **look
         label = None
 
 
-def both_regimes_figure(exchange: dict, price: dict) -> Figure:
-    """Data-limited left, compute-limited right; small points are pretraining seeds, large ones their mean."""
+def draw_pretrained(axis, pretrained: dict) -> None:
+    """The really pretrained model's price in rollouts, GRPO: seeds small, their mean large."""
+    estimate = pretrained["over_sft"]["grpo"][TARGET]["samples"]
+    if estimate["mean"]:
+        look = {"color": "black", "marker": "*", "markeredgecolor": "white"}
+        p = pretrained["pass_rate"]
+        axis.plot([p] * len(estimate["values"]), estimate["values"], markersize=5, linestyle="none", alpha=0.6, **look)
+        axis.plot([p], [estimate["mean"]], markersize=14, linestyle="none", label="GRPO, SmolLM2-135M", **look)
+
+
+def both_regimes_figure(exchange: dict, price: dict, pretrained: dict | None = None) -> Figure:
+    """Data-limited left, compute-limited right; small points are pretraining seeds (of the pretrained model: training seeds), large ones their mean."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6), sharey=True)
     rates = [
         (float(np.mean(list(exchange["pass_rates"][rung].values()))), estimate)
@@ -57,6 +68,8 @@ def both_regimes_figure(exchange: dict, price: dict) -> Figure:
             ]
             look = {"color": COLOURS[index], "marker": MARKERS[index], "fillstyle": fill}
             draw_estimates(right, found, label=f"{name}, {reason}", **look)
+    if pretrained is not None:
+        draw_pretrained(right, pretrained)
     right.set_title(f"fresh rollouts at every update:\nto {TARGET}, reached and kept", loc="left")
     for axis in (left, right):
         draw_lines(axis)
@@ -67,10 +80,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("exchange", type=Path, help="results.json of a record of the exchange study")
     parser.add_argument("price", type=Path, help="results.json of a record of the price study")
+    parser.add_argument("--pretrained", type=Path, help="results.json of a record of the pretrained study")
     parser.add_argument("--output_file", type=Path, required=True)
     options = parser.parse_args()
-    exchange, price = (json.loads(path.read_text()) for path in (options.exchange, options.price))
-    both_regimes_figure(exchange, price).savefig(options.output_file, dpi=150)
+    paths = options.exchange, options.price, options.pretrained
+    exchange, price, pretrained = (None if path is None else json.loads(path.read_text()) for path in paths)
+    both_regimes_figure(exchange, price, pretrained).savefig(options.output_file, dpi=150)
 
 
 if __name__ == "__main__":
