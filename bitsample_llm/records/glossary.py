@@ -36,7 +36,7 @@ GLOSSARY: dict[str, Metric] = {
         "bits",
         "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) per rollout (rl), "
         "the divergence from the teacher over the completion (distillation)",
-        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss; "
+        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss, and with a teacher that sees more KL(teacher, student) over the whole vocabulary; "
         "mean over the step's samples",
     ),
     "bits/offered_total": Metric("bits", "Sum of the offered bits over all samples", "sum", True),
