@@ -11,7 +11,7 @@ from bitsample_llm.records import RecordError
 from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import number_text, over_seeds
 from bitsample_llm.report.gains import pack_lines, read_lines, rungs_of
-from bitsample_llm.report.prices import HALF, pack_prices, read_prices
+from bitsample_llm.report.prices import HALF, PACKED, pack_prices, read_prices
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.pretrained.claims import (
     SHOWN_TARGETS,
@@ -25,26 +25,33 @@ from eval.studies.pretrained.claims import (
 )
 from eval.studies.pretrained.pictures import curves_figure, shares_figure
 
-COMPUTE_LIMITED, DATA_LIMITED = ("compute", "compute_more", "prices"), "samples"  # folders; a record has the last two
+COMPUTE_LIMITED, DATA_LIMITED = ("compute", "compute_more"), "samples"  # folders of runs
 GIGA, TERA = 1e9, 1e12
 HOW_TO_READ = "p is the exact probability of the right answer. A target counts once it is kept until three times its FLOPs were spent. Brackets: 95 % t interval over training seeds of one model; what another pretrained model would do they do not say."
+
+
+def priced_parts(folder: Path) -> list[Path]:
+    """Where the compute-limited runs are; of a record in the folder itself. A RecordError where there are none."""
+    parts = [folder / name for name in COMPUTE_LIMITED if (folder / name).is_dir()]
+    if not parts and not (folder / PACKED).is_file():
+        raise RecordError(
+            f"{folder} holds neither {' nor '.join(COMPUTE_LIMITED)}, the folders of runs: make pretrained makes them"
+        )
+    return parts or [folder]
 
 
 def read(paths: Sequence[str]) -> Found:
     """The runs in one folder."""
     folder = Path(paths[0])
-    parts = [folder / name for name in COMPUTE_LIMITED if (folder / name).is_dir()]
-    if not parts:
-        raise RecordError(f"{folder} holds no {', '.join(COMPUTE_LIMITED)}: run make pretrained")
     rungs = rungs_of(read_lines([folder / DATA_LIMITED])) if (folder / DATA_LIMITED).is_dir() else []
-    return Found.of(read_prices(parts), rungs)
+    return Found.of(read_prices(priced_parts(folder)), rungs)
 
 
 def pack(folder: Path, record: Path) -> None:
     """Write the runs of a folder for a record."""
-    parts = [folder / name for name in COMPUTE_LIMITED if (folder / name).is_dir()]
-    pack_prices(read_prices(parts), record / COMPUTE_LIMITED[-1])
-    pack_lines(folder / DATA_LIMITED, record / DATA_LIMITED)
+    pack_prices(read_prices(priced_parts(folder)), record)
+    if (folder / DATA_LIMITED).is_dir():
+        pack_lines(folder / DATA_LIMITED, record / DATA_LIMITED)
 
 
 def arms_table(found: Found) -> Table:
