@@ -148,3 +148,11 @@ def test_the_letters_need_their_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
     with pytest.raises(ValueError, match="pip install 'bitsample_llm\\[reasoning-gym\\]'"):
         letter_rows()
+
+
+def test_every_wrong_answer_is_wrong(problems):
+    right, wrong = (
+        [json.loads(line) for line in (problems / f"{name}.jsonl").read_text().splitlines()] for name in ("sums2", "sums2_wrong")
+    )
+    assert [row["prompt"] for row in right] == [row["prompt"] for row in wrong]
+    assert all(a["answer"] != b["answer"] for a, b in zip(right, wrong, strict=True))

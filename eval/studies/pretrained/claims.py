@@ -15,7 +15,7 @@ from bitsample_llm.report.prices import HALF, TARGETS, PricedRun, Target
 P_HALF = next(target for target in TARGETS if target.pass_rate == 0.5)
 SHOWN_TARGETS = (HALF, P_HALF)
 SPOKEN = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "rejection": "rejection SFT in rounds", "grpo_lora": "GRPO with LoRA"}
-SPOKEN |= {"distilled": "self-distillation from four lines"}
+SPOKEN |= {"distilled": "self-distillation from four lines", "sft_wrong": "SFT on wrong answers"}
 MAIN, MAIN_SHOWN, BEYOND = "two digits, bare", "two digits, four lines", "three digits, four lines"
 TEXTS = "plain_english"
 MORE, FACTOR = 1.25, 2.0

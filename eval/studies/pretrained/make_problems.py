@@ -61,6 +61,13 @@ def drawn(row_of: Callable[[random.Random], dict], most: int) -> list[dict]:
     return distinct((row_of(rng) for _ in range(20 * most)), most)
 
 
+def with_wrong_answers(rows: list[dict]) -> list[dict]:
+    """The rows, each with the answer of the next one whose answer is another: all that they teach of an answer is its form."""
+    answers = [row["answer"] for row in rows]
+    others = (next(other for other in answers[n + 1 :] + answers[: n + 1] if other != answers[n]) for n in range(len(rows)))
+    return [row | {"answer": other} for row, other in zip(rows, others, strict=True)]
+
+
 def halves(sentence: str) -> dict:
     """A sentence as a problem: its first words, and the rest as the answer."""
     words = sentence.split(" ")
@@ -84,6 +91,7 @@ def write_problems(folder: Path) -> None:
         num_heldout = min(NUM_HELDOUT, len(rows) // 3)  # there are few sums of one digit
         write_rows(folder / f"{name}_heldout.jsonl", rows[:num_heldout])
         write_rows(folder / f"{name}.jsonl", rows[num_heldout:])
+    write_rows(folder / "sums2_wrong.jsonl", with_wrong_answers(kinds["sums2"][NUM_HELDOUT:]))
     write_rows(folder / "plain_english.jsonl", [halves(line) for line in SENTENCES.read_text().splitlines()])
 
 
