@@ -72,6 +72,11 @@ def gain_bits(run: PricedRun) -> float:
     return run.log2_p[-1] - run.log2_p[0]
 
 
+def best_gain_bits(run: PricedRun, within_flops: float = float("inf")) -> float:
+    """The most held-out bits that any evaluation within so many FLOPs found; flatters a run that loses them again."""
+    return max(value for value, spent in zip(run.log2_p, run.flops, strict=True) if spent <= within_flops) - run.log2_p[0]
+
+
 def text_loss(run: PricedRun) -> float | None:
     """Bits per token lost on plain English in the end; None where it was not scored."""
     bits = run.text_bits_per_token.get(TEXTS)
@@ -101,7 +106,7 @@ def claims_of(found: Found) -> list[Claim]:
                 unmeasured = f"{found.num_reached(arm, target)} runs reached and kept it"
                 claims.append(judged(text, statistic, found.over_sft(arm, target), (1 / MORE, MORE), more, 2, unmeasured))
             claims += exchange_claims(found)
-    claims += label_claims(found) + shown_claims(found) + text_claims(found)
+    claims += label_claims(found) + shown_claims(found) + form_claims(found) + text_claims(found)
     return claims
 
 
@@ -155,6 +160,33 @@ def shown_claims(found: Found) -> list[Claim]:
     text = "Does GRPO under the bare prompt go beyond what four solved lines show at once?"
     statistic = f"mean log2 p at the end, minus {number_text(level)} after four lines; {reached} of {len(found.arms['grpo'])} runs end above it"
     return [judged(text, statistic, over, (0, 0), answers, 2, "no runs")]
+
+
+def form_claims(found: Found) -> list[Claim]:
+    """Whether right answers teach more than the form of an answer, which wrong ones have too; both at their best within the same FLOPs."""
+    if not {"sft", "sft_wrong"} <= found.arms.keys():
+        return []
+    wrong = found.arms["sft_wrong"]
+    more = over_seeds(
+        [
+            best_gain_bits(found.arms["sft"][seed], run.flops[-1]) - best_gain_bits(run)
+            for seed, run in wrong.items()
+            if seed in found.arms["sft"]
+        ]
+    )
+    alone = found.by_seed("sft_wrong", best_gain_bits)
+    statistic = f"bits of right answers minus bits of wrong ones, each at its best evaluation within {number_text(next(iter(wrong.values())).flops[-1] / 1e12)} TFLOP; wrong ones gain {alone.text()}"
+    return [
+        judged(
+            "Do right answers teach more than the form of an answer?",
+            statistic,
+            more,
+            (0, 0),
+            Answers("yes", "undecided", "no"),
+            2,
+            "no runs",
+        )
+    ]
 
 
 def text_claims(found: Found) -> list[Claim]:
