@@ -25,7 +25,7 @@ CALIBRATION = Path(__file__).with_name("calibration.json")
 LEAST_SHARE = 0.03  # a smaller gain says no more than that there is little; below it the noise of a held-out set begins
 TYPICAL_SHARE = math.exp(-2)  # at which a law's `log_sd` holds
 INTERVAL = 0.8
-KNOWN_LOG_SD = 1e-6  # of a price that was seen: between two evaluations, and not yet known to be kept
+KNOWN_LOG_SD = 1e-12  # of a price that was seen: between two evaluations, and not yet known to be kept
 NUM_DRAWS = 20_000  # of a ratio or a difference of two forecasts
 
 
