@@ -1,9 +1,8 @@
 """What would it cost to train on? A forecast from a run's own beginning.
 
 A run has spent F FLOPs and gained a share s of the bits that there are to gain on held-out problems. What it pays until it has half of them, and keeps them, is forecast
-as log-normal around `F * 0.5 / s * factor`; the smaller the share, the wider. The factor and the width stand in calibration.json, which `python -m eval.studies.forecast`
-makes from recorded runs, each start being left out when it is asked about. Nothing else that was tried there forecasts better: neither the pass rate nor its spread, the learning rate,
-or why the pass rate is low.
+as log-normal around `F * 0.5 / s * factor`; the smaller the share, the wider. The factor and the width stand in calibration.json, which `python -m eval.studies.forecast calibrate` makes
+from recorded runs. Knowing the pass rate, its spread, the learning rate or the reason of a low pass rate as well changed little at starts that were left out (the study's record).
 """
 
 import json

@@ -85,6 +85,7 @@ LAW = "beginning"
 FORMS: dict[str, tuple[Callable[[Observed], float], ...]] = {  # what is held against the law
     "mean price": (),
     "1/p": (log_inverse_p,),
+    "what the beginning cost": (log_flops,),
     "reason": (is_latent,),
     "reason, p and rate": (is_latent, log_inverse_p, log_rate),
     "beginning, p": (log_flops, log_share, log_inverse_p),

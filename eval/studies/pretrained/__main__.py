@@ -17,6 +17,7 @@ from eval.studies.pretrained.claims import (
     SHOWN_TARGETS,
     SPOKEN,
     Found,
+    best_gain_bits,
     claims_of,
     gain_bits,
     label_shares,
@@ -56,23 +57,21 @@ def pack(folder: Path, record: Path) -> None:
 
 def arms_table(found: Found) -> Table:
     """What each arm pays for each target."""
-    rows = [
-        [
-            "arm",
-            "runs",
-            *(f"TFLOP to {target.name}" for target in SHOWN_TARGETS),
-            *(f"over SFT, {target.name}" for target in SHOWN_TARGETS),
-            "samples to half",
-            "got there",
-        ]
-    ]
-    for arm, runs in found.arms.items():
-        prices = [found.price(arm, target).text(1 / TERA) for target in SHOWN_TARGETS]
-        ratios = ["1" if arm == "sft" else found.over_sft(arm, target).text() for target in SHOWN_TARGETS]
-        reached = ", ".join(found.num_reached(arm, target) for target in SHOWN_TARGETS)
-        rows.append([SPOKEN[arm], str(len(runs)), *prices, *ratios, found.price(arm, HALF, "samples").text(), reached])
-    note = "From two digits under the bare prompt. A dash: not every run is known to have reached and kept it; the last column counts those that did, for either target."
+    rows = [["arm", *(f"TFLOP to {target.name}" for target in SHOWN_TARGETS), f"over SFT, {HALF.name}", f"samples to {HALF.name}"]]
+    for arm in found.arms:
+        prices = []
+        for target in SHOWN_TARGETS:
+            text = found.price(arm, target).text(1 / TERA)
+            prices.append(f"{text} ({found.num_reached(arm, target)})")
+        ratio = "1" if arm == "sft" else found.over_sft(arm, HALF).text()
+        rows.append([SPOKEN[arm], *prices, ratio, found.price(arm, HALF, "samples").text()])
+    note = "From two digits under the bare prompt. Round brackets: runs that are known to have reached and kept it. A dash: not all of them are, so there is no price."
     return Table("What a kept target costs", rows, note)
+
+
+def narrow(table: Table) -> Table:
+    """The columns of the table of arms that fit a terminal."""
+    return Table(table.title, [[row[0], row[1], row[3]] for row in table.rows])
 
 
 def end_table(found: Found) -> Table:
@@ -83,7 +82,8 @@ def end_table(found: Found) -> Table:
             "TFLOP spent",
             "updates",
             "rate × updates",
-            "bits gained",
+            "bits gained, in the end",
+            "at the best evaluation",
             "p at the end",
             "KL to the start (bits)",
             "plain English: bits per token lost",
@@ -102,13 +102,14 @@ def end_table(found: Found) -> Table:
                 text(lambda run: run.updates[-1]),
                 text(lambda run: run.updates[-1] * run.settings["learning_rate"]),
                 text(gain_bits),
+                text(best_gain_bits),
                 text(lambda run: run.pass_rate[-1]),
                 text(lambda run: run.kl_bits[-1]),
                 text(text_loss),
                 text(text_loss_per_bit),
             ]
         )
-    return Table("At the end of the runs", rows)
+    return Table("In the end", rows)
 
 
 def samples_table(found: Found) -> Table:
@@ -173,6 +174,7 @@ def pretrained_study(found: Found, command: str) -> Study:
             "A line per seed. The arrow is the ratio of the prices of half of the bits, GRPO over SFT. Dashed grey: the same weights, untrained, after four solved problems.",
         ),
         table=arms_table(found),
+        terminal=[narrow(arms_table(found))],
         how_to_read=HOW_TO_READ,
         provenance=f"{sum(map(len, found.arms.values()))} runs of the main start. Made by: {command}",
         headlines=headlines,
