@@ -124,7 +124,7 @@ def samples_table(found: Found) -> Table:
             passes.append(f"{n} ({num} passes): {number_text(label_shares(rung, 'passes', n).mean)}")
         bits = number_text(sum(rung.available_bits.values()) / len(rung.available_bits))
         rows.append([name, number_text(rung.mean_pass_rate), bits, *shares, "; ".join(passes)])
-    note = "Share of the available held-out bits, at the rate and number of updates that a tuning seed of that start chose; at most 16 updates."
+    note = "Share of the available held-out bits, at the rate and number of updates that a tuning seed of that start chose; at most 8 updates."
     return Table("What few samples teach", rows, note)
 
 
