@@ -14,7 +14,6 @@ from bitsample_llm.report.gains import pack_lines, read_lines, rungs_of
 from bitsample_llm.report.prices import HALF, PACKED, pack_prices, read_prices
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.pretrained.claims import (
-    SHOWN_TARGETS,
     SPOKEN,
     Found,
     best_gain_bits,
@@ -57,10 +56,10 @@ def pack(folder: Path, record: Path) -> None:
 
 def arms_table(found: Found) -> Table:
     """What each arm pays for each target."""
-    rows = [["arm", *(f"TFLOP to {target.name}" for target in SHOWN_TARGETS), f"over SFT, {HALF.name}", f"samples to {HALF.name}"]]
+    rows = [["arm", *(f"TFLOP to {target.name}" for target in found.targets), f"over SFT, {HALF.name}", f"samples to {HALF.name}"]]
     for arm in found.arms:
-        prices = []
-        for target in SHOWN_TARGETS:
+        prices: list[str] = []
+        for target in found.targets:
             text = found.price(arm, target).text(1 / TERA)
             prices.append(f"{text} ({found.num_reached(arm, target)})")
         ratio = "1" if arm == "sft" else found.over_sft(arm, HALF).text()
@@ -192,11 +191,11 @@ def pretrained_study(found: Found, command: str) -> Study:
         if found.rungs
         else [],
         results={
-            "prices": {arm: {target.name: found.price(arm, target).fields() for target in SHOWN_TARGETS} for arm in found.arms},
+            "prices": {arm: {target.name: found.price(arm, target).fields() for target in found.targets} for arm in found.arms},
             "over_sft": {
                 arm: {
                     target.name: {amount: found.over_sft(arm, target, amount).fields() for amount in ("flops", "samples")}
-                    for target in SHOWN_TARGETS
+                    for target in found.targets
                 }
                 for arm in found.arms
                 if arm != "sft"

@@ -13,7 +13,7 @@ from bitsample_llm.report.gains import Rung
 from bitsample_llm.report.prices import HALF, TARGETS, PricedRun, Target
 
 P_HALF = next(target for target in TARGETS if target.pass_rate == 0.5)
-SHOWN_TARGETS = (HALF, P_HALF)
+SHOWN = "what four lines show"
 SPOKEN = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "rejection": "rejection SFT in rounds", "grpo_lora": "GRPO with LoRA"}
 SPOKEN |= {"distilled": "self-distillation from four lines", "sft_wrong": "SFT on wrong answers"}
 MAIN, MAIN_SHOWN, BEYOND = "two digits, bare", "two digits, four lines", "three digits, four lines"
@@ -61,6 +61,14 @@ class Found:
         return over_seeds([value_of(run) for run in self.arms.get(arm, {}).values()])
 
     @property
+    def targets(self) -> list[Target]:
+        """Half of the bits, what four solved lines show at once (where that start was run), and p = .5."""
+        run = next(iter(next(iter(self.arms.values())).values()))
+        level = self.shown_log2_p
+        shown = [] if level is None else [Target(SHOWN, share=1 - level / run.log2_p[0])]
+        return [HALF, *shown, P_HALF]
+
+    @property
     def shown_log2_p(self) -> float | None:
         """Mean log2 p of the main start's held-out problems after four lines; None where that start was not run."""
         rung = self.rungs.get(MAIN_SHOWN)
@@ -99,13 +107,13 @@ def claims_of(found: Found) -> list[Claim]:
     claims = []
     if "sft" in found.arms:
         more = Answers("more", f"the same within {MORE}", "less")
-        for target in SHOWN_TARGETS:
-            for arm in [arm for arm in found.arms if arm != "sft"]:
+        for target in found.targets:
+            for arm in [arm for arm in found.arms if not arm.startswith("sft")]:
                 statistic = f"FLOPs to {target.name}, reached and kept, over those of SFT; margin {MORE}"
                 text = f"What does {SPOKEN[arm]} pay in FLOPs to {target.name}, compared with SFT?"
                 unmeasured = f"{found.num_reached(arm, target)} runs reached and kept it"
                 claims.append(judged(text, statistic, found.over_sft(arm, target), (1 / MORE, MORE), more, 2, unmeasured))
-            claims += exchange_claims(found)
+        claims += exchange_claims(found) if "sft" in found.arms else []
     claims += label_claims(found) + shown_claims(found) + form_claims(found) + text_claims(found)
     return claims
 
