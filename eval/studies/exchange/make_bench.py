@@ -137,6 +137,7 @@ class Bench:
 
     def __init__(self, start: Start, config: dict):
         self.start, self.config = start, config
+        self.num_rollouts = config["rungs"][start.rung].get("num_rollouts", config["num_rollouts"])  # all of a seed are drawn at once
         self.source = self.task = load_task("addition", "reversed", difficulty=start.difficulty, mark=start.mark)
         if start.dataset is not None:
             self.source = FileProblems(start.dataset, start.shots)
@@ -170,7 +171,7 @@ class Bench:
     def rollouts(self, cell: Cell) -> list[tuple[Problem, str, bool]]:
         """The cell's rollouts: problem, completion, whether it passed. A smaller set is the beginning of a larger one."""
         group_size = GROUP_SIZE if cell.arm in IN_GROUPS else 1
-        most = max(self.config["num_rollouts"])
+        most = max(self.num_rollouts)
         key = cell.seed, group_size
         if key not in self._sampled:
             problems = self.problems(most // group_size, cell.seed)

@@ -50,7 +50,7 @@ def cells_of(bench: Bench, config: dict, is_wide: bool) -> list[Cell]:
     """
     start, pass_rate, num_problems = bench.start, bench.before[False].rows[0][2], len(bench.problems(4096, 0))
     least, most = config["num_passes"][start.reason]
-    num_rollouts = [n for n in config["num_rollouts"] if least <= n * pass_rate <= most and n <= num_problems]
+    num_rollouts = [n for n in bench.num_rollouts if least <= n * pass_rate <= most and n <= num_problems]
     if is_wide:
         wide = config["wide"]
         sizes, rounds = wide["starts"].get(start.rung, []), wide["rounds"].get(start.rung, [])
