@@ -136,8 +136,9 @@ class Bench:
     """A start with its problems and rollouts, on which cells are run."""
 
     def __init__(self, start: Start, config: dict):
-        self.start, self.config = start, config
-        self.num_rollouts = config["rungs"][start.rung].get("num_rollouts", config["num_rollouts"])  # all of a seed are drawn at once
+        self.start = start
+        of_rung = config.get("rungs", {}).get(start.rung, {})
+        self.num_rollouts = of_rung.get("num_rollouts", config["num_rollouts"])  # all of a seed are drawn at once
         self.source = self.task = load_task("addition", "reversed", difficulty=start.difficulty, mark=start.mark)
         if start.dataset is not None:
             self.source = FileProblems(start.dataset, start.shots)
