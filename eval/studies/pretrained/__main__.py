@@ -70,7 +70,7 @@ def arms_table(found: Found) -> Table:
 
 def narrow(table: Table) -> Table:
     """The columns of the table of arms that fit a terminal."""
-    return Table(table.title, [[row[0], row[1], row[3]] for row in table.rows])
+    return Table(table.title, [[row[0], row[1], row[-2]] for row in table.rows])
 
 
 def end_table(found: Found) -> Table:
