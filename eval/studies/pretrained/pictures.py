@@ -13,7 +13,7 @@ TERA = 1e12
 
 def curves_figure(found: Found) -> Figure:
     """Mean log2 p of the held-out problems against FLOPs, a thin line per seed; half of the bits with the ratio of the prices, and what four lines show."""
-    figure, axis = plt.subplots(figsize=(8.6, 5.0))
+    figure, axis = plt.subplots(figsize=(8.6, 5.4))
     for index, (arm, runs) in enumerate(found.arms.items()):
         look = {"color": COLOURS[index], "linestyle": DASHES[index]}
         for number, run in enumerate(runs.values()):
@@ -50,7 +50,7 @@ def curves_figure(found: Found) -> Figure:
             fontsize=10,
         )
     axis.set(xscale="log", xlabel="training TFLOP, rollouts and teacher included", ylabel="mean log2 p of held-out problems (bits)")
-    axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.08))
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
 
