@@ -81,7 +81,7 @@ def test_every_start_of_a_committed_study_says_the_reason_of_its_pass_rate(confi
         pytest.skip("a list of starts or settings")
     for run in planned_runs(planned, REPOSITORY / "runs", config.parent):
         tags = dict(word.split("=", 1) for word in words_after(run.command, "--tags"))
-        assert tags.get("reason") in ("latent", "unacquired", "deep") or tags["part"] == "memorise"
+        assert tags.get("reason") in ("latent", "unacquired", "deep", "gates", "pretrained") or tags.get("part") == "memorise"
         assert run.recipe_config.is_file()
 
 
