@@ -18,6 +18,7 @@ from scipy import stats
 
 from bitsample_llm.estimators import first_kept
 from bitsample_llm.records import RecordError, Run, read_run
+from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.report.runs import run_dirs_in
 
 KEEP_FOR = 3.0
@@ -67,6 +68,9 @@ class PricedRun:
     gains_elsewhere: dict[str, float]  # of each other evaluation set, what the mean of log2 p gained in the end, in bits
     # of each set of texts (`--also_evaluate`), mean -log2 p of a token before training and in the end; where a text ends is not counted
     text_bits_per_token: dict[str, list[float]] = field(default_factory=dict)
+    # so far, at each evaluation: FLOPs without padding and repeated prompts, and seconds; empty in records that were packed without them
+    useful_flops: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     @property
     def rung(self) -> str:
@@ -168,7 +172,12 @@ def priced_run(run: Run) -> PricedRun:
     log2_p_T, pass_rate_T = (np.array([values[at].mean() for at in at_T]) for values in (log2_p_R, np.exp2(log2_p_R)))
     if not steps.size or np.isnan(log2_p_T[0]):
         raise RecordError(f"{run.run_dir} has no exact held-out pass rates, and a price here is of those")
-    samples = {0: 0.0} | {line["step"]: line["samples/total"] for line in run.steps}
+    amounts = {name: {0: 0.0} for name in ("samples", "useful_flops", "seconds")}
+    for line in run.steps:
+        amounts["samples"][line["step"]] = line["samples/total"]
+        amounts["useful_flops"][line["step"]] = sum(line[f"flops_useful/{phase}"] for phase in TRAINING_PHASES)
+        amounts["seconds"][line["step"]] = line["seconds/total"]
+    at_each = {name: [by_step[int(step)] for step in steps] for name, by_step in amounts.items()}
     manifest = run.manifest
     config = {part: (manifest.get("config") or {}).get(part) or {} for part in ("training", "study", "choices")}
     options = config["training"] | config["study"] | config["choices"]
@@ -181,7 +190,7 @@ def priced_run(run: Run) -> PricedRun:
         log2_p_before=log2_p_R[at_T[0]].tolist(),
         flop_budget=config["study"].get("flop_budget"),
         updates=steps.tolist(),
-        samples=[samples[int(step)] for step in steps],
+        **at_each,
         flops=flops_R[first_rows].tolist(),
         log2_p=np.where(np.isnan(log2_p_T), -np.inf, log2_p_T).tolist(),
         pass_rate=np.nan_to_num(pass_rate_T).tolist(),

@@ -141,7 +141,7 @@ def open_dataset(source: str, config: str | None, split: str) -> datasets.Datase
     path = Path(source)
     reader = READER_BY_SUFFIX.get(path.suffix)
     if (reader is not None or source.startswith((".", "/"))) and not path.exists():
-        raise ValueError(f"data file {source} does not exist: pass --dataset FILE.jsonl, FILE.parquet or a Hub name")
+        raise ValueError(f"data file {source} does not exist: name a FILE.jsonl, a FILE.parquet or a Hub data set")
     if reader is not None and path.is_dir():
         raise ValueError(f"{source} is a folder: pass a file as --dataset, or a folder whose name does not end in {path.suffix}")
     if reader is None and path.is_file():

@@ -4,7 +4,6 @@ import copy
 import itertools
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from conftest import BASE, REPOSITORY
 from datasets import Dataset
 from test_flops import torch_counter
 from test_meter import PROBLEMS, SHARED, exact_log2_pass_rates, metered, rl_trainer, sft_trainer
+from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Trainer
 from trl import DistillationConfig, DistillationTrainer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
@@ -237,6 +237,20 @@ def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_mod
     student = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
     trainer = SDFTTrainer(model=student, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     meter = metered(trainer, tmp_path)
+    original, seen = trainer._compute_self_distillation_loss, []
+
+    def watched(model, inputs, predictions):
+        nats_BTV = kl_div(
+            predictions.student_logits.log_softmax(-1),
+            predictions.teacher_logits.log_softmax(-1),
+            log_target=True,
+            reduction="none",
+        )
+        nats_BT = nats_BTV.detach().sum(-1) * predictions.loss_mask
+        seen.append((float(nats_BT.sum(1).mean()), float((nats_BT.sum(1) / predictions.loss_mask.sum(1)).mean())))
+        return original(model, inputs, predictions)
+
+    trainer._compute_self_distillation_loss = watched
     with torch_counter() as true:
         trainer.train()
     assert meter.cumulative["flops/score_reference"] > 0
@@ -244,12 +258,9 @@ def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_mod
     run = read_run(tmp_path / "run")
     assert run.manifest["regime"] == "distillation"
     assert run.table("rollouts").num_rows == run.steps[-1]["samples/total"] == 4 * 8
-    tokens_by_step = Counter()
-    for row in run.table("rollouts").to_pylist():
-        tokens_by_step[row["step"]] += row["num_tokens"]
-    for line in run.steps:  # where all completions of a batch have one length, a mean of their means is a mean over tokens
-        bits = line["bits/offered_per_sample"] * 8 / tokens_by_step[line["step"]]
-        assert bits * np.log(2) == pytest.approx(line["train/loss"], rel=0.3) and bits > 0
+    for line, (nats, mean_nats) in zip(run.steps, seen, strict=True):  # of a completion; per token, as the trainer's loss has it
+        assert line["bits/offered_per_sample"] * np.log(2) == pytest.approx(nats, rel=1e-4) and nats > 0
+        assert line["train/loss"] == pytest.approx(mean_nats, rel=1e-3)
 
 
 def test_the_divergence_of_two_predictions_is_that_of_the_definition():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_runs import make_measurement, make_run
 
-from bitsample_llm.records import read_run
+from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.report.plan.command import plan as plan_command
 from bitsample_llm.report.plan.forecast import (
     LEAST_SHARE,
@@ -103,6 +103,12 @@ def test_the_plan_says_what_training_would_cost_and_what_a_label_may(short_runs,
 def test_a_run_of_a_plain_script_is_a_short_run_too(tmp_path):
     make_run(tmp_path, "latent", "sft", "sft", 1, 0.1, facts={"config": None})
     assert short_run(read_run(tmp_path / "latent-sft-1")).learning_rate is None
+
+
+def test_what_learns_from_a_teacher_is_refused(tmp_path):
+    make_run(tmp_path, "latent", "distilled", "distillation", 1, 0.1, facts=FACTS)
+    with pytest.raises(RecordError, match="learns from distillation, of which no forecast was ever checked"):
+        short_run(read_run(tmp_path / "latent-distilled-1"))
 
 
 def test_only_one_kind_has_no_price_of_a_label_and_none_has_nothing(short_runs):

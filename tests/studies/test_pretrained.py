@@ -37,6 +37,7 @@ def made_run(arm: str, seed: int, price: float, text_loss: float = 0.02) -> Pric
         kl_bits=[1.0] * 31,
         gains_elsewhere={},
         text_bits_per_token={"plain_english": [4.7, 4.7 + text_loss]},
+        useful_flops=(flops * (0.8 if arm == "sft" else 0.4)).tolist(),
     )
 
 
@@ -73,6 +74,8 @@ def test_the_ratio_is_that_of_kept_prices_seed_by_seed(found):
     ratio = found.over_sft("grpo", HALF)
     assert ratio.n == 5 and ratio.mean == pytest.approx(ROLLOUTS / LABELS * 1.09, rel=0.02)
     assert found.over_sft("grpo", HALF, "samples").mean == pytest.approx(ratio.mean * 0.8, rel=0.01)
+    assert found.over_sft("grpo", HALF, "useful_flops").mean == pytest.approx(ratio.mean / 2, rel=0.01)
+    assert found.over_sft("grpo", HALF, "seconds").mean is None  # not recorded
     assert text_loss_per_bit(found.arms["sft"][1]) == pytest.approx(0.05 / 7)
 
 

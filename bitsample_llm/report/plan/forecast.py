@@ -24,6 +24,7 @@ CALIBRATION = Path(__file__).with_name("calibration.json")
 LEAST_SHARE = 0.03  # a smaller gain says no more than that there is little; below it the noise of a held-out set begins
 TYPICAL_SHARE = math.exp(-2)  # at which a law's `log_sd` holds
 INTERVAL = 0.8
+LEARNS_FROM = {"sft": "labels", "rl": "rollouts"}  # by the regime of a run
 KNOWN_LOG_SD = 1e-12  # of a price that was seen: between two evaluations, and not yet known to be kept
 NUM_DRAWS = 20_000  # of a ratio or a difference of two forecasts
 
@@ -186,15 +187,19 @@ def short_run(run: Run) -> ShortRun:
     """What a run forecasts of itself.
 
     Raises:
-        RecordError: if it was not scored after its first update, or has no exact pass rates.
+        RecordError: if it was not scored after its first update, has no exact pass rates, or learns from something else than labels or rewards.
     """
     check_reported(run)
+    if run.manifest["regime"] not in LEARNS_FROM:
+        raise RecordError(
+            f"{run.run_dir} learns from {run.manifest['regime']}, of which no forecast was ever checked: name a run of SFT or of RL"
+        )
     run = with_names(run)
     priced = priced_run(run)
     beginning = beginning_of(priced)
     if beginning is None:
         raise RecordError(f"{run.run_dir} was not scored on held-out problems after its first update: let it run longer")
-    kind = "labels" if run.manifest["regime"] == "sft" else "rollouts"
+    kind = LEARNS_FROM[run.manifest["regime"]]
     return ShortRun(run, kind, beginning, forecast_of(beginning, law_of(kind)), priced.settings.get("learning_rate"))
 
 

@@ -9,17 +9,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
+
 from bitsample_llm.records.writer import write_text_atomically
 from bitsample_llm.report.claims import Claim
 from bitsample_llm.report.command import report
-from bitsample_llm.report.estimates import Estimate, number_text
-from bitsample_llm.report.plan.forecast import CALIBRATION
+from bitsample_llm.report.estimates import UNMEASURED, Estimate, number_text
+from bitsample_llm.report.plan.forecast import CALIBRATION, LEAST_SHARE
 from bitsample_llm.report.plan.pictures import calibration_figure
 from bitsample_llm.report.prices import PricedRun, read_prices
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.forecast.observed import (
     ASKED_UPDATES,
     FORMS,
+    HALF_WIDTH,
     LATER,
     LAW,
     UPDATES,
@@ -66,6 +69,33 @@ def forms_table(kind: str, updates: Sequence[int], observed: Sequence[Observed])
     return Table(f"Runs that learn from {kind}, after at most {' '.join(map(str, updates))} updates", rows, note)
 
 
+def widths_table(observed_by_kind: dict[str, list[Observed]], told_by_kind: dict[str, Told]) -> Table:
+    """What an interval is worth, by what the beginning has gained."""
+    rows = [
+        [
+            "bits gained, of all",
+            *(
+                f"{what}, {kind}"
+                for kind in told_by_kind
+                for what in ("beginnings", "80 % interval: a factor of", "prices within it")
+            ),
+        ]
+    ]
+    for low, high in zip((-np.inf, LEAST_SHARE, 0.1, 0.25), (LEAST_SHARE, 0.1, 0.25, 0.5), strict=True):
+        cells = [f"below {high:.0%}" if low < 0 else f"{low:.0%} to {high:.0%}"]
+        for kind, told in told_by_kind.items():
+            chosen_N = np.array([low <= one.beginning.share < high for one in observed_by_kind[kind]])
+            known_N = chosen_N & told.is_known_N
+            cells += [str(chosen_N.sum())]
+            cells += (
+                [number_text(float(np.exp(HALF_WIDTH * told.sd_N[chosen_N].mean()))), f"{told.covered_N[known_N].mean():.0%}"]
+                if known_N.any()
+                else [UNMEASURED] * 2
+            )
+        rows.append(cells)
+    return Table("What the interval is worth", rows, "Each start left out; the factor is either way, at the mean width.")
+
+
 def test_claim(kind: str, told: Told, nulls: dict[str, Told]) -> Claim:
     """Whether the law held at starts that it was not made for."""
     scores, others = told.scores(), {name: null.scores()["rms_error"] for name, null in nulls.items()}
@@ -84,9 +114,9 @@ def test_claim(kind: str, told: Told, nulls: dict[str, Told]) -> Claim:
 def forecast_study(runs: Sequence[PricedRun], command: str) -> Study:
     """The page: how good the law is, at starts left out and at new ones."""
     old, new = ([run for run in runs if is_new(run) == which] for which in (False, True))
-    claims, tables, points = [], [], {}
+    claims, tables, points, every_by_kind = [], [], {}, {}
     for kind in KINDS:
-        every = observed_beginnings(runs, kind)
+        every = every_by_kind[kind] = observed_beginnings(runs, kind)
         points[kind] = told_left_out(every, LAW)
         tables.append(forms_table(kind, UPDATES, every))
         tables.append(forms_table(kind, [ASKED_UPDATES], observed_beginnings(runs, kind, [ASKED_UPDATES])))
@@ -120,7 +150,7 @@ def forecast_study(runs: Sequence[PricedRun], command: str) -> Study:
         ],
         sentences=[claim.sentence("new starts") for claim in claims],
         claims=claims,
-        tables=tables[1:],
+        tables=[*tables[1:], widths_table(every_by_kind, points)],
         terminal=[tables[0], tables[2]],
         results={"scores": scores, "laws": {kind: asdict(fitted_law(observed_beginnings(runs, kind))) for kind in KINDS}},
     )

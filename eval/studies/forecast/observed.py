@@ -5,15 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from bitsample_llm.report.plan.forecast import LEAST_SHARE, TYPICAL_SHARE, Beginning, Law, beginning_of
+from bitsample_llm.report.plan.forecast import INTERVAL, LEAST_SHARE, TYPICAL_SHARE, Beginning, Law, beginning_of
 from bitsample_llm.report.prices import HALF, PricedRun
 from eval.studies.forecast.fit import Line, fitted_line, left_out, log_scores, start_weights
 
 UPDATES = (4, 8, 20, 64)  # at most so many in a beginning
 ASKED_UPDATES = 20  # of the beginnings that everything is held against
 LATER = 10.0  # a budget: so many times what the beginning cost
-QUANTILE_80 = 1.2816  # half the width of a normal's middle 80 %, in standard deviations
+HALF_WIDTH = float(stats.norm.ppf((1 + INTERVAL) / 2))  # of a normal's middle 80 %, in standard deviations
 LEARNS_FROM = {"sft": "labels", "grpo": "rollouts", "rloo": "rollouts", "reinforce": "rollouts"}  # arms; others are not used
 THIRD = " third"  # in the name of a rung: the same start, at a third of the learning rates
 
@@ -61,18 +62,22 @@ def log_share(one: Observed) -> float:
 
 
 def log_inverse_p(one: Observed) -> float:
+    """ln of 1/p, p being the mean over problems."""
     return -math.log(float(one.pass_rates.mean()))
 
 
 def is_latent(one: Observed) -> float:
+    """1 where the skill is there and seldom shown, 0 where it is not there."""
     return float(one.run.tags["reason"] != "unacquired")
 
 
 def log_rate(one: Observed) -> float:
+    """ln of the learning rate."""
     return math.log(one.run.settings["learning_rate"])
 
 
 def log_flops(one: Observed) -> float:
+    """ln of what the beginning cost in FLOPs."""
     return math.log(one.beginning.flops)
 
 
@@ -108,7 +113,7 @@ class Told:
     @property
     def covered_N(self) -> np.ndarray:
         """Whether the price lies within the middle 80 %."""
-        return np.abs(self.y_N - self.mean_N) < QUANTILE_80 * self.sd_N
+        return np.abs(self.y_N - self.mean_N) < HALF_WIDTH * self.sd_N
 
     def scores(self) -> dict[str, float]:
         """Every start weighs the same: rms error of ln price and coverage where the price is known, mean log score, Brier score of the budget and that of
@@ -118,7 +123,7 @@ class Told:
         budget_N = self.log_flops_N + math.log(LATER)
         # a bound below the budget does not tell whether the budget was enough
         happened_N, told_N = known_N & (self.y_N < budget_N), known_N | (self.y_N >= budget_N)
-        probability_N = _normal_cdf((budget_N - self.mean_N) / self.sd_N)
+        probability_N = stats.norm.cdf((budget_N - self.mean_N) / self.sd_N)
         rate = np.average(happened_N[told_N], weights=weight_N[told_N])
 
         def brier(probabilities) -> float:
@@ -135,10 +140,6 @@ class Told:
             "brier": brier(probability_N),
             "brier_of_the_rate": brier(np.full(len(self.y_N), rate)),
         }
-
-
-def _normal_cdf(z_N: np.ndarray) -> np.ndarray:
-    return np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in z_N])
 
 
 def _told(observed: Sequence[Observed], mean_N: np.ndarray, sd_N: np.ndarray) -> Told:

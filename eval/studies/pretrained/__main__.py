@@ -73,6 +73,17 @@ def narrow(table: Table) -> Table:
     return Table(table.title, [[row[0], row[1], row[-2]] for row in table.rows])
 
 
+def amounts_table(found: Found) -> Table:
+    """What half of the bits costs compared with SFT, by what is counted."""
+    amounts = {"FLOPs that ran": "flops", "useful FLOPs": "useful_flops", "seconds here": "seconds", "samples": "samples"}
+    rows = [["arm", *amounts]]
+    for arm in found.arms:
+        if not arm.startswith("sft"):
+            rows.append([SPOKEN[arm], *(found.over_sft(arm, HALF, amount).text() for amount in amounts.values())])
+    note = "Price over that of SFT with the same seed. Useful: without padding, and with a prompt put in once for its group. Two runs shared the machine."
+    return Table("Times SFT, to half of the bits, by what is counted", rows, note)
+
+
 def end_table(found: Found) -> Table:
     """Where the runs of each arm end, and what became of plain English."""
     rows = [
@@ -81,7 +92,8 @@ def end_table(found: Found) -> Table:
             "TFLOP spent",
             "updates",
             "rate × updates",
-            "bits gained, in the end",
+            "bits gained, by the first update",
+            "in the end",
             "at the best evaluation",
             "p at the end",
             "KL to the start (bits)",
@@ -100,6 +112,7 @@ def end_table(found: Found) -> Table:
                 number_text(over_seeds([run.flops[-1] for run in runs.values()]).mean / TERA),
                 text(lambda run: run.updates[-1]),
                 text(lambda run: run.updates[-1] * run.settings["learning_rate"]),
+                text(lambda run: run.log2_p[1] - run.log2_p[0] if run.updates[1] == 1 else None),
                 text(gain_bits),
                 text(best_gain_bits),
                 text(lambda run: run.pass_rate[-1]),
@@ -149,7 +162,7 @@ def pretrained_study(found: Found, command: str) -> Study:
         answer += (
             f" were reached and kept by {found.num_reached('grpo', HALF)} runs of GRPO and {found.num_reached('sft', HALF)} of SFT"
         )
-    tables = [end_table(found), *([samples_table(found)] if found.rungs else []), settings_table(found)]
+    tables = [amounts_table(found), end_table(found), *([samples_table(found)] if found.rungs else []), settings_table(found)]
     rate = found.over_sft("grpo", HALF, "samples") if "grpo" in found.arms else None
     headlines = [
         Headline(

@@ -47,11 +47,13 @@ class Found:
         return f"{sum(run.kept_at(target) is not None for run in runs)} of {len(runs)}"
 
     def over_sft(self, arm: str, target: Target, amount: str = "flops") -> Estimate:
-        """Price over that of SFT with the same seed, if every run of both got there and kept it."""
+        """Price over that of SFT with the same seed, if every run of both got there and kept it; unknown where the amount was not recorded."""
         ratios = []
         for seed, run in self.arms[arm].items():
             if seed not in self.arms.get("sft", {}):
                 continue
+            if not getattr(run, amount):
+                return UNKNOWN
             pair = [one.price(target, amount) for one in (run, self.arms["sft"][seed])]
             ratios.append(pair[0][0] / pair[1][0] if all(known for _, known in pair) else None)
         return UNKNOWN if None in ratios or not ratios else ratio_over_seeds(ratios)
