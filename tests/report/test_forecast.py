@@ -120,6 +120,7 @@ def test_only_one_kind_has_no_price_of_a_label_and_none_has_nothing(short_runs):
 
 def test_a_run_has_no_beginning_before_its_first_evaluation(short_runs):
     run = priced_run(read_run(short_runs / "latent-sft-1"))
+    assert run.useful_flops == pytest.approx([0.5 * flops for flops in run.flops]) and run.seconds == [0.0, 2.0, 4.0, 6.0, 8.0]
     assert beginning_of(run, most_updates=0.5) is None and beginning_of(run, most_updates=2).share == pytest.approx(0.05)
 
 
