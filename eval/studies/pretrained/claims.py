@@ -105,26 +105,32 @@ def label_shares(rung: Rung, arm: str, n: int) -> Estimate:
 
 
 def claims_of(found: Found) -> list[Claim]:
-    """Every question of README.md whose runs are there."""
+    """Every question of README.md whose runs are there: what is asked of GRPO and of labels first, then the prices of the other arms."""
+    others = [arm for arm in found.arms if arm != "grpo" and not arm.startswith("sft")]
+    claims = price_claims(found, "grpo") + label_claims(found) + shown_claims(found) + form_claims(found)
+    claims += text_claims(found) + exchange_claims(found)
+    return claims + [claim for arm in others for claim in price_claims(found, arm)]
+
+
+def price_claims(found: Found, arm: str) -> list[Claim]:
+    """What an arm pays compared with SFT, a row per target."""
     claims = []
-    if "sft" in found.arms:
-        more = Answers("more", f"the same within {MORE}", "less")
-        for target in found.targets:
-            for arm in [arm for arm in found.arms if not arm.startswith("sft")]:
-                statistic = f"FLOPs to {target.name}, reached and kept, over those of SFT; margin {MORE}"
-                text = f"What does {SPOKEN[arm]} pay in FLOPs to {target.name}, compared with SFT?"
-                unmeasured = f"{found.num_reached(arm, target)} runs reached and kept it"
-                claims.append(judged(text, statistic, found.over_sft(arm, target), (1 / MORE, MORE), more, 2, unmeasured))
-        claims += exchange_claims(found) if "sft" in found.arms else []
-    claims += label_claims(found) + shown_claims(found) + form_claims(found) + text_claims(found)
+    for target in found.targets if {"sft", arm} <= found.arms.keys() else []:
+        statistic = f"FLOPs to {target.name}, reached and kept, over those of SFT; margin {MORE}"
+        text = f"What does {SPOKEN[arm]} pay in FLOPs to {target.name}, compared with SFT?"
+        unmeasured = f"{found.num_reached(arm, target)} runs are known to have reached and kept it"
+        answers = Answers("more", f"the same within {MORE}", "less")
+        claims.append(judged(text, statistic, found.over_sft(arm, target), (1 / MORE, MORE), answers, 2, unmeasured))
     return claims
 
 
 def exchange_claims(found: Found) -> list[Claim]:
     """Whether rollouts per label of GRPO are 1/p, or the essay's ratio."""
+    if not {"sft", "grpo"} <= found.arms.keys():
+        return []
     p = np.minimum(np.exp2(next(iter(found.arms["sft"].values())).log2_p_before), 1.0)
     laws = {"1/p": 1 / float(p.mean()), "the essay's ratio": float(-np.log2(p).mean() / binary_entropy_bits(p).mean())}
-    rate = found.over_sft("grpo", HALF, "samples") if "grpo" in found.arms else UNKNOWN
+    rate = found.over_sft("grpo", HALF, "samples")
     claims = []
     for name, law in laws.items():
         quotient = ratio_over_seeds([value / law for value in rate.values]) if rate.mean else UNKNOWN
