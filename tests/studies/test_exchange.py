@@ -285,6 +285,20 @@ def test_where_several_answers_pass_passes_are_the_rollouts_own_answers():
     assert known > load_known_pass_rate()
 
 
+def test_wrong_labels_of_a_file_are_answers_of_its_other_problems(tmp_path):
+    for name, first, num in (("sums", 10, 40), ("sums_heldout", 60, 8)):
+        rows = [{"prompt": f"{a}+7=", "answer": str(a + 7)} for a in range(first, first + num)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = str(tmp_path / "sums.jsonl")
+    start = Start("sums", "base", "pretrained", str(REPOSITORY / "data" / "base"), "E", 2, dataset=file)
+    bench = Bench(start, {"num_rollouts": [1], "seeds": [1]})
+    right, wrong = (bench.labelled(Cell(arm, 16, 1, 1e-4, False)) for arm in ("labels", "wrong_labels"))
+    assert [problem.prompt for problem in right] == [problem.prompt for problem in wrong]
+    answers = {problem.answer for problem in bench.problems(64, 0)}
+    assert all(bad.answer != good.answer and bad.answer in answers for good, bad in zip(right, wrong, strict=True))
+    assert len({problem.answer for problem in wrong}) > 8
+
+
 def load_known_pass_rate() -> float:
     """Of the same start where the whole answer has to be right."""
     whole = Bench(Start("whole", "base", "latent", str(REPOSITORY / "data" / "base"), "E", 2), {"num_rollouts": [1], "seeds": [1]})

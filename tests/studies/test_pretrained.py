@@ -52,11 +52,13 @@ def made_lines(rung: str, bits: float, share_of_one: float) -> list[dict]:
         "rounds": None,
     }
     lines = []
-    for arm, n, num, share in (("labels", 1, 1, share_of_one), ("labels", 4, 4, 2 * share_of_one), ("passes", 8, 1, share_of_one)):
+    gains = {("labels", 1): share_of_one, ("labels", 4): 2 * share_of_one, ("passes", 8): share_of_one}
+    for (arm, n), share in (gains | {("wrong_labels", 1): share_of_one / 4}).items():
         after = -bits * (1 - share)
         evaluations = [[0, -bits, 0.1], [1, after, 0.2]]
+        num = 1 if arm == "passes" else n
         cell = place | {"arm": arm, "n": n, "num_trained": num, "num_passed": num if arm == "passes" else None}
-        if arm == "labels":
+        if arm != "passes":
             lines.append(cell | {"seed": 101, "is_tuning": True, "evaluations": evaluations})
         lines += [cell | {"seed": seed, "is_tuning": False, "evaluations": evaluations, "log2_p": None} for seed in (1, 2, 3)]
     return lines
@@ -85,6 +87,7 @@ def test_every_question_gets_the_verdict_of_its_numbers(found):
     assert verdict_of["What does GRPO pay in FLOPs to half of the bits, compared with SFT?"] == "more"
     assert verdict_of["One label gains more than half of the bits: two digits, bare."].startswith("supported")
     assert verdict_of["One label gains less than a tenth of the bits: three digits, four lines."].startswith("supported")
+    assert verdict_of["One wrong label gains less than half of what a right one gains: two digits, bare."].startswith("supported")
     assert verdict_of["Does GRPO under the bare prompt go beyond what four solved lines show at once?"] == "yes"
     assert verdict_of["GRPO loses less of plain English than SFT."] == "supported"
     assert "times the FLOPs of SFT" in study.answer and len(study.all_pictures) == 2

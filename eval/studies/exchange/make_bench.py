@@ -237,11 +237,14 @@ class Bench:
         if cell.arm == "labels":
             return problems
         rng = np.random.default_rng(cell.seed)
-        plain = [uniform_wrong_answer(problem.answer[::-1], self.start.difficulty, rng) for problem in problems]
-        return [
-            Problem(problem.problem_id, problem.prompt, wrong[::-1], problem.difficulty, problem.mark)
-            for problem, wrong in zip(problems, plain, strict=True)
-        ]
+        return [replace(problem, answer=self.wrong_answer(problem, rng)) for problem in problems]
+
+    def wrong_answer(self, problem: Problem, rng: np.random.Generator) -> str:
+        """A wrong answer in the form of a right one: another number, or in problems from a file another problem's answer."""
+        if self.start.dataset is None:
+            return uniform_wrong_answer(problem.answer[::-1], self.start.difficulty, rng)[::-1]
+        answers = sorted({other.answer for other in training_problems(self.source, 0)} - {problem.answer})
+        return answers[rng.integers(len(answers))]
 
     def run(self, cell: Cell) -> dict:
         """The line of a run: `num_trained` labels, rollouts or pairs, 0 where there was nothing to learn from; of the arms that take their

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from bitsample_llm.report.gains import TUNED_AS_LABELS, chosen_setting, longest_runs, nearest_size
 from bitsample_llm.tasks.problem import NO_MARK
-from eval.studies.exchange.make_bench import GROUP_SIZE, Bench, Cell, Start
+from eval.studies.exchange.make_bench import GROUP_SIZE, IN_GROUPS, Bench, Cell, Start
 
 OF_START = ("mark", "difficulty", "accepted_digits", "dataset", "shots")  # what a rung says of its starts
 FOLDER = Path(__file__).resolve().parent
@@ -56,8 +56,9 @@ def cells_of(bench: Bench, config: dict, is_wide: bool) -> list[Cell]:
         sizes, rounds = wide["starts"].get(start.rung, []), wide["rounds"].get(start.rung, [])
         cells = [Cell("passes_in_rounds", n, 0, 0.0, False, rounds=num) for n in sizes for num in rounds]
         cells += [Cell(arm, n, 0, 0.0, False) for arm in wide["arms"] for n in sizes]
-        # what the learners of groups are held against, at more sizes than theirs
-        return cells + [Cell("passes_of_groups", n, 0, 0.0, False) for n in num_rollouts if sizes and n >= 2 * GROUP_SIZE]
+        if sizes and set(wide["arms"]) & set(IN_GROUPS):  # what these are held against, at more sizes than theirs
+            cells += [Cell("passes_of_groups", n, 0, 0.0, False) for n in num_rollouts if n >= 2 * GROUP_SIZE]
+        return cells
     labels_per_pass = config["rungs"][start.rung].get("labels_per_pass", config["labels_per_pass"])
     num_labels = config["rungs"][start.rung].get("num_labels", config["num_labels"][start.reason])
     cells = [Cell("labels", n, 0, 0.0, False) for n in num_labels if n <= num_problems]

@@ -127,15 +127,18 @@ def end_table(found: Found) -> Table:
 def samples_table(found: Found) -> Table:
     """What few samples teach at each start."""
     sizes = sorted({n for rung in found.rungs.values() for n in rung.sizes("labels")})
-    rows = [["start", "p", "bits available", *(f"{n} label{'s' * (n > 1)}" for n in sizes), "passes among n rollouts"]]
+    rows = [
+        ["start", "p", "bits available", *(f"{n} label{'s' * (n > 1)}" for n in sizes), "wrong labels", "passes among n rollouts"]
+    ]
     for name, rung in found.rungs.items():
         shares = [label_shares(rung, "labels", n).text() for n in sizes]
+        wrong = [f"{n}: {label_shares(rung, 'wrong_labels', n).text()}" for n in rung.sizes("wrong_labels")]
         passes = []
         for n in rung.sizes("passes"):
             num = number_text(over_seeds([run.num_trained for run in rung.runs["passes", n]]).mean)
             passes.append(f"{n} ({num} passes): {number_text(label_shares(rung, 'passes', n).mean)}")
         bits = number_text(sum(rung.available_bits.values()) / len(rung.available_bits))
-        rows.append([name, number_text(rung.mean_pass_rate), bits, *shares, "; ".join(passes)])
+        rows.append([name, number_text(rung.mean_pass_rate), bits, *shares, "; ".join(wrong) or "–", "; ".join(passes)])
     note = "Share of the available held-out bits, at the rate and number of updates that a tuning seed of that start chose; at most 8 updates."
     return Table("What few samples teach", rows, note)
 
@@ -218,7 +221,10 @@ def pretrained_study(found: Found, command: str) -> Study:
             "samples": {
                 name: {
                     "pass_rate": rung.mean_pass_rate,
-                    **{arm: {str(n): label_shares(rung, arm, n).fields() for n in rung.sizes(arm)} for arm in ("labels", "passes")},
+                    **{
+                        arm: {str(n): label_shares(rung, arm, n).fields() for n in rung.sizes(arm)}
+                        for arm in ("labels", "wrong_labels", "passes")
+                    },
                 }
                 for name, rung in found.rungs.items()
             },

@@ -17,6 +17,7 @@ SHOWN = "what four lines show"
 SPOKEN = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "rejection": "rejection SFT in rounds", "grpo_lora": "GRPO with LoRA"}
 SPOKEN |= {"distilled": "self-distillation from four lines", "sft_wrong": "SFT on wrong answers"}
 MAIN, MAIN_SHOWN, BEYOND = "two digits, bare", "two digits, four lines", "three digits, four lines"
+FORM_SHOWN = "one digit, four lines"  # of the starts whose prompt shows the form of an answer, that at which a label teaches most
 TEXTS = "plain_english"
 MORE, FACTOR = 1.25, 2.0
 
@@ -142,27 +143,30 @@ def exchange_claims(found: Found) -> list[Claim]:
 
 
 def label_claims(found: Found) -> list[Claim]:
-    """What share of the bits one label gains: where the prompt hides the skill, and on problems beyond it."""
+    """What share of the bits one label gains, where the prompt hides the skill and on problems beyond it; and what a wrong one gains."""
+    of_bits = "share of the available held-out bits"
+    more, less = Answers("supported", "undecided", "contradicted"), Answers("contradicted", "undecided", "supported")
+    asked: list[tuple[str, str, str, float, Answers]] = [
+        (MAIN, "One label gains more than half of the bits", of_bits, 0.5, more),
+        (BEYOND, "One label gains less than a tenth of the bits", of_bits, 0.1, less),
+        (MAIN, "One wrong label gains less than half of what a right one gains", "quotient, seed by seed", 0.5, less),
+        (FORM_SHOWN, "One wrong label gains less than a tenth of the bits", of_bits, 0.1, less),
+    ]
     claims = []
-    for name, threshold, is_more in ((MAIN, 0.5, True), (BEYOND, 0.1, False)):
-        if name in found.rungs and ("labels", 1) in found.rungs[name].runs:
-            answers = (
-                Answers("supported", "undecided", "contradicted") if is_more else Answers("contradicted", "undecided", "supported")
-            )
-            text = f"One label gains {'more than half' if is_more else 'less than a tenth'} of the bits: {name}."
-            share = label_shares(found.rungs[name], "labels", 1)
-            claims.append(
-                judged(
-                    text,
-                    f"share of the available held-out bits; {threshold:g}",
-                    share,
-                    (threshold, threshold),
-                    answers,
-                    2,
-                    "no runs",
-                )
-            )
+    for name, text, statistic, threshold, answers in asked:
+        rung, arm = found.rungs.get(name), "wrong_labels" if "wrong" in text else "labels"
+        if rung is None or (arm, 1) not in rung.runs:
+            continue
+        value = label_shares(rung, arm, 1) if statistic == of_bits else wrong_over_right(rung)
+        thresholds = (threshold, threshold)
+        claims.append(judged(f"{text}: {name}.", f"{statistic}; {threshold:g}", value, thresholds, answers, 2, "no runs"))
     return claims
+
+
+def wrong_over_right(rung: Rung) -> Estimate:
+    """What one wrong label gains over what one right label gains, seed by seed."""
+    gains = [{run.seed: run.gain_bits for run in rung.runs[arm, 1]} for arm in ("wrong_labels", "labels")]
+    return over_seeds([gains[0][seed] / gains[1][seed] for seed in gains[0] if seed in gains[1]])
 
 
 def shown_claims(found: Found) -> list[Claim]:
