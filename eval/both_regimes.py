@@ -11,21 +11,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from bitsample_llm.information import binary_entropy_bits, surprisal_bits
-from bitsample_llm.report.style import COLOURS, MARKERS, beside, plt
+from bitsample_llm.report.style import COLOURS, MARKERS, beside, draw_laws, plt
 
 TARGET = "half of the bits"
 NAMES = {"grpo": "GRPO", "rloo": "RLOO", "reinforce": "no baseline"}
-
-
-def draw_lines(axis) -> None:
-    """1/p and the essay's ratio."""
-    p = np.geomspace(0.01, 0.98, 200)
-    axis.plot(p, 1 / p, color="black", linewidth=1, label="1/p")
-    essay = surprisal_bits(p) / binary_entropy_bits(p)
-    axis.plot(p, essay, color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
-    axis.set(xscale="log", yscale="log", xlabel="exact pass rate p before training")
-    axis.legend(fontsize=9, loc="lower left")
 
 
 def draw_estimates(axis, estimates: list[tuple[float, dict]], label: str, **look) -> None:
@@ -72,7 +61,8 @@ def both_regimes_figure(exchange: dict, price: dict, pretrained: dict | None = N
         draw_pretrained(right, pretrained)
     right.set_title(f"fresh rollouts at every update:\nto {TARGET}, reached and kept", loc="left")
     for axis in (left, right):
-        draw_lines(axis)
+        draw_laws(axis, lowest=0.01)
+        axis.legend(fontsize=9, loc="lower left")
     return figure
 
 

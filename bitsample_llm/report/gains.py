@@ -231,13 +231,13 @@ def waiting_law(rung: Rung, target_bits: float, model: str) -> float | None:
     )
 
 
-def essay_rate(pass_rate: float) -> float:
-    """Rollouts per label by the essay: -log2 p / H(p).
+def essay_rate(pass_rate: float | np.ndarray) -> float:
+    """Rollouts per label by the essay, -log2 p / H(p): of a pass rate, or of those of problems, bits of a label over bits of a rollout.
 
     >>> essay_rate(0.5)
     1.0
     """
-    return -math.log2(pass_rate) / float(binary_entropy_bits(pass_rate))
+    return float(np.mean(-np.log2(pass_rate)) / np.mean(binary_entropy_bits(pass_rate)))
 
 
 def variances(runs: Sequence[GainedRun]) -> tuple[float, float]:

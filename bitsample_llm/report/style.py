@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from bitsample_llm.information import binary_entropy_bits, surprisal_bits
 from bitsample_llm.report.estimates import Estimate
 from bitsample_llm.report.page import TIP
 from bitsample_llm.report.runs import Arm, MeasuredRun
@@ -39,6 +40,15 @@ def beside(p: float, place: int) -> float:
     """A pass rate near p, so that arms of one start are drawn beside each other: `place` steps of 6 % in its odds."""
     odds = p / (1 - p) * 1.06**place
     return odds / (1 + odds)
+
+
+def draw_laws(axis, lowest: float) -> None:
+    """1/p and the essay's -log2 p / H(p), rollouts per label against a pass rate from `lowest` on, both axes logarithmic; nothing is fitted."""
+    p = np.geomspace(lowest, 0.985, 200)
+    axis.plot(p, 1 / p, color="black", linewidth=1, label="1/p")
+    essay = surprisal_bits(p) / binary_entropy_bits(p)
+    axis.plot(p, essay, color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
+    axis.set(xscale="log", yscale="log", xlabel="exact pass rate p before training")
 
 
 def plain(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import number_text, over_seeds, ratio_over_seeds
-from bitsample_llm.report.gains import Rung, essay_rate, gain_of_labels, read_lines, rungs_of, variances
+from bitsample_llm.report.gains import Rung, gain_of_labels, read_lines, rungs_of, variances
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.exchange.claims import ENOUGH, FROM, claims_of, share_claim, worth_claim
 from eval.studies.exchange.matched import Matched, matched_gains, matched_table, read_starts
@@ -195,9 +195,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
             Picture(
                 "rates",
                 "Rollouts per label against the pass rate",
-                lambda: rates_figure(
-                    [(rung, model, exchange_rate(rung, model)) for rung in rungs for model in models_of([rung])], essay_rate
-                ),
+                lambda: rates_figure([(rung, model, exchange_rate(rung, model)) for rung in rungs for model in models_of([rung])]),
                 "Rollouts whose passes gain what one label gains, one point per pretraining seed. Lines: 1/p and the essay's -log2 p / H(p), nothing fitted.",
             )
         ],

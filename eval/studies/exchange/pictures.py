@@ -1,12 +1,12 @@
 """The two pictures: what n samples teach, and what one label is worth in rollouts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from bitsample_llm.report.gains import Rung, gain_curve
-from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
+from bitsample_llm.report.style import COLOURS, GREY, MARKERS, draw_laws, plt
 
 SHOWN = ("latent G", "latent E", "latent C", "nine gates", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
 PANELS = {"latent": "latent: shown rarely", "gates": "latent, behind nine gates", "unacquired": "unacquired: not there"}
@@ -52,16 +52,14 @@ def _draw_curve(axis, rung: Rung, arm: str, **look) -> None:
     axis.plot(sizes, means, **look | {"markersize": 0, "linewidth": 1.5}, label=label)
 
 
-def rates_figure(points: Sequence[tuple[Rung, str, float | None]], essay_rate: Callable[[float], float]) -> Figure:
+def rates_figure(points: Sequence[tuple[Rung, str, float | None]]) -> Figure:
     """Rollouts per label against the pass rate on logarithmic axes, with the two lines."""
     figure, axis = plt.subplots(figsize=(6, 4.2))
-    grid = np.geomspace(0.01, 0.99, 200)
-    axis.plot(grid, 1 / grid, color="black", linewidth=1, label="1/p")
-    axis.plot(grid, [essay_rate(p) for p in grid], color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
+    draw_laws(axis, lowest=0.01)
     for index, reason in enumerate(PANELS):
         found = [(rung.pass_rate[model], rate) for rung, model, rate in points if rung.reason == reason and rate]
         if found:
             axis.plot(*zip(*found, strict=True), MARKERS[index], color=COLOURS[index], label=reason, markersize=5, alpha=0.8)
-    axis.set(xscale="log", yscale="log", xlabel="exact pass rate p", ylabel="rollouts that teach what one label teaches")
+    axis.set(ylabel="rollouts that teach what one label teaches")
     axis.legend(fontsize=9)
     return figure

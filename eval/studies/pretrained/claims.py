@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text, over_seeds, ratio_over_seeds
-from bitsample_llm.report.gains import Rung
+from bitsample_llm.report.gains import Rung, essay_rate
 from bitsample_llm.report.prices import HALF, TARGETS, PricedRun, Target
 
 P_HALF = next(target for target in TARGETS if target.pass_rate == 0.5)
@@ -130,7 +129,7 @@ def exchange_claims(found: Found) -> list[Claim]:
     if not {"sft", "grpo"} <= found.arms.keys():
         return []
     p = np.minimum(np.exp2(next(iter(found.arms["sft"].values())).log2_p_before), 1.0)
-    laws = {"1/p": 1 / float(p.mean()), "the essay's ratio": float(-np.log2(p).mean() / binary_entropy_bits(p).mean())}
+    laws = {"1/p": 1 / float(p.mean()), "the essay's ratio": essay_rate(p)}
     rate = found.over_sft("grpo", HALF, "samples")
     claims = []
     for name, law in laws.items():

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text, ratio_over_seeds
+from bitsample_llm.report.gains import essay_rate
 from bitsample_llm.report.prices import PricedRun, Target, median_price
 
 RL = ("grpo", "rloo", "reinforce")  # of the headline cells
@@ -117,11 +117,6 @@ def ratio(above: Cell, below: Cell, target: Target, amount: str = "flops") -> Es
 # ---- what rollouts per label should be -------------------------------------------------------------------------------
 
 
-def essay_ratio(p_P: np.ndarray) -> float:
-    """-log2 p / H(p), means over problems: bits of a label over bits of a rollout."""
-    return float(-np.log2(p_P).mean() / binary_entropy_bits(p_P).mean())
-
-
 def rollouts_per_informative_update(rl: Cell, p_P: np.ndarray) -> float:
     """Rollouts until an update has an advantage that is not zero: a pass without a baseline, else a group of both verdicts."""
     per_update, group_size = (rl.first.settings[name] for name in ("per_device_train_batch_size", "num_generations"))
@@ -142,7 +137,7 @@ def rates_ratio(rl: Cell, sft: Cell) -> float:
 Form = Callable[[Cell, Cell, np.ndarray], float]  # arms of RL and SFT, pass rates of the held-out problems
 AT_THE_START: dict[str, Form] = {
     "1/p": lambda rl, sft, p_P: 1 / float(p_P.mean()),
-    "essay, -log2 p / H(p)": lambda rl, sft, p_P: essay_ratio(p_P),
+    "essay, -log2 p / H(p)": lambda rl, sft, p_P: essay_rate(p_P),
     "rollouts per informative update": updates_ratio,
     "the same times the ratio of rates": lambda rl, sft, p_P: updates_ratio(rl, sft, p_P) * rates_ratio(rl, sft),
 }

@@ -8,8 +8,9 @@ from scipy import stats
 
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import UNKNOWN, Estimate, number_text, over_seeds
+from bitsample_llm.report.gains import essay_rate
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, Target
-from eval.studies.price.cells import RL, Cell, complete, essay_ratio, ratio
+from eval.studies.price.cells import RL, Cell, complete, ratio
 
 SAME = 1.25
 ABOUT_SAME = (1 / SAME, SAME)
@@ -63,7 +64,7 @@ def exchange_claims(cells: Cells, target: Target, arm: str = "reinforce") -> lis
         paid = [(rl.price(m, target, "samples"), sft.price(m, target, "samples")) for m in models]
         for name, law in (
             ("1/p", lambda model, rl=rl: 1 / rl.p(model).mean()),
-            ("the essay's ratio", lambda model, rl=rl: essay_ratio(rl.p(model))),
+            ("the essay's ratio", lambda model, rl=rl: essay_rate(rl.p(model))),
         ):
             found = complete([a / b / law(model) if a and b else None for model, (a, b) in zip(models, paid, strict=True)])
             text = f"From {of_rung(cells, rung)}, are rollouts per label {name}?"

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from bitsample_llm.information import binary_entropy_bits, surprisal_bits
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.prices import Target
-from bitsample_llm.report.style import COLOURS, GREY, MARKERS, TIP, beside, plt
+from bitsample_llm.report.style import COLOURS, GREY, MARKERS, TIP, beside, draw_laws, plt
 from eval.studies.price.cells import RL, Cell, Point
 
 SHOWN = ("sft", *RL)
@@ -64,12 +63,10 @@ def exchange_figure(points: Sequence[Point], target: Target) -> Figure:
     essay's line.
     """
     figure, axis = plt.subplots(figsize=(7, 4.6))
+    draw_laws(axis, lowest=0.008)
     p = np.geomspace(0.008, 0.985, 200)
-    axis.plot(p, 1 / p, color="black", linewidth=1, label="1/p before training")
     way = (1 / p - p ** (target.share - 1)) / (target.share * np.log(1 / p))
     axis.plot(p, way, color="black", linewidth=1, linestyle=":", label="1/p, mean on the way to the target")
-    essay = surprisal_bits(p) / binary_entropy_bits(p)
-    axis.plot(p, essay, color="black", linewidth=1, linestyle="--", label="essay: -log2 p / H(p)")
     for point in points:
         look = LOOKS[point.rl.arm] | {"fillstyle": "full" if point.rl.reason == "latent" else "none"}
         gid = f"{TIP}{NAMES[point.rl.arm]} from {point.rl.rung} {point.model}: {number_text(point.rollouts_per_label)} rollouts per label"
@@ -80,5 +77,5 @@ def exchange_figure(points: Sequence[Point], target: Target) -> Figure:
         for f, n in (("full", "latent"), ("none", "unacquired"))
     ]
     axis.legend(handles=[*axis.get_lines()[:3], *handles], fontsize=9, ncols=2)
-    axis.set(xscale="log", yscale="log", xlabel="exact pass rate p before training", ylabel=f"rollouts per label, to {target.name}")
+    axis.set(ylabel=f"rollouts per label, to {target.name}")
     return figure
