@@ -8,6 +8,7 @@
 Each command says more with --help. The first three read records alone and load neither torch nor TRL.
 """
 
+import os
 import sys
 
 from bitsample_llm.report.command import report
@@ -31,7 +32,7 @@ COMMANDS = {
 }
 
 
-def main() -> None:
+def run_command() -> None:
     """Run the command that the first word names; a run directory in its place means its summary."""
     first, *others = sys.argv[1:] or ["--help"]
     if first in ("-h", "--help"):
@@ -40,6 +41,16 @@ def main() -> None:
         COMMANDS[first](others)
     else:
         summary(sys.argv[1:], prog="bitsample")
+
+
+def main() -> None:
+    """The command line; ends quietly where what it prints is read only in part, as by `head`."""
+    try:
+        run_command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes once more at its end, and complains
+        sys.exit(1)
 
 
 if __name__ == "__main__":

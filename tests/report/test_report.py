@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -127,6 +128,16 @@ def test_one_run_is_summed_up_in_the_terminal(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "4 steps" in done.stdout and "4e+12 FLOPs" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    make_run(tmp_path, "latent", "grpo", "rl", 1, 0.5)
+    read, write = os.pipe()
+    os.close(read)  # as `| head` leaves it
+    command = [sys.executable, "-m", "bitsample_llm", str(tmp_path / "latent-grpo-1")]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 NEW_STUDY = '''
