@@ -126,6 +126,22 @@ def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tm
         assert rate == pytest.approx(2 ** evals[1][3, "heldout", problem.problem_id], rel=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["sft", "grpo"])
+def test_solved_problems_before_every_prompt_are_scored_alike_by_two_processes(of_one_process, tmp_path, recipe):
+    options = {"shots": 3, "shot_separator": ";", "prompt_format": "text", "stop": ";"}
+    one = of_one_process(recipe, **options)
+    two, _ = launched(recipe, "two_cpus", tmp_path / "run", **options)
+    assert one.manifest["data"]["shots"] == two.manifest["data"]["shots"]
+    for table, first_step in (("prompts", 1), ("evals", 0)):
+        column = "log2_pass_rate" if table == "evals" else "offered_bits" if recipe == "sft" else "pass_rate"
+        ours, theirs = ({key: v for key, v in by_problem(run, table, column).items() if key[0] == first_step} for run in (one, two))
+        assert len(ours) >= 8 and theirs == pytest.approx(ours, abs=1e-4)
+    # the shots are put in once per process and evaluation: two processes pay for them twice
+    prefix = one.steps[-1]["flops/evaluation"], two.steps[-1]["flops/evaluation"]
+    assert prefix[0] <= prefix[1] < 2 * prefix[0]
+
+
 @pytest.mark.parametrize("recipe", [pytest.param("sft", marks=pytest.mark.long), pytest.param("grpo", marks=pytest.mark.slow)])
 def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_an_error(tmp_path, recipe):
     command = [ACCELERATE, "launch", "--cpu", "--num_processes", "2", f"recipes/{recipe}.py"]
