@@ -22,6 +22,18 @@ def right_step_share(steps: Sequence[Step], num_steps: int) -> float:
     return sum(step.correct for step in steps) / max(len(steps), num_steps)
 
 
+def right_prefix_share(steps: Sequence[Step], num_steps: int) -> float:
+    """Share of the steps before the first wrong one, as one scalar, of max(K, number of steps of the right completion).
+
+    It tells what the position of the first error tells, and credits the whole rollout with it.
+
+    >>> right_prefix_share([Step(0, 1, True), Step(1, 2, False), Step(2, 3, True)], 4)
+    0.25
+    """
+    right = next((k for k, step in enumerate(steps) if not step.correct), len(steps))
+    return right / max(len(steps), num_steps)
+
+
 def process_tokens(group: Sequence[Sequence[bool]]) -> list[np.ndarray]:
     """Advantage of each step: the sum of the normalised rewards of the steps from it on.
 
@@ -71,6 +83,7 @@ class Credit(NamedTuple):
 CREDITS = {
     "outcome": Credit("outcome"),  # R = 1 for a pass, else 0
     "process_sum": Credit("process_sum"),  # R = right_step_share: a denser reward, credited as the outcome is
+    "process_prefix": Credit("process_prefix"),  # R = right_prefix_share: what first_error tells, credited as the outcome is
     "process_tokens": Credit("outcome", process_tokens, 1.0, sums_later_steps=True),
     "first_error": Credit("outcome", first_error, 1.0),
     "process_outcome": Credit("outcome", first_error, 0.5),  # half first_error, half outcome

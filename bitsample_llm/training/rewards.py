@@ -1,9 +1,11 @@
 """What does a rollout earn? Reward functions in the form that TRL calls, on top of the verdicts."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
-from bitsample_llm.training.credit import right_step_share
+from bitsample_llm.training.credit import right_prefix_share, right_step_share
 
 
 class OutcomeReward:
@@ -18,18 +20,19 @@ class OutcomeReward:
         return [float(verdict.passed) for _, _, verdict in self.verifier.judged(problem_id, completion_ids)]
 
 
-class ProcessSumReward:
-    """The share of right steps: a denser reward, still one number."""
+class StepShareReward:
+    """A share of the steps, all right ones or those before the first wrong one: a denser reward, still one number."""
 
-    __name__ = "process_sum"
+    SHARES: ClassVar = {"process_sum": right_step_share, "process_prefix": right_prefix_share}
 
-    def __init__(self, verifier: RolloutVerifier):
+    def __init__(self, verifier: RolloutVerifier, name: str):
         self.verifier = verifier
+        self.__name__, self.share = name, self.SHARES[name]
 
     def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
         judged = self.verifier.judged(problem_id, completion_ids)
         num_steps = [self.verifier.problem_by_id[name].num_steps for name in problem_id]
-        return [right_step_share(verdict.steps, num) for (_, _, verdict), num in zip(judged, num_steps, strict=True)]
+        return [self.share(verdict.steps, num) for (_, _, verdict), num in zip(judged, num_steps, strict=True)]
 
 
 class RandomReward:

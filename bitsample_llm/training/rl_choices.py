@@ -21,7 +21,7 @@ from bitsample_llm.training.objectives import (
     VerdictLikelihoodTrainer,
 )
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
-from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward, RandomReward
+from bitsample_llm.training.rewards import OutcomeReward, RandomReward, StepShareReward
 
 TRAINERS = {  # the trainer, the one that skips dead updates, and their configuration
     "grpo": (GRPOTrainer, SkippingGRPOTrainer, GRPOConfig),
@@ -50,7 +50,7 @@ class GRPOChoices:
     )
     reward: str = option(
         "outcome",
-        "outcome: 1 for a pass, 0 for a fail. process_sum: the share of right steps. process_tokens, first_error: "
+        "outcome: 1 for a pass, 0 for a fail. process_sum: the share of right steps; process_prefix: of those before the first wrong one. process_tokens, first_error: "
         "advantages of single steps (formulas in bitsample_llm/training/credit.py). process_outcome: half first_error, half "
         "outcome. random: a fair coin, as a control.",
         choices=list(CREDITS),
@@ -85,7 +85,7 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
     """What TRL calls for the scalar reward."""
     if name == "random":
         return RandomReward(seed, PartialState().process_index)
-    return {"outcome": OutcomeReward, "process_sum": ProcessSumReward}[name](verifier)
+    return OutcomeReward(verifier) if name == "outcome" else StepShareReward(verifier, name)
 
 
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:

@@ -40,14 +40,14 @@ def test_claim_8_asks_for_three_times_the_rate_and_the_curve_for_a_margin(tmp_pa
     verdicts = {claim.text: claim.verdict for claim in study.claims}
     assert verdicts["From the low start, does first_error help?"] == curve
     assert verdicts["From the low start, does process_sum help?"] == "it makes no difference that matters"
-    assert verdicts["From the low start, does the credit of first_error help beyond its bits?"] == curve
+    assert verdicts["From the low start, does the credit of first_error help beyond the bits of process_sum?"] == curve
     assert verdicts["From the low start, does an early stop help outcome?"] == "it makes no difference that matters"
     assert [headline.value for headline in study.headlines] == ["× 4", f"× {gain / 0.1:.3g}"]
 
 
 def test_credit_is_told_from_bits_only_at_the_same_learning_rate(tmp_path):
     claims = process_study(credit_arms(tmp_path, 0.5, {"process_sum": 3e-5}), "test").claims
-    asked = next(claim for claim in claims if "beyond its bits" in claim.text)
+    asked = next(claim for claim in claims if "beyond the bits of" in claim.text)
     assert asked.verdict == "undecided: they ran at learning rates 0.0001 and 3e-05" and asked.estimate.mean > 0
     helped = next(claim for claim in claims if claim.text == "From the low start, does first_error help?")
     assert helped.verdict == "it helps"

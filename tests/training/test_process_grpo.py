@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,12 +24,13 @@ from bitsample_llm.training.credit import (
     EPSILON,
     first_error,
     process_tokens,
+    right_prefix_share,
     right_step_share,
     steps_of_tokens,
     token_advantages,
 )
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer, token_spans
-from bitsample_llm.training.rewards import OutcomeReward, ProcessSumReward
+from bitsample_llm.training.rewards import OutcomeReward, StepShareReward
 
 groups_of_steps = st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=2, max_size=8)
 
@@ -96,6 +98,13 @@ def test_steps_left_out_count_as_wrong():
     assert right_step_share(steps, 4) == 0.25
     assert right_step_share([Step(n, n + 1, True) for n in range(8)], 4) == 1.0
     assert right_step_share([Step(n, n + 1, n < 4) for n in range(8)], 4) == 0.5
+
+
+def test_the_share_of_the_right_prefix_tells_where_the_first_error_is_and_no_more():
+    steps = [[Step(n, n + 1, right) for n, right in enumerate(verdicts)] for verdicts in itertools.product([True, False], repeat=4)]
+    shares = [right_prefix_share(verdicts, 4) for verdicts in steps]
+    assert shares == [next((n for n, step in enumerate(verdicts) if not step.correct), 4) / 4 for verdicts in steps]
+    assert right_prefix_share(steps[0][:2], 4) == 0.5  # what is left out is not right
 
 
 def test_the_mix_is_half_first_error_and_half_outcome():
@@ -179,10 +188,11 @@ def test_advantages_constant_along_a_completion_are_plain_grpo_bit_for_bit(base_
     assert torch.equal(weights(plain), weights(constant))
 
 
-@pytest.mark.parametrize("name", ["process_sum", "process_tokens", "first_error", "process_outcome"])
+@pytest.mark.parametrize("name", ["process_sum", "process_prefix", "process_tokens", "first_error", "process_outcome"])
 @pytest.mark.parametrize("config", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16}], ids=["", "cut"])
 def test_every_assignment_trains_and_first_error_bits_are_at_least_the_outcomes(base_model, tmp_path, name, config):
-    reward = ProcessSumReward if name == "process_sum" else OutcomeReward
+    is_scalar = CREDITS[name].step_advantages is None
+    reward = partial(StepShareReward, name=name) if is_scalar else OutcomeReward
     trainer = process_trainer(base_model, tmp_path, reward=reward, config=config, credit=CREDITS[name])
     metered(trainer, tmp_path, with_verifier=False, pass_threshold=1.0)
     trainer.train()

@@ -22,9 +22,9 @@ from bitsample_llm.report.study import Headline, Picture, Study, Table
 from bitsample_llm.report.style import COLOURS, GREY, error_bars, plain, plt, tip
 from bitsample_llm.report.tables import column_table, detail_tables
 
-OUTCOME, SUM = "outcome", "process_sum"
+OUTCOME, SCALARS = "outcome", ("process_sum", "process_prefix")
 CREDIT = ("process_tokens", "first_error")  # that say which step earned it
-PROCESS = (SUM, *CREDIT, "process_outcome")
+PROCESS = (*SCALARS, *CREDIT, "process_outcome")
 REWARDS = (OUTCOME, *PROCESS, "random")
 RATIO_THRESHOLD = 3.0  # claim 8: below it, a denser reward is not absorbed in the proportion in which it is offered
 RATIO_PASS_RATE = 0.01  # claim 8 is asked of starts below it
@@ -33,7 +33,7 @@ HELPS = Answers("it helps", "it makes no difference that matters", "it hurts")
 HOW_TO_READ = (
     "Every arm is GRPO with the same budget of FLOPs, rollouts included; arms differ in what they are rewarded for. The outcome is "
     "one verdict on the whole answer. A process reward also uses the verdicts on single digits: process_sum as one number, the share "
-    "of right digits; process_tokens and first_error as an advantage of each token; process_outcome is half first_error and half "
+    "of right digits; process_prefix as the share before the first wrong one; process_tokens and first_error as an advantage of each token; process_outcome is half first_error and half "
     "outcome. The curve score is absorbed bits averaged over the log of the FLOPs, so that early gains count."
 )
 
@@ -132,13 +132,16 @@ def claims_of(ways: dict[tuple[str, bool], Arm]) -> list[Claim]:
     """Of one start: claim 8 where its pass rate is low, then what each way to assign credit and the early stop do."""
     outcome, found = ways[OUTCOME, False], []
     asked = f"From the {outcome.start} start, does"
-    first_error, summed = ways.get(("first_error", False)), ways.get((SUM, False))
+    first_error = ways.get(("first_error", False))
     if first_error and outcome.estimate(PASS_RATE_BEFORE).mean < RATIO_PASS_RATE:
         found.append(claim_8(first_error, outcome))
     found += [curve_claim(f"{asked} {r} help?", ways[r, False], outcome) for r in PROCESS if (r, False) in ways]
-    if summed:
-        text = "{} the credit of {} help beyond its bits?"
-        found += [curve_claim(text.format(asked, r), ways[r, False], summed, True) for r in CREDIT if (r, False) in ways]
+    found += [
+        curve_claim(f"{asked} the credit of {r} help beyond the bits of {scalar}?", ways[r, False], ways[scalar, False], True)
+        for scalar in SCALARS
+        for r in CREDIT
+        if {(scalar, False), (r, False)} <= ways.keys()
+    ]
     stopped = [(r, arm) for (r, stops), arm in ways.items() if stops and r != "random" and (r, False) in ways]
     return found + [curve_claim(f"{asked} an early stop help {r}?", arm, ways[r, False]) for r, arm in stopped]
 
