@@ -9,16 +9,17 @@ from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, plt
 from eval.studies.pretrained.claims import SPOKEN, Found, label_shares
 
 TERA = 1e12
+STRONG = ("sft", "grpo", "sft_wrong")  # what is compared first, and the control
 
 
 def curves_figure(found: Found) -> Figure:
     """Mean log2 p of the held-out problems against FLOPs, a thin line per seed; half of the bits with the ratio of the prices, and what four lines show."""
     figure, axis = plt.subplots(figsize=(8.6, 5.4))
     for index, (arm, runs) in enumerate(found.arms.items()):
-        look = {"color": COLOURS[index], "linestyle": DASHES[index]}
+        look = {"color": COLOURS[index], "linestyle": DASHES[index], "alpha": 0.9 if arm in STRONG else 0.4}
         for number, run in enumerate(runs.values()):
             label = f"{SPOKEN[arm]} ({len(runs)} seeds)" if number == 0 else None
-            axis.plot(np.array(run.flops[1:]) / TERA, run.log2_p[1:], linewidth=1.2, alpha=0.8, label=label, **look)
+            axis.plot(np.array(run.flops[1:]) / TERA, run.log2_p[1:], linewidth=1.2, label=label, **look)
     any_run = next(iter(next(iter(found.arms.values())).values()))
     start, half = any_run.log2_p[0], any_run.log2_p[0] * (1 - HALF.share)
     axis.axhline(start, color=GREY, linewidth=0.8, linestyle=":")
@@ -44,7 +45,7 @@ def curves_figure(found: Found) -> Figure:
         axis.text(
             np.sqrt(left * right),
             half,
-            f"× {number_text(found.over_sft('grpo', HALF).mean)}",
+            f"× {found.over_sft('grpo', HALF).text()}",
             ha="center",
             va="bottom",
             fontsize=10,
