@@ -110,6 +110,8 @@ def archive(studies: Sequence[Path], output_dir: Path) -> list[Path]:
                         key, pa.array([value] * table.num_rows, pa.int64() if key == "seed" else pa.string())
                     )
                 parts.setdefault(name, []).append(table)
+    if not manifests:
+        raise RecordError(f"{', '.join(map(str, studies))}: no finished runs")
     output_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for name, tables in parts.items():

@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from bitsample_llm.meter.flop_counter import FlopCounter
+from bitsample_llm.meter.heldout import MAX_EVAL_TOKENS
 from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
 from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
 from bitsample_llm.training.manifest import run_manifest
@@ -65,7 +66,7 @@ def main() -> None:
         counter, labelled = None, problems.train
         if choices.labels == "passing_rollouts":
             counter = FlopCounter(model, set(end.token_ids))
-            how = choices.rollouts_per_prompt, args.seed, end
+            how = choices.rollouts_per_prompt, args.seed, end, study.max_eval_tokens or MAX_EVAL_TOKENS
             labelled = passing_problems(model, tokenizer, problems.task, problems.train, *how)
             manifest["passing_rollouts"] = len(labelled)
         trainer_class, extra = SFTTrainer, {}

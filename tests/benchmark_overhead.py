@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bitsample_llm import InformationMeter
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.tasks import load_task
-from bitsample_llm.training.rewards import OutcomeReward
+from bitsample_llm.training.rewards import VerdictReward
 
 BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 WARM_UP_STEPS = 3
@@ -69,7 +69,7 @@ def median_step_seconds(options: dict | None, num_steps: int, seed: int, folder:
         seed=seed,
     )
     rows = Dataset.from_list([{"prompt": p.prompt, "problem_id": p.problem_id} for p in problems])
-    trainer = GRPOTrainer(model, [OutcomeReward(verifier)], args=args, train_dataset=rows, processing_class=tokenizer)
+    trainer = GRPOTrainer(model, [VerdictReward(verifier)], args=args, train_dataset=rows, processing_class=tokenizer)
     if options is not None:
         trainer.add_callback(InformationMeter(trainer, Path(folder) / "run", verifier=verifier, strict=True, **options))
     clock = StepClock()

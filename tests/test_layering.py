@@ -232,7 +232,7 @@ def test_breach_is_found(module, source):
         ("bitsample_llm.tasks.dataset_rows", "import datasets, pyarrow"),
         ("bitsample_llm.report.plan.page", "import matplotlib\nfrom bitsample_llm.report.study import Study"),
         ("bitsample_llm.meter.callback", "import torch, trl\nfrom bitsample_llm.records.writer import RunWriter"),
-        ("bitsample_llm.measure.probes", "import datasets\nfrom bitsample_llm.training.rewards import OutcomeReward"),
+        ("bitsample_llm.measure.probes", "import datasets\nfrom bitsample_llm.training.rewards import VerdictReward"),
         ("eval.report", "import matplotlib\nfrom eval.archive import archive\nfrom bitsample_llm import records"),
         (
             "eval.studies.ladder.claims",

@@ -101,8 +101,10 @@ def main() -> None:
         accelerator = Accelerator(cpu=choices.use_cpu)
         report_processes()
         check_choices(choices, accelerator.num_processes, study.shots)
-        if model_args.use_peft:
-            raise ValueError("--use_peft: measure prices full training and trains no adapter; leave it out")
+        if model_args.use_peft or study.trained_parameters != "all":
+            raise ValueError("--use_peft, --trained_parameters: measure prices and probes training of all weights; leave them out")
+        if study.memorise or study.also_evaluate:
+            raise ValueError("--memorise, --also_evaluate: measure trains nothing that they are about; leave them out")
         run_dir = Path(choices.output_dir)
         if accelerator.is_main_process:
             check_run_dir(run_dir, resume=bool(choices.resume_from_checkpoint))

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from bitsample_llm.flops import backward_flops, forward_flops
 from bitsample_llm.meter.flop_counter import FlopCounter
+from bitsample_llm.meter.labels import surprisal_bits_of
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records.glossary import PHASES, TRAINING_PHASES
 from bitsample_llm.scoring.answer_end import AnswerEnd
@@ -91,7 +92,7 @@ def _sampled_share(sampler: Sampler, problems: Sequence[Problem], rollouts_per_p
         score = score_by_id.get(problem.problem_id)
         if score is not None and sampler.task.has_one_accepted_string:
             row |= score.pass_rates(problem)
-        bits = None if score is None else max(0.0, float(-score.logps_T.sum() / np.log(2)))
+        bits = None if score is None else surprisal_bits_of(float(score.logps_T.sum()))
         result.append(MeasuredPrompt(row, group, bits, padded[rows]))
     return result
 

@@ -21,7 +21,7 @@ from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
 from bitsample_llm.training.prompt_format import after_shots, can_write, check_shots
-from bitsample_llm.training.rewards import OutcomeReward
+from bitsample_llm.training.rewards import VerdictReward
 
 PROBE_GROUP_SIZE = 8  # rollouts per group of the short GRPO run
 
@@ -112,7 +112,7 @@ def train_briefly(
     verifier = RolloutVerifier(sampler.task, problems, sampler.tokenizer, sampler.end)
     trainer = GRPOTrainer(
         model=sampler.model,
-        reward_funcs=[OutcomeReward(verifier)],
+        reward_funcs=[VerdictReward(verifier)],
         args=args,
         train_dataset=Dataset.from_list([{"prompt": p.prompt, "problem_id": p.problem_id} for p in problems]),
         processing_class=sampler.tokenizer,

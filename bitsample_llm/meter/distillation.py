@@ -16,10 +16,6 @@ class DistillationObserver(GenerationObserver):
         self._teacher_config = trainer.accelerator.unwrap_model(trainer.teacher_model).config.get_text_config()
         super().__init__(trainer, meter, verifier, num_generations=1)
 
-    def _complete(self, rollouts: list[dict]) -> None:
-        if self.verifier is not None:
-            self.totals.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
-
     def _record_loss(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
         super()._record_loss(loss, inputs, logps_BT)
         self._count_projections(inputs)
@@ -54,10 +50,6 @@ class SelfDistillationObserver(GenerationObserver):
             raise ValueError("a teacher behind a server shows no predictions: set use_teacher_server to false")
         super().__init__(trainer, meter, verifier, num_generations=trainer.num_generations)
         wrap(trainer, "_compute_self_distillation_loss", self._around_divergence)
-
-    def _complete(self, rollouts: list[dict]) -> None:
-        if self.verifier is not None:
-            self.totals.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
 
     def _around_divergence(self, original, model, inputs, predictions):
         if self.trainer.model.training:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bitsample_llm.meter.evaluator import SHARDED, sampling_batch_size, seed_of
+from bitsample_llm.meter.evaluator import SHARDED, completions_apart, sampling_batch_size, seed_of
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_prompt, padded_batch
-from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import Problem
 
 
@@ -32,14 +31,11 @@ def kl_to_start_bits(
     if accelerator.distributed_type in SHARDED and accelerator.num_processes > 1:
         return [None] * len(problems)
     model = accelerator.unwrap_model(trainer.model)
+    size = sampling_batch_size(model, tokenizer, problems, max_tokens)
+    completions = completions_apart(model, tokenizer, problems, max_tokens, size, end, seed_of(problems, 0))
+    prompts = [encode_prompt(tokenizer, problem.prompt) for problem in problems]
     was_training = model.training
     model.eval()
-    prompts = [encode_prompt(tokenizer, problem.prompt) for problem in problems]
-    size = sampling_batch_size(model.config.get_text_config(), max(map(len, prompts)) + max_tokens)
-    devices = [] if model.device.type == "cpu" else [model.device]
-    with torch.random.fork_rng(devices, device_type="cuda" if not devices else model.device.type):
-        torch.manual_seed(seed_of(problems, 0))
-        completions = sampled_completions(model, tokenizer, problems, max_tokens, size, end)
     bits: list[float | None] = []
     for first in range(0, len(problems), size):
         rows = list(zip(prompts, completions, strict=True))[first : first + size]

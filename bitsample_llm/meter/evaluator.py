@@ -75,24 +75,29 @@ def shared_num_passed(trainer, problems: Sequence[Problem], rollouts: Evaluation
     filled = [*range(num), *[num - 1] * (-num % num_shares)]
     share = filled[accelerator.process_index :: num_shares]
     share_problems = [problems[index // rollouts.per_problem] for index in share]
-    longest = max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems)
-    config = model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or longest + rollouts.max_tokens
-    max_tokens = max(1, min(rollouts.max_tokens, context - longest))
-    batch_size = sampling_batch_size(config, longest + max_tokens)
-    devices = [] if model.device.type == "cpu" else [model.device]
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng(devices, device_type="cuda" if not devices else model.device.type):
-        torch.manual_seed(seed_of(problems, accelerator.process_index))
-        synced = accelerator.distributed_type in SHARDED and num_shares > 1
-        completions = sampled_completions(model, tokenizer, share_problems, max_tokens, batch_size, end, synced_gpus=synced)
-    model.train(was_training)
+    size = sampling_batch_size(model, tokenizer, problems, rollouts.max_tokens)
+    synced = accelerator.distributed_type in SHARDED and num_shares > 1
+    seed = seed_of(problems, accelerator.process_index)
+    completions = completions_apart(model, tokenizer, share_problems, rollouts.max_tokens, size, end, seed, synced)
     verifier = RolloutVerifier(rollouts.task, problems, tokenizer, end)
     judged = verifier.judged([problem.problem_id for problem in share_problems], completions)
     verdicts = dict(gather_object([(index, verdict.passed) for index, (_, _, verdict) in zip(share, judged, strict=True)]))
     passed = np.array([verdicts[index] for index in range(num)]).reshape(len(problems), rollouts.per_problem)
     return passed.sum(axis=1).tolist()
+
+
+def completions_apart(
+    model, tokenizer, problems, max_tokens: int, batch_size: int, end, seed: int, synced_gpus=None
+) -> list[list[int]]:
+    """One rollout per problem in evaluation mode from random states of their own: those of the training are put back."""
+    devices = [] if model.device.type == "cpu" else [model.device]
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng(devices, device_type="cuda" if not devices else model.device.type):
+        torch.manual_seed(seed)
+        completions = sampled_completions(model, tokenizer, problems, max_tokens, batch_size, end, synced_gpus)
+    model.train(was_training)
+    return completions
 
 
 def seed_of(problems: Sequence[Problem], process_index: int) -> int:
@@ -101,7 +106,8 @@ def seed_of(problems: Sequence[Problem], process_index: int) -> int:
     return int(np.random.SeedSequence([int.from_bytes(digest[:8], "big"), process_index]).generate_state(1)[0])
 
 
-def sampling_batch_size(config, num_tokens: int) -> int:
-    """Rows of a batch whose keys and values fit into memory."""
-    model = widths(config)
-    return max(1, min(MAX_ROWS, MAX_CACHED // (2 * model["layers"] * model["key_value"] * num_tokens)))
+def sampling_batch_size(model, tokenizer, problems: Sequence[Problem], max_tokens: int) -> int:
+    """Rollouts in a batch whose keys and values fit into memory."""
+    size = widths(model.config.get_text_config())
+    longest = max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems) + max_tokens
+    return max(1, min(MAX_ROWS, MAX_CACHED // (2 * size["layers"] * size["key_value"] * longest)))

@@ -111,7 +111,9 @@ class GenerationObserver:
         return [row | {"num_tokens": num} for row, num in zip(rows, self._num_own_tokens, strict=True)]
 
     def _complete(self, rollouts: list[dict]) -> None:
-        """Add to the rollouts of all processes what the trainer knows of them, and record their groups."""
+        """Add to the rollouts of all processes what the trainer knows of them, and record their groups, or where it has none how many passed."""
+        if self.verifier is not None:
+            self.totals.observe("group/pass_rate_estimate", [float(rollout["passed"]) for rollout in rollouts])
 
     def _record_loss(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
         self.totals.observe("train/loss", [loss])

@@ -1,5 +1,6 @@
 """One rollout per problem, sampled as exact pass rates assume: temperature 1, no truncation."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,13 +20,15 @@ def sampled_completions(
     end: AnswerEnd | None = None,
     synced_gpus: bool | None = None,
 ) -> list[list[int]]:
-    """Token ids of one rollout per problem at temperature 1 without truncation, cut after the first token that ends it.
+    """Token ids of one rollout per problem at temperature 1 without truncation, cut after the first token that ends it, or after
+    `max_new_tokens`, or where the model's context ends.
 
     The model keeps its mode, so that a counter tells training rollouts from evaluation. `synced_gpus` as `generate` has it:
     whether processes that share the model go on until all have ended.
     """
     completions: list[list[int]] = []
     end = end or AnswerEnd.of(model, tokenizer)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     for start in range(0, len(problems), batch_size):
         prompts = [encode_prompt(tokenizer, problem.prompt) for problem in problems[start : start + batch_size]]
         batch = padded_batch(prompts, tokenizer.pad_token_id, on_left=True)  # generation continues on the right
@@ -37,7 +40,7 @@ def sampled_completions(
             top_p=1.0,
             min_p=None,
             repetition_penalty=1.0,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max(1, min(max_new_tokens, context - batch["input_ids"].shape[1])),
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=end.token_ids,
             synced_gpus=synced_gpus,

@@ -1,5 +1,6 @@
 """Stop at a FLOP budget or once enough was learned, and show on one line how far a run has come and what it has told so far."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,15 +45,14 @@ class Targets:
 
     def are_reached(self, states: Sequence[State]) -> bool:
         """Whether a training is done, by what its evaluations found."""
-        before = states[0]
-        known = [state for state in states if state.log2_pass_rate is not None]
-        if before.log2_pass_rate is None or not known:
-            return False
-        flops, gains, rates = ([getattr(state, name) for state in known] for name in ("flops", "log2_pass_rate", "pass_rate"))
-        gains = [log2_rate - before.log2_pass_rate for log2_rate in gains]
-        levels = [(gains, self.bits), (rates, self.pass_rate)]
-        if self.share is not None:
-            levels.append((gains, -self.share * before.log2_pass_rate))
+        known = [state for state in states if state.pass_rate is not None]
+        flops, levels = [state.flops for state in known], [([state.pass_rate for state in known], self.pass_rate)]
+        if not (self.bits is self.share is None):
+            before = states[0].log2_pass_rate
+            if before is None:  # no rollout had passed, so there is nothing to count bits from
+                return False
+            gains = [(-math.inf if state.log2_pass_rate is None else state.log2_pass_rate) - before for state in known]
+            levels += [(gains, self.bits), (gains, None if self.share is None else -self.share * before)]
         kept = [first_kept(flops, values, level, self.keep_for) for values, level in levels if level is not None]
         return None not in kept
 
@@ -60,7 +60,7 @@ class Targets:
 class TargetReached(TrainerCallback):
     """Stops training once all targets were reached and kept, or the held-out mean of log2 p has fallen by `LOST_BITS`.
 
-    An evaluation in which no rollout passed has no log2, and does not stop the training.
+    An evaluation in which no rollout passed has no log2: a target in bits is not kept there, and nothing says that the training diverged.
     """
 
     def __init__(self, meter: InformationMeter, targets: Targets):
@@ -70,9 +70,11 @@ class TargetReached(TrainerCallback):
     def is_reached(self) -> bool:
         """Whether the evaluations so far say so."""
         states = self.meter.heldout_states
-        if not states or None in (before := states[0].log2_pass_rate, now := states[-1].log2_pass_rate):
+        if not states:
             return False
-        return now - before <= -LOST_BITS or self.targets.are_reached(states)
+        before, now = states[0].log2_pass_rate, states[-1].log2_pass_rate
+        has_diverged = None not in (before, now) and now - before <= -LOST_BITS
+        return has_diverged or self.targets.are_reached(states)
 
     def on_step_end(self, args, state, control, **kwargs):
         """To be added after the meter, which evaluates at the end of a step."""

@@ -9,29 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitsample_llm.tasks import Step
+from bitsample_llm.tasks import Step, Verdict
 
 EPSILON = 1e-4  # TRL's, added to every standard deviation that divides
 
 
-def right_step_share(steps: Sequence[Step], num_steps: int) -> float:
+def right_step_share(verdict: Verdict, num_steps: int) -> float:
     """Share of right steps, as one scalar: sum_k c_k / max(K, number of steps of the right completion).
 
     Steps left out count as wrong ones, and so do steps too many.
     """
-    return sum(step.correct for step in steps) / max(len(steps), num_steps)
+    return sum(step.correct for step in verdict.steps) / max(len(verdict.steps), num_steps)
 
 
-def right_prefix_share(steps: Sequence[Step], num_steps: int) -> float:
+def right_prefix_share(verdict: Verdict, num_steps: int) -> float:
     """Share of the steps before the first wrong one, as one scalar, of max(K, number of steps of the right completion).
 
     It tells what the position of the first error tells, and credits the whole rollout with it.
-
-    >>> right_prefix_share([Step(0, 1, True), Step(1, 2, False), Step(2, 3, True)], 4)
-    0.25
     """
-    right = next((k for k, step in enumerate(steps) if not step.correct), len(steps))
-    return right / max(len(steps), num_steps)
+    return verdict.num_correct_before_first_error / max(len(verdict.steps), num_steps)
 
 
 def process_tokens(group: Sequence[Sequence[bool]]) -> list[np.ndarray]:

@@ -5,8 +5,10 @@ of passing, which is reinforcement learning with infinitely many rollouts; the v
 verdicts of GRPO, without a policy gradient. B samples, T tokens.
 """
 
+from functools import cache
+
 import torch
-from trl import GRPOTrainer, RLOOTrainer, SFTTrainer
+from trl import GRPOTrainer, SFTTrainer
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
 
@@ -101,20 +103,10 @@ class RejectionTrainer(ReinforceTrainer):
         return loss / self.current_gradient_accumulation_steps
 
 
-class SkippingRejectionTrainer(SkipsDeadUpdates, RejectionTrainer):
-    """RejectionTrainer that skips updates from which nothing is learned."""
-
-
-class SkippingReinforceTrainer(SkipsDeadUpdates, ReinforceTrainer):
-    """ReinforceTrainer that skips updates from which nothing is learned."""
-
-
-class SkippingGRPOTrainer(SkipsDeadUpdates, GRPOTrainer):
-    """GRPOTrainer that skips updates from which nothing is learned."""
-
-
-class SkippingRLOOTrainer(SkipsDeadUpdates, RLOOTrainer):
-    """RLOOTrainer that skips updates from which nothing is learned."""
+@cache
+def skipping_dead_updates(trainer_class: type) -> type:
+    """The trainer that skips updates from which nothing is learned, `Skipping` before its name."""
+    return type(f"Skipping{trainer_class.__name__}", (SkipsDeadUpdates, trainer_class), {})
 
 
 class VerdictLikelihoodTrainer(GRPOTrainer):

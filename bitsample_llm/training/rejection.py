@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from bitsample_llm.meter.heldout import MAX_EVAL_TOKENS
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_answer
@@ -13,17 +14,29 @@ from bitsample_llm.tasks import Problem
 
 
 def passing_problems(
-    model, tokenizer, task, problems: Sequence[Problem], rollouts_per_prompt: int, seed: int, end: AnswerEnd | None = None
+    model,
+    tokenizer,
+    task,
+    problems: Sequence[Problem],
+    rollouts_per_prompt: int,
+    seed: int,
+    end: AnswerEnd | None = None,
+    max_tokens: int = MAX_EVAL_TOKENS,
 ) -> list[Problem]:
     """The problems, each as often as one of its `rollouts_per_prompt` rollouts passed, with what the rollout said for an answer;
-    where one answer is accepted that is the answer. A ValueError if no rollout passes.
+    where one answer is accepted that is the answer. A rollout may be as long as the longest answer, of verifiers that read the answer
+    out of a longer text up to `max_tokens`. A ValueError if no rollout passes.
     """
     end = end or AnswerEnd.of(model, tokenizer)
     verifier = RolloutVerifier(task, problems, tokenizer, end)
     repeated = [problem for problem in problems for _ in range(rollouts_per_prompt)]
-    # as long as the longest spelling of an answer, which has no more tokens than bytes
     max_new_tokens = max(
-        max(len(encode_answer(tokenizer, problem)[1]), len(problem.answer.encode()) + 1 if problem.has_one_accepted_string else 0)
+        max_tokens
+        if problem.verifier != "exact"
+        # the longest spelling of an answer has no more tokens than bytes
+        else max(
+            len(encode_answer(tokenizer, problem)[1]), len(problem.answer.encode()) + 1 if problem.has_one_accepted_string else 0
+        )
         for problem in problems
     )
     was_training = model.training

@@ -8,31 +8,25 @@ from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.training.credit import right_prefix_share, right_step_share
 
 
-class OutcomeReward:
-    """1.0 for a completion that passes, 0.0 for any other."""
+class VerdictReward:
+    """What the verdict on a completion is worth: 1 for a pass and 0 for any other, or a share of its steps, a denser reward and still one
+    number.
+    """
 
-    __name__ = "outcome"
+    WORTH: ClassVar = {
+        "outcome": lambda verdict, num_steps: float(verdict.passed),
+        "process_sum": right_step_share,
+        "process_prefix": right_prefix_share,
+    }
 
-    def __init__(self, verifier: RolloutVerifier):
+    def __init__(self, verifier: RolloutVerifier, name: str = "outcome"):
         self.verifier = verifier
+        self.__name__ = name  # TRL logs it
 
     def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
-        return [float(verdict.passed) for _, _, verdict in self.verifier.judged(problem_id, completion_ids)]
-
-
-class StepShareReward:
-    """A share of the steps, all right ones or those before the first wrong one: a denser reward, still one number."""
-
-    SHARES: ClassVar = {"process_sum": right_step_share, "process_prefix": right_prefix_share}
-
-    def __init__(self, verifier: RolloutVerifier, name: str):
-        self.verifier = verifier
-        self.__name__, self.share = name, self.SHARES[name]
-
-    def __call__(self, completion_ids, problem_id, **kwargs) -> list[float]:
-        judged = self.verifier.judged(problem_id, completion_ids)
+        worth, judged = self.WORTH[self.__name__], self.verifier.judged(problem_id, completion_ids)
         num_steps = [self.verifier.problem_by_id[name].num_steps for name in problem_id]
-        return [self.share(verdict.steps, num) for (_, _, verdict), num in zip(judged, num_steps, strict=True)]
+        return [worth(verdict, num) for (_, _, verdict), num in zip(judged, num_steps, strict=True)]
 
 
 class RandomReward:

@@ -2,7 +2,9 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
+import yaml
 from accelerate import PartialState
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer
 from trl.import_utils import is_vllm_available
@@ -14,21 +16,18 @@ from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.objectives import (
     ReinforceTrainer,
     RejectionTrainer,
-    SkippingGRPOTrainer,
-    SkippingReinforceTrainer,
-    SkippingRejectionTrainer,
-    SkippingRLOOTrainer,
     VerdictLikelihoodTrainer,
+    skipping_dead_updates,
 )
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
-from bitsample_llm.training.rewards import OutcomeReward, RandomReward, StepShareReward
+from bitsample_llm.training.rewards import RandomReward, VerdictReward
 
-TRAINERS = {  # the trainer, the one that skips dead updates, and their configuration
-    "grpo": (GRPOTrainer, SkippingGRPOTrainer, GRPOConfig),
-    "rloo": (RLOOTrainer, SkippingRLOOTrainer, RLOOConfig),
-    "reinforce": (ReinforceTrainer, SkippingReinforceTrainer, GRPOConfig),
-    "rejection": (RejectionTrainer, SkippingRejectionTrainer, GRPOConfig),
-    "verdict_likelihood": (VerdictLikelihoodTrainer, None, GRPOConfig),
+TRAINERS = {  # the trainer and its configuration
+    "grpo": (GRPOTrainer, GRPOConfig),
+    "rloo": (RLOOTrainer, RLOOConfig),
+    "reinforce": (ReinforceTrainer, GRPOConfig),
+    "rejection": (RejectionTrainer, GRPOConfig),
+    "verdict_likelihood": (VerdictLikelihoodTrainer, GRPOConfig),
 }
 # TRL reads these strings as it trains
 KNOWN_VALUES = {
@@ -60,16 +59,24 @@ class GRPOChoices:
 
 
 def parsed_arguments(arguments: list[str]):
-    """Study, choices, training and model arguments; which options there are depends on the trainer, named in either place."""
+    """Study, choices, training and model arguments; which options there are depends on the trainer, named on the command line or in the file."""
     command_line = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    command_line.add_argument("--trainer", nargs="?")
-    trainer = command_line.parse_known_args(arguments)[0].trainer
-    while True:
-        config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[2]
-        parsed = OneLineParser((RunArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config()
-        if TRAINERS[parsed[1].trainer][2] is config_class:
-            return parsed
-        trainer = parsed[1].trainer  # the YAML file named it
+    for option_name in ("--trainer", "--config"):
+        command_line.add_argument(option_name, nargs="?")
+    named = command_line.parse_known_args(arguments)[0]
+    trainer = named.trainer or trainer_of_file(named.config)
+    config_class = TRAINERS.get(trainer, TRAINERS["grpo"])[1]
+    return OneLineParser((RunArguments, GRPOChoices, config_class, ModelConfig)).parse_args_and_config(arguments)
+
+
+def trainer_of_file(config: str | None) -> str | None:
+    """What a configuration file calls the trainer; None where it does not say, or cannot be read: the parser then says why."""
+    try:
+        options = yaml.safe_load(Path(config).read_text()) if config else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    trainer = options.get("trainer") if isinstance(options, dict) else None
+    return trainer if isinstance(trainer, str) else None
 
 
 def check_training_arguments(args) -> None:
@@ -85,7 +92,7 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
     """What TRL calls for the scalar reward."""
     if name == "random":
         return RandomReward(seed, PartialState().process_index)
-    return OutcomeReward(verifier) if name == "outcome" else StepShareReward(verifier, name)
+    return VerdictReward(verifier, name)
 
 
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
@@ -96,8 +103,8 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, d
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
     if credit.step_advantages is None and not choices.stop_at_first_error:
         if choices.trainer != "verdict_likelihood":
-            plain, skipping, _ = TRAINERS[choices.trainer]
-            return skipping if choices.skip_dead_updates else plain, {}
+            trainer_class = TRAINERS[choices.trainer][0]
+            return skipping_dead_updates(trainer_class) if choices.skip_dead_updates else trainer_class, {}
         if choices.skip_dead_updates or choices.reward != "outcome":
             raise ValueError(
                 "--trainer verdict_likelihood learns from --reward outcome, and from fails too: no --skip_dead_updates"

@@ -19,7 +19,7 @@ from bitsample_llm.records import read_run
 from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.scoring.likelihood import answer_logprobs
 from bitsample_llm.tasks import load_task
-from bitsample_llm.training.rewards import OutcomeReward, RandomReward
+from bitsample_llm.training.rewards import RandomReward, VerdictReward
 
 TASK = load_task("addition", "reversed", difficulty=2, mark="C")
 PROBLEMS = TASK.problems("train", 32, seed=0)
@@ -49,7 +49,7 @@ def rl_trainer(base_model, folder, trainer=GRPOTrainer, config=GRPOConfig, rewar
     rows = [{"prompt": p.prompt, "problem_id": p.problem_id} for p in PROBLEMS]
     sizes = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0}
     args = config(output_dir=str(folder / "checkpoints"), **SHARED | sizes | options)
-    reward = reward or OutcomeReward(RolloutVerifier(TASK, PROBLEMS, tokenizer))
+    reward = reward or VerdictReward(RolloutVerifier(TASK, PROBLEMS, tokenizer))
     options = {"reward_processing_classes": [tokenizer]} if isinstance(reward, torch.nn.Module) else {}
     data = {"train_dataset": Dataset.from_list(rows), "eval_dataset": Dataset.from_list(rows[:8])}
     return trainer(copy.deepcopy(model), [reward], args=args, processing_class=tokenizer, **data, **options)

@@ -29,7 +29,7 @@ from bitsample_llm.training.early_stop import StopAtFirstError
 from bitsample_llm.training.process_grpo import steps_of_completion, token_spans
 from bitsample_llm.training.prompt_format import fitted, labelled_rows
 from bitsample_llm.training.rejection import passing_problems
-from bitsample_llm.training.rewards import OutcomeReward
+from bitsample_llm.training.rewards import VerdictReward
 
 LEVEL = 0.001  # of the chi-square tests, fixed before they were run
 ROLLOUTS = 4000
@@ -242,7 +242,7 @@ def test_the_meter_refuses_a_stop_at_which_its_trainer_does_not_end(newline_mode
     def trainer():
         return GRPOTrainer(
             model=model,
-            reward_funcs=[OutcomeReward(verifier)],
+            reward_funcs=[VerdictReward(verifier)],
             args=GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
             train_dataset=Dataset.from_list([{"prompt": PROMPT, "problem_id": problem.problem_id}]),
             processing_class=tokenizer,

@@ -17,7 +17,7 @@ from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.tasks import load_task
 from bitsample_llm.training.processes import honour_fsdp_on_cpu, part
-from bitsample_llm.training.rewards import OutcomeReward
+from bitsample_llm.training.rewards import VerdictReward
 
 BASE = Path(__file__).resolve().parent.parent.parent / "data" / "base"
 
@@ -48,7 +48,7 @@ def main() -> None:
     verifier = RolloutVerifier(task, problems, tokenizer)
     trainer = GRPOTrainer(
         model,
-        [OutcomeReward(verifier)],
+        [VerdictReward(verifier)],
         args=args,
         train_dataset=Dataset.from_list([{"prompt": p.prompt, "problem_id": p.problem_id} for p in problems]),
         processing_class=tokenizer,

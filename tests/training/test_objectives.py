@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from test_meter import SHARED
-from trl import GRPOConfig, RLOOConfig, SFTConfig
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig
 
 from bitsample_llm.information import verdict_sequence_bits
 from bitsample_llm.meter.heldout import State
@@ -24,13 +24,10 @@ from bitsample_llm.training.objectives import (
     AnswerObjectiveTrainer,
     ReinforceTrainer,
     RejectionTrainer,
-    SkippingGRPOTrainer,
-    SkippingReinforceTrainer,
-    SkippingRejectionTrainer,
-    SkippingRLOOTrainer,
     VerdictLikelihoodTrainer,
+    skipping_dead_updates,
 )
-from bitsample_llm.training.rewards import OutcomeReward
+from bitsample_llm.training.rewards import VerdictReward
 
 ROLLOUTS = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0}
 
@@ -110,10 +107,10 @@ def test_objective_of_whole_answers_refuses_packing(base_model, problems, tmp_pa
 @pytest.mark.parametrize(
     ("trainer_class", "config", "nothing"),
     [
-        (SkippingGRPOTrainer, GRPOConfig, 1.0),
-        (SkippingRLOOTrainer, RLOOConfig, 1.0),
-        (SkippingReinforceTrainer, GRPOConfig, 0.0),
-        (SkippingRejectionTrainer, GRPOConfig, 0.0),
+        (skipping_dead_updates(GRPOTrainer), GRPOConfig, 1.0),
+        (skipping_dead_updates(RLOOTrainer), RLOOConfig, 1.0),
+        (skipping_dead_updates(ReinforceTrainer), GRPOConfig, 0.0),
+        (skipping_dead_updates(RejectionTrainer), GRPOConfig, 0.0),
     ],
 )
 def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(
@@ -144,7 +141,9 @@ def test_an_update_without_advantages_is_skipped_though_adam_has_momentum(
     assert trainer.state.global_step == 3
 
 
-@pytest.mark.parametrize(("trainer_class", "learns_from_fails"), [(ReinforceTrainer, False), (SkippingGRPOTrainer, True)])
+@pytest.mark.parametrize(
+    ("trainer_class", "learns_from_fails"), [(ReinforceTrainer, False), (skipping_dead_updates(GRPOTrainer), True)]
+)
 def test_without_a_baseline_the_advantage_is_the_reward(base_model, problems, tmp_path, trainer_class, learns_from_fails):
     model, tokenizer = base_model
     seen = []
@@ -210,7 +209,7 @@ def test_verdict_likelihood_scores_passes_by_log_p_and_fails_by_log_of_one_minus
 
 
 def test_rejection_is_sft_on_the_rollouts_that_passed(base_model, problems, verifier, tmp_path):
-    loss, rollouts = loss_and_rollouts(base_model, problems, tmp_path, RejectionTrainer, OutcomeReward(verifier))
+    loss, rollouts = loss_and_rollouts(base_model, problems, tmp_path, RejectionTrainer, VerdictReward(verifier))
     assert loss == pytest.approx(np.mean([-log_p for passed, log_p in rollouts if passed]), rel=1e-3)
 
 

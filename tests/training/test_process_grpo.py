@@ -18,7 +18,7 @@ from bitsample_llm.flops import forward_flops
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
 from bitsample_llm.scoring.likelihood import answer_logprobs
-from bitsample_llm.tasks import Step, load_task
+from bitsample_llm.tasks import Step, Verdict, load_task
 from bitsample_llm.training.credit import (
     CREDITS,
     EPSILON,
@@ -30,7 +30,7 @@ from bitsample_llm.training.credit import (
     token_advantages,
 )
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer, token_spans
-from bitsample_llm.training.rewards import OutcomeReward, StepShareReward
+from bitsample_llm.training.rewards import VerdictReward
 
 groups_of_steps = st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=2, max_size=8)
 
@@ -93,18 +93,20 @@ def test_process_tokens_has_no_preference_among_equal_steps_but_one_where_later_
     assert np.allclose(of_first_error[0], of_first_error[2]) and np.allclose(of_first_error[1], of_first_error[3])
 
 
+def judged_as(steps) -> Verdict:
+    return Verdict(all(steps), "correct" if all(steps) else "wrong_digit", tuple(Step(n, n + 1, ok) for n, ok in enumerate(steps)))
+
+
 def test_steps_left_out_count_as_wrong():
-    steps = [Step(0, 1, True), Step(1, 1, False)]
-    assert right_step_share(steps, 4) == 0.25
-    assert right_step_share([Step(n, n + 1, True) for n in range(8)], 4) == 1.0
-    assert right_step_share([Step(n, n + 1, n < 4) for n in range(8)], 4) == 0.5
+    assert right_step_share(judged_as([True, False]), 4) == 0.25
+    assert right_step_share(judged_as([True] * 8), 4) == 1.0
+    assert right_step_share(judged_as([True] * 4 + [False] * 4), 4) == 0.5
 
 
 def test_the_share_of_the_right_prefix_tells_where_the_first_error_is_and_no_more():
-    steps = [[Step(n, n + 1, right) for n, right in enumerate(verdicts)] for verdicts in itertools.product([True, False], repeat=4)]
-    shares = [right_prefix_share(verdicts, 4) for verdicts in steps]
-    assert shares == [next((n for n, step in enumerate(verdicts) if not step.correct), 4) / 4 for verdicts in steps]
-    assert right_prefix_share(steps[0][:2], 4) == 0.5  # what is left out is not right
+    every = list(itertools.product([True, False], repeat=4))
+    assert [right_prefix_share(judged_as(steps), 4) for steps in every] == [([*steps, False].index(False)) / 4 for steps in every]
+    assert right_prefix_share(judged_as([True, True]), 4) == 0.5  # what is left out is not right
 
 
 def test_the_mix_is_half_first_error_and_half_outcome():
@@ -152,7 +154,7 @@ PROBLEMS = TASK.problems("train", 32, seed=0)
 SIZES = {"num_generations": 8, "per_device_train_batch_size": 32, "max_completion_length": 5, "beta": 0.0}
 
 
-def process_trainer(base_model, folder, trainer=ProcessGRPOTrainer, reward=OutcomeReward, problems=PROBLEMS, config=None, **extra):
+def process_trainer(base_model, folder, trainer=ProcessGRPOTrainer, reward=VerdictReward, problems=PROBLEMS, config=None, **extra):
     model, tokenizer = base_model
     args = GRPOConfig(output_dir=str(folder / "checkpoints"), **SHARED | SIZES | (config or {}))
     verifier = RolloutVerifier(TASK, problems, tokenizer)
@@ -191,8 +193,7 @@ def test_advantages_constant_along_a_completion_are_plain_grpo_bit_for_bit(base_
 @pytest.mark.parametrize("name", ["process_sum", "process_prefix", "process_tokens", "first_error", "process_outcome"])
 @pytest.mark.parametrize("config", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16}], ids=["", "cut"])
 def test_every_assignment_trains_and_first_error_bits_are_at_least_the_outcomes(base_model, tmp_path, name, config):
-    is_scalar = CREDITS[name].step_advantages is None
-    reward = partial(StepShareReward, name=name) if is_scalar else OutcomeReward
+    reward = partial(VerdictReward, name=CREDITS[name].reward)
     trainer = process_trainer(base_model, tmp_path, reward=reward, config=config, credit=CREDITS[name])
     metered(trainer, tmp_path, with_verifier=False, pass_threshold=1.0)
     trainer.train()

@@ -22,7 +22,7 @@ from bitsample_llm.records import read_run
 from bitsample_llm.scoring.likelihood import encode_prompt, exact_pass_rates
 from bitsample_llm.tasks import load_task
 from bitsample_llm.training.prompt_format import as_messages, labelled_rows
-from bitsample_llm.training.rewards import OutcomeReward
+from bitsample_llm.training.rewards import VerdictReward
 
 TASK = load_task("addition", "plain", difficulty=1)
 PROBLEMS = TASK.problems("train", 8, seed=0)
@@ -145,7 +145,7 @@ def trainers(family, folder, lora: bool = False) -> dict:
     )
     grpo = GRPOTrainer(
         copy.deepcopy(model),
-        [OutcomeReward(RolloutVerifier(TASK, problems, tokenizer))],
+        [VerdictReward(RolloutVerifier(TASK, problems, tokenizer))],
         args=GRPOConfig(**shared, num_generations=4, max_completion_length=4, beta=0.0),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

@@ -13,9 +13,9 @@ from bitsample_llm.report.plan.numbers import DEFAULT_GROUP_SIZE, kept_lines, pl
 from bitsample_llm.report.plan.page import plan_study, terminal_plan
 
 
-def plan(arguments: Sequence[str] | None = None, prog: str = "bitsample plan") -> None:
+def plan(arguments: Sequence[str] | None = None) -> None:
     """Write plan.html, plan.json, keep.jsonl and the figures, and print the plan."""
-    parser = OneLineArgumentParser(prog=prog, description="Would RL pay on this model and these prompts?")
+    parser = OneLineArgumentParser(prog="bitsample plan", description="Would RL pay on this model and these prompts?")
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory of recipes/measure.py")
     parser.add_argument(
         "--group_size",

@@ -24,7 +24,7 @@ from bitsample_llm.tasks.dataset_rows import DataArguments, Faults, open_dataset
 from bitsample_llm.tasks.dataset_task import DatasetTask
 from bitsample_llm.training.objectives import VerdictLikelihoodTrainer
 from bitsample_llm.training.prompt_format import after_shots, labelled_rows
-from bitsample_llm.training.rewards import OutcomeReward
+from bitsample_llm.training.rewards import VerdictReward
 
 GROUP_SIZE = 8
 BATCH_SIZE = 16
@@ -326,7 +326,7 @@ class Bench:
         extra = {"verifier": verifier} if trainer_class is VerdictLikelihoodTrainer else {}
         data = datasets.Dataset.from_list(rows)
         return cell.n, lambda **how: trainer_class(
-            args=args, reward_funcs=[OutcomeReward(verifier)], train_dataset=data, **extra, **how
+            args=args, reward_funcs=[VerdictReward(verifier)], train_dataset=data, **extra, **how
         )
 
     def _verdict_likelihood(self, cell: Cell, shared: dict):

@@ -82,7 +82,10 @@ def read_observer(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[int
 
 # Reason -> label -> the curve of an observer of author E's start.
 OBSERVED = {
-    "latent": lambda lines: {"observer of authors, E": observer_gains(lines, "E")},
+    "latent": lambda lines: {
+        "observer of authors, E": observer_gains(lines, "E"),
+        f"the same, begins at E ({SCEPTICAL:g})": observer_gains(lines, "E", SCEPTICAL),
+    },
     "gates": lambda lines: {
         "observer of authors": observer_gains(lines, "E"),
         f"observer of gates ({SCEPTICAL:g}: shut)": gate_gains(lines, "E", SCEPTICAL),

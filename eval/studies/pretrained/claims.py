@@ -43,7 +43,7 @@ class Found:
 
     def num_reached(self, arm: str, target: Target) -> str:
         """How many runs got there and kept it, of how many."""
-        runs = self.arms[arm].values()
+        runs = self.arms.get(arm, {}).values()
         return f"{sum(run.kept_at(target) is not None for run in runs)} of {len(runs)}"
 
     def over_sft(self, arm: str, target: Target, amount: str = "flops") -> Estimate:

@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.prices import HALF
 from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, plt
 from eval.studies.pretrained.claims import SPOKEN, Found, label_shares
@@ -16,7 +15,7 @@ def curves_figure(found: Found) -> Figure:
     """Mean log2 p of the held-out problems against FLOPs, a thin line per seed; half of the bits with the ratio of the prices, and what four lines show."""
     figure, axis = plt.subplots(figsize=(8.6, 5.4))
     for index, (arm, runs) in enumerate(found.arms.items()):
-        look = {"color": COLOURS[index], "linestyle": DASHES[index], "alpha": 0.9 if arm in STRONG else 0.4}
+        look = {"color": COLOURS[index], "linestyle": DASHES[index], "alpha": 0.9 if arm in STRONG else 0.55}
         for number, run in enumerate(runs.values()):
             label = f"{SPOKEN[arm]} ({len(runs)} seeds)" if number == 0 else None
             axis.plot(np.array(run.flops[1:]) / TERA, run.log2_p[1:], linewidth=1.2, label=label, **look)

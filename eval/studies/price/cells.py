@@ -14,7 +14,6 @@ from bitsample_llm.report.prices import PricedRun, Target, median_price
 
 RL = ("grpo", "rloo", "reinforce")  # of the headline cells
 STEPS = 32  # of the mean over the way to a target
-FLOOR_UPDATES = 2  # a price of so many updates is the least that can be bought, or nearly
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,6 @@ class Cell:
     def prices(self, target: Target, amount: str = "flops") -> Estimate:
         """Geometric mean over pretraining seeds, all of which must have a price."""
         return complete([self.price(model, target, amount) for model in self.runs])
-
-    def num_reached(self, target: Target) -> int:
-        """How many runs reached and kept it."""
-        return sum(run.kept_at(target) is not None for runs in self.runs.values() for run in runs)
 
     def bound(self, target: Target, amount: str = "flops") -> float:
         """What the price is above, where it is not measured: with the most that was seen in place of each median that is not known."""
@@ -173,12 +168,12 @@ class Point:
         return self.rl.p(self.model)
 
 
-def points_of(cells: dict[tuple[str, str], Cell], target: Target, arms: Sequence[str] = RL) -> list[Point]:
+def points_of(cells: dict[tuple[str, str], Cell], target: Target) -> list[Point]:
     """All starts at which both arms have a price."""
     points = []
     for (rung, arm), rl in cells.items():
         sft = cells.get((rung, "sft"))
-        if arm not in arms or sft is None or rl.has_before(target):
+        if arm not in RL or sft is None or rl.has_before(target):
             continue
         for model in rl.runs:
             paid = rl.price(model, target, "samples"), sft.price(model, target, "samples") if model in sft.runs else None

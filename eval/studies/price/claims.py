@@ -53,13 +53,13 @@ def flops_claims(cells: Cells, target: Target) -> list[Claim]:
     return claims
 
 
-def exchange_claims(cells: Cells, target: Target, arm: str = "reinforce") -> list[Claim]:
-    """Whether rollouts per label follow 1/p, or the essay's ratio, a row per rung."""
+def exchange_claims(cells: Cells, target: Target) -> list[Claim]:
+    """Without a baseline, whether rollouts per label follow 1/p, or the essay's ratio, a row per rung."""
     claims = []
     for rung in rungs_in(cells):
-        if (rung, arm) not in cells or (rung, "sft") not in cells:
+        if (rung, "reinforce") not in cells or (rung, "sft") not in cells:
             continue
-        rl, sft = cells[rung, arm], cells[rung, "sft"]
+        rl, sft = cells[rung, "reinforce"], cells[rung, "sft"]
         models = [model for model in rl.runs if model in sft.runs]
         paid = [(rl.price(m, target, "samples"), sft.price(m, target, "samples")) for m in models]
         for name, law in (
@@ -68,7 +68,7 @@ def exchange_claims(cells: Cells, target: Target, arm: str = "reinforce") -> lis
         ):
             found = complete([a / b / law(model) if a and b else None for model, (a, b) in zip(models, paid, strict=True)])
             text = f"From {of_rung(cells, rung)}, are rollouts per label {name}?"
-            statistic = f"rollouts of {SPOKEN[arm]} over labels to {target.name}, over {name}; margin {SAME}"
+            statistic = f"rollouts of {SPOKEN['reinforce']} over labels to {target.name}, over {name}; margin {SAME}"
             claims.append(judged(text, statistic, found, ABOUT_SAME, WITHIN, 2, NOT_REACHED))
     return claims
 

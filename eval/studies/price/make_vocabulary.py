@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.report.prices import KEEP_FOR, PACKED, TARGETS, PricedRun, mean_log_price, pack_prices
-from bitsample_llm.training.objectives import SkippingReinforceTrainer
+from bitsample_llm.training.objectives import ReinforceTrainer, skipping_dead_updates
 
 VOCABULARIES = (16, 64, 256, 1024)
 NUM_PROMPTS = 16
@@ -152,7 +152,7 @@ def trained(size: int, arm: str, rate: float, seed: int) -> PricedRun:
             prompts = datasets.Dataset.from_list(
                 [{"prompt": prompt} for prompt in answers] * BATCH_SIZE[arm]
             )  # a batch must be filled
-            trainer = SkippingReinforceTrainer(args=args, reward_funcs=[passes], train_dataset=prompts, **how)
+            trainer = skipping_dead_updates(ReinforceTrainer)(args=args, reward_funcs=[passes], train_dataset=prompts, **how)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return priced(scores.rows, arm, f"vocabulary {size}", seed, settings)
