@@ -306,6 +306,20 @@ def test_labels_of_a_numeric_task_are_what_passing_rollouts_said(base_model):
     assert all(problem.answer == str(int(problem.prompt[1]) + 3) for problem in passing)  # not the reference, which has a sign
 
 
+def test_rollouts_for_labels_may_be_longer_than_the_answer_where_a_verifier_reads_it_out_of_a_text(base_model, monkeypatch):
+    asked = []
+
+    def completions(model, tokenizer, problems, max_new_tokens, end):
+        asked.append(max_new_tokens)
+        return [[*tokenizer(problem.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for problem in problems]
+
+    monkeypatch.setattr("bitsample_llm.training.rejection.sampled_completions", completions)
+    for verifier in ("numeric", "exact"):
+        rows = [Problem("rows/1", "?1+3<", "4", 0, verifier=verifier)]
+        passing_problems(*base_model, DatasetTask("rows", rows), rows, rollouts_per_prompt=1, seed=0, max_tokens=40)
+    assert asked == [40, 2]
+
+
 def test_load_problems_gives_a_run_what_a_task_gives_it(tmp_path, capsys):
     source = jsonl(tmp_path / "sums.jsonl", ROWS)
     problems = load_problems(RunArguments(dataset=source, num_train_problems=30, num_heldout_problems=8))

@@ -28,6 +28,7 @@ from bitsample_llm.training.objectives import (
     skipping_dead_updates,
 )
 from bitsample_llm.training.rewards import VerdictReward
+from bitsample_llm.training.rl_choices import parsed_arguments
 
 ROLLOUTS = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0}
 
@@ -214,9 +215,11 @@ def test_rejection_is_sft_on_the_rollouts_that_passed(base_model, problems, veri
 
 
 def stops_after(targets: Targets, *log2_pass_rates: float | None) -> bool:
-    """Whether a run stops whose evaluations at 0, 1, 2, 4, ... FLOPs found these."""
+    """Whether a run stops whose evaluations at 0, 1, 2, 4, ... FLOPs found these; None where no rollout passed."""
     flops = [0.0, *(2.0**power for power in range(len(log2_pass_rates)))]
-    states = [State(spent, log2_p, log2_p and 2**log2_p) for spent, log2_p in zip(flops, log2_pass_rates, strict=False)]
+    states = [
+        State(spent, log2_p, 0.0 if log2_p is None else 2**log2_p) for spent, log2_p in zip(flops, log2_pass_rates, strict=False)
+    ]
     control = SimpleNamespace(should_training_stop=False)
     TargetReached(SimpleNamespace(heldout_states=states), targets).on_step_end(None, None, control)
     return control.should_training_stop
@@ -227,9 +230,26 @@ def test_a_run_stops_once_it_gained_its_target_or_lost_its_way(now, stops):
     assert stops_after(Targets(bits=1.0), -4.0, now) == stops
 
 
+def test_a_trainer_named_in_the_file_brings_its_own_options(tmp_path):
+    (tmp_path / "rloo.yaml").write_text("trainer: rloo\nnormalize_advantages: true\n")
+    command = ["--config", str(tmp_path / "rloo.yaml"), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    _, choices, args, _ = parsed_arguments(command)
+    assert choices.trainer == "rloo" and isinstance(args, RLOOConfig) and args.normalize_advantages
+    with pytest.raises(SystemExit):  # of another trainer it is no option
+        parsed_arguments([*command, "--trainer", "grpo"])
+
+
 @pytest.mark.parametrize(("seen", "stops"), [((None, -1.0), False), ((-4.0, None), False), ((-4.0, -2.9), True)])
 def test_a_target_waits_where_no_rollout_passed(seen, stops):
     assert stops_after(Targets(bits=1.0), *seen) == stops
+
+
+def test_a_target_in_pass_rates_needs_no_pass_to_begin_with_and_is_lost_where_none_passes():
+    assert stops_after(Targets(pass_rate=0.5), None, -0.5)
+    kept = Targets(pass_rate=0.5, keep_for=3.0)
+    assert stops_after(kept, None, -0.5, -0.5, -0.5)
+    assert not stops_after(kept, None, -0.5, None, -0.5, -0.5)  # none passed at 2, from 4 on kept until 8 only
+    assert not stops_after(Targets(bits=1.0, keep_for=3.0), -4.0, -2.0, None, -2.0, -2.0)
 
 
 def test_a_target_that_is_to_be_kept_is_kept():
