@@ -64,7 +64,8 @@ def rates_table(rungs: Sequence[Rung]) -> Table:
     for rung in rungs:
         models = models_of([rung])
         gained = over_seeds([float(gain_of_labels(rung, 1, model)) for model in models])
-        mean_law = {name: [law for model in models if (law := laws(rung, model)[name])] for name in laws(rung, models[0])}
+        of_models = [laws(rung, model) for model in models]
+        mean_law = {name: [law for of_model in of_models if (law := of_model[name])] for name in of_models[0]}
         texts = {name: number_text(float(np.exp(np.mean(np.log(found))))) if found else "–" for name, found in mean_law.items()}
         rows.append(
             [
@@ -129,10 +130,10 @@ def edges_table(rungs: Sequence[Rung]) -> Table:
     return Table("How the settings were chosen", rows, note=note)
 
 
-def errors_table(rungs: Sequence[Rung]) -> Table:
-    """Root mean square log errors of the forms and of the null models."""
-    errors = sorted(law_errors(rungs).items(), key=lambda item: item[1][0])
-    rows = [["form", "rms error in ln", "n"], *([name, number_text(error), str(n)] for name, (error, n) in errors)]
+def errors_table(errors: dict[str, tuple[float, int]]) -> Table:
+    """Root mean square log errors of the forms and of the null models, the smallest first."""
+    errors = dict(sorted(errors.items(), key=lambda item: item[1][0]))
+    rows = [["form", "rms error in ln", "n"], *([name, number_text(error), str(n)] for name, (error, n) in errors.items())]
     return Table(
         "Which form predicts the exchange rate?",
         rows,
@@ -155,7 +156,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
     if not told:
         of_one = [f"from {FROM[reason]} one label gained {claim.estimate.text(100)} %" for reason, claim in shares.items()]
         answer = f"Of the bits that there are to gain, {', '.join(of_one)}; too few runs to say what a pass is worth."
-    errors = errors_table(rungs)
+    errors, rates = law_errors(rungs), rates_table(rungs)
     return Study(
         title="What is a rollout worth, in labels?",
         question="How many rollouts, each with its verdict, teach what one label teaches, when computing is free?",
@@ -168,7 +169,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
             "are pretraining seeds. Grey: observers who know the authors' own probabilities and learn only which author is wanted, or at each gate by itself whether it is "
             "open.",
         ),
-        table=rates_table(rungs),
+        table=rates,
         how_to_read="Every arm is trained to the rate and number of updates that were best for other seeds, so that what differs is what the samples say, and not "
         "how long they were used. One label per sample; one verdict per rollout.",
         provenance=f"{sum(len(runs) for rung in rungs for runs in rung.runs.values())} runs. Made by: {command}",
@@ -186,7 +187,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
         sentences=[c.sentence("pretraining seeds") for c in [*worth.values(), *shares.values()] if c.estimate.mean is not None],
         claims=claims_of(rungs),
         tables=[
-            errors,
+            errors_table(errors),
             *([matched_table(recorded.matched)] if recorded.matched else []),
             edges_table(rungs),
             settings_table(rungs),
@@ -199,9 +200,9 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
                 "Rollouts whose passes gain what one label gains, one point per pretraining seed. Lines: 1/p and the essay's -log2 p / H(p), nothing fitted.",
             )
         ],
-        terminal=[narrow(rates_table(rungs)), errors],
+        terminal=[narrow(rates), errors_table(errors)],
         results={
-            "law_errors": law_errors(rungs),
+            "law_errors": errors,
             "exchange_rates": {rung.name: rate_estimate(rung).fields() for rung in rungs},
             "pass_rates": {rung.name: rung.pass_rate for rung in rungs},
         },

@@ -118,9 +118,8 @@ def ratios_table(cells: dict[tuple[str, str], Cell], targets: Sequence[Target] =
     )
 
 
-def errors_table(cells: dict[tuple[str, str], Cell]) -> Table:
-    """Which form predicts rollouts per label."""
-    found = {target.name: form_errors(points_of(cells, target)) for target in (NINE_TENTHS, HALF)}
+def errors_table(found: dict[str, dict[str, tuple[float, int]]]) -> Table:
+    """Which form predicts rollouts per label, by target."""
     names = list(dict.fromkeys(name for errors in found.values() for name in errors))
     rows = [["form", *(f"rms error in ln, {name} (n)" for name in found)]]
     for name in sorted(names, key=lambda name: next(iter(found.values())).get(name, (9e9, 0))[0]):
@@ -152,7 +151,8 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
     """The page of the prices."""
     every = cells_of(runs)
     cells = {place: cell for place, cell in every.items() if "part" not in cell.first.tags}  # the short cells have tables only
-    claims, errors, ratios = claims_of(cells), errors_table(cells), ratios_table(cells)
+    claims, ratios = claims_of(cells), ratios_table(cells)
+    errors = {target.name: form_errors(points_of(cells, target)) for target in (NINE_TENTHS, HALF)}
     best = {
         rung: min(
             (cell for (other, arm), cell in cells.items() if other == rung and arm in RL and cell.prices(NINE_TENTHS).mean),
@@ -203,7 +203,7 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
             *short_tables(every),
             beside_table(cells, NINE_TENTHS),
             beside_table(cells, HALF),
-            errors,
+            errors_table(errors),
             settings_table(every),
             spread_table(cells),
         ],
@@ -231,7 +231,7 @@ def price_study(runs: Sequence[PricedRun], command: str) -> Study:
                 for target in (NINE_TENTHS, HALF)
             },
             "starts": {cell.rung: {"reason": cell.reason, "mean_pass_rate": cell.mean_pass_rate} for cell in cells.values()},
-            "form_errors": {target.name: form_errors(points_of(cells, target)) for target in (NINE_TENTHS, HALF)},
+            "form_errors": errors,
         },
     )
 
