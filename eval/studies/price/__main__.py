@@ -15,7 +15,7 @@ from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import UNMEASURED, number_text
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, TARGETS, PricedRun, Target, pack_prices, read_prices
 from bitsample_llm.report.study import Headline, Picture, Study, Table
-from eval.studies.price.cells import RL, Cell, cells_of, form_errors, points_of, ratio
+from eval.studies.price.cells import OTHER, RL, SGD, Cell, cells_of, form_errors, points_of, ratio
 from eval.studies.price.claims import SPOKEN, claims_of
 from eval.studies.price.pictures import exchange_figure, prices_figure
 
@@ -96,8 +96,10 @@ def spread_table(cells: dict[tuple[str, str], Cell]) -> Table:
     return Table("The starts", rows)
 
 
-def ratios_table(cells: dict[tuple[str, str], Cell], targets: Sequence[Target] = (NINE_TENTHS, HALF)) -> Table:
-    """FLOPs and samples of RL over those of SFT."""
+def ratios_table(
+    cells: dict[tuple[str, str], Cell], targets: Sequence[Target] = (NINE_TENTHS, HALF), arms: Sequence[str] = RL
+) -> Table:
+    """FLOPs and samples of RL over those of SFT, of plain SGD over those of SFT by plain SGD."""
     rows = [
         [
             "start",
@@ -107,8 +109,7 @@ def ratios_table(cells: dict[tuple[str, str], Cell], targets: Sequence[Target] =
         ]
     ]
     for (rung, arm), cell in cells.items():
-        if arm in RL and (rung, "sft") in cells:
-            sft = cells[rung, "sft"]
+        if arm in arms and (sft := cells.get((rung, "sft_sgd" if arm in SGD else "sft"))) is not None:
             found = [ratio(cell, sft, target, amount).text() for target in targets for amount in ("flops", "samples")]
             rows.append([rung, number_text(cell.mean_pass_rate), arm, *found])
     return Table(
@@ -137,14 +138,19 @@ def errors_table(found: dict[str, dict[str, tuple[float, int]]]) -> Table:
 
 
 def short_tables(cells: dict[tuple[str, str], Cell]) -> list[Table]:
-    """What RL pays compared with SFT at other rates, and in the two short cells: by the length of the rollout and by the size of the vocabulary."""
+    """What RL pays compared with SFT by other arms, at other rates, and in the two short cells: by the length of the rollout and by the size of the vocabulary."""
     titles = {
         "rate": "At a third of the learning rates",
         "length": "One skill in answers of any length",
         "vocabulary": "An untrained model, and one token out of a vocabulary",
     }
+    others = [
+        replace(ratios_table(cells, arms=arms), title=title)
+        for arms, title in ((OTHER, "Other arms"), (SGD, "Plain SGD in place of AdamW"))
+    ]
     of_part = {part: {place: cell for place, cell in cells.items() if cell.first.tags.get("part") == part} for part in titles}
-    return [replace(ratios_table(found), title=titles[part]) for part, found in of_part.items() if found]
+    tables = others + [replace(ratios_table(found), title=titles[part]) for part, found in of_part.items()]
+    return [table for table in tables if len(table.rows) > 1]
 
 
 def price_study(runs: Sequence[PricedRun], command: str) -> Study:

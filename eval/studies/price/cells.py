@@ -13,6 +13,8 @@ from bitsample_llm.report.gains import essay_rate
 from bitsample_llm.report.prices import PricedRun, Target, median_price
 
 RL = ("grpo", "rloo", "reinforce")  # of the headline cells
+OTHER = ("dr_grpo", "rejection", "exact")
+SGD = ("rloo_sgd", "reinforce_sgd")  # compared with SFT by plain SGD, sft_sgd
 STEPS = 32  # of the mean over the way to a target
 
 
