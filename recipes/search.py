@@ -57,6 +57,9 @@ def main() -> None:
     options = parser.parse_args()
     try:
         check_output_dir(options.output_dir)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    try:
         config = study_config(options.config)
         searches_of(config)
         if bare := [start for start, settings in config["starts"].items() if not settings.get("models")]:

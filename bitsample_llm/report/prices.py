@@ -83,6 +83,11 @@ class PricedRun:
         return self.tags.get("model", "")
 
     @property
+    def pass_rates_before(self) -> np.ndarray:
+        """Of the held-out problems before training."""
+        return np.minimum(np.exp2(self.log2_p_before), 1.0)  # rounding may put one just above 1
+
+    @property
     def available_bits(self) -> float:
         """Mean over held-out problems of -log2 p before training."""
         return -self.log2_p[0]

@@ -8,7 +8,7 @@ import numpy as np
 from bitsample_llm.estimators import bootstrap_interval, wilson_interval
 from bitsample_llm.report.estimates import Estimate, number_text
 from bitsample_llm.report.plan.completions import cut_off_told, percent, reasons_told
-from bitsample_llm.report.plan.pass_rates import MIN_INFORMATIVE, Counts
+from bitsample_llm.report.plan.pass_rates import MIN_INFORMATIVE, Counts, over_prompts
 
 # Mean pass rate above which there is next to nothing left to gain: H(0.95) is 0.29 bits, and one prompt in twenty is failed.
 SOLVED_PASS_RATE = 0.95
@@ -37,10 +37,7 @@ def probe_finding(base: Counts, probed: Counts, rng: np.random.Generator, moved_
     by_id = dict(zip(probed.problem_ids, range(len(probed.problem_ids)), strict=True))
     order = [by_id[name] for name in base.problem_ids]
     before, after = base.pass_rates(), probed.pass_rates()[order]
-    means = {
-        name: {"mean": float(rates.mean()), "interval": list(bootstrap_interval(rates, rng)), "n": len(rates)}
-        for name, rates in (("pass_rate_as_asked", before), ("pass_rate_probed", after))
-    }
+    means = {"pass_rate_as_asked": over_prompts(before, rng), "pass_rate_probed": over_prompts(after, rng)}
 
     def odds_beyond(factor: float) -> tuple[float, float]:
         """Interval of a (1 - b) - factor b (1 - a), which is above 0 where the odds rose by more than the factor, even from 0."""

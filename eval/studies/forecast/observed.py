@@ -36,7 +36,7 @@ class Observed:
     @property
     def pass_rates(self) -> np.ndarray:
         """Of the held-out problems before training."""
-        return np.minimum(np.exp2(self.run.log2_p_before), 1.0)
+        return self.run.pass_rates_before
 
 
 def observed_beginnings(runs: Sequence[PricedRun], kind: str, updates: Sequence[int] = UPDATES) -> list[Observed]:

@@ -128,7 +128,7 @@ def exchange_claims(found: Found) -> list[Claim]:
     """Whether rollouts per label of GRPO are 1/p, or the essay's ratio."""
     if not {"sft", "grpo"} <= found.arms.keys():
         return []
-    p = np.minimum(np.exp2(next(iter(found.arms["sft"].values())).log2_p_before), 1.0)
+    p = next(iter(found.arms["sft"].values())).pass_rates_before
     laws = {"1/p": 1 / float(p.mean()), "the essay's ratio": essay_rate(p)}
     rate = found.over_sft("grpo", HALF, "samples")
     claims = []

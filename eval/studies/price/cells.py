@@ -43,7 +43,7 @@ class Cell:
 
     def p(self, model: str) -> np.ndarray:
         """Pass rates of the held-out problems before training."""
-        return np.minimum(np.exp2(self.runs[model][0].log2_p_before), 1.0)
+        return self.runs[model][0].pass_rates_before
 
     @property
     def mean_pass_rate(self) -> float:
