@@ -15,7 +15,6 @@ from bitsample_llm.report.gains import (
     Setting,
     chosen_setting,
     gain_of_labels,
-    pack_lines,
     read_lines,
     rungs_of,
     samples_to_gain,
@@ -25,7 +24,7 @@ from eval.studies.exchange.__main__ import exchange_study, read
 from eval.studies.exchange.claims import claims_of
 from eval.studies.exchange.make_bench import Bench, Cell, Start, rollout_seed
 from eval.studies.exchange.make_data_limited import starts_of
-from eval.studies.exchange.matched import matched_gains, matched_table
+from eval.studies.exchange.matched import matched_gains, matched_table, read_starts
 from eval.studies.exchange.observer import gate_gains, observer_gains
 from eval.studies.exchange.rates import bracketed_worth, exchange_rate, labels_per_pass, law_errors, worth_estimate
 
@@ -185,7 +184,12 @@ def test_the_page_has_both_pictures_and_a_broken_line_is_named(tmp_path):
     study = exchange_study(read([tmp_path]), "command")
     assert [picture.draw() is not None for picture in study.all_pictures] == [True, True]
     assert len(study.table.rows) == 3
-    pack_lines(tmp_path, tmp_path / "packed")
+    start = {"rung": "latent E", "model": "base", "log2_p": [-3.25, -1.5]}
+    (tmp_path / "latent_E-base.start.json").write_text(json.dumps(start))
+    command = [sys.executable, "-m", "eval.studies.exchange", "pack", str(tmp_path), str(tmp_path / "packed")]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    ((place, log2_p),) = read_starts([tmp_path / "packed"]).items()
+    assert place == ("latent E", "base") and log2_p.tolist() == start["log2_p"]
     assert rungs_of(read_lines([tmp_path / "packed"])) == rungs_of(lines)
     (tmp_path / "runs.jsonl").write_text('{"rung": "x"}\n{"torn')
     with pytest.raises(RecordError, match=r"runs\.jsonl, line 2 is not JSON"):

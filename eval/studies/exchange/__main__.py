@@ -1,8 +1,10 @@
 """What is a rollout worth, in labels? `python -m eval.studies.exchange FOLDER` makes the page of the runs in FOLDER.
 
-Question, statistics and thresholds are in README.md; `make_data_limited.py` makes the runs.
+Question, statistics and thresholds are in README.md; `make_data_limited.py` makes the runs. `python -m eval.studies.exchange pack FOLDER RECORD` writes the runs and
+starts of a folder into Parquet files of a record, whose folder is then what the page is made of.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,10 @@ import numpy as np
 
 from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import number_text, over_seeds, ratio_over_seeds
-from bitsample_llm.report.gains import Rung, gain_of_labels, read_lines, rungs_of, variances
+from bitsample_llm.report.gains import Rung, gain_of_labels, pack_lines, read_lines, rungs_of, variances
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.exchange.claims import ENOUGH, FROM, claims_of, share_claim, worth_claim
-from eval.studies.exchange.matched import Matched, matched_gains, matched_table, read_starts
+from eval.studies.exchange.matched import Matched, matched_gains, matched_table, pack_starts, read_starts
 from eval.studies.exchange.observer import read_observer
 from eval.studies.exchange.pictures import gains_figure, rates_figure
 from eval.studies.exchange.rates import (
@@ -210,4 +212,9 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
 
 
 if __name__ == "__main__":
-    report(exchange_study, prog="python -m eval.studies.exchange", description=__doc__.splitlines()[0], read=read)
+    if sys.argv[1:2] == ["pack"]:
+        folder, record = map(Path, sys.argv[2:4])
+        pack_lines(folder, record)
+        pack_starts(folder, record)
+    else:
+        report(exchange_study, prog="python -m eval.studies.exchange", description=__doc__.splitlines()[0], read=read)
