@@ -21,7 +21,7 @@ from bitsample_llm.report.gains import (
     waiting_law,
 )
 from eval.studies.exchange.__main__ import exchange_study, read
-from eval.studies.exchange.claims import claims_of
+from eval.studies.exchange.claims import claims_of, matched_claims
 from eval.studies.exchange.make_bench import Bench, Cell, Start, rollout_seed
 from eval.studies.exchange.make_data_limited import starts_of
 from eval.studies.exchange.matched import matched_gains, matched_table, read_starts
@@ -268,6 +268,9 @@ def test_labels_are_compared_on_problems_of_the_same_pass_rates():
     rows = matched_gains(rungs, starts)
     assert [row.n for row in rows] == [1, 2, 3, 4, 6, 8, 16, 64]
     assert [share.mean for share in rows[0].shares] == pytest.approx([0.8, 0.1], abs=0.03)
+    verdicts = {claim.text: claim.verdict for claim in matched_claims(rows)}
+    asked = "on problems matched with {}: what share of the available bits does one label gain?"
+    assert verdicts[f"latent E, {asked.format('unacquired 0.1')}"] == "more than 0.5"
     (all_latent, latent), (all_other, other) = rows[0].spread_bits
     assert all_other > 5 * all_latent and abs(other - latent) < math.log2(1.25)
     assert 40 < rows[0].num_problems < 128 and len(matched_table(rows).rows) == 9

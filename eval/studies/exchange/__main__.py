@@ -15,7 +15,7 @@ from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import number_text, over_seeds, ratio_over_seeds
 from bitsample_llm.report.gains import Rung, gain_of_labels, pack_lines, read_lines, rungs_of, variances
 from bitsample_llm.report.study import Headline, Picture, Study, Table
-from eval.studies.exchange.claims import ENOUGH, FROM, claims_of, share_claim, worth_claim
+from eval.studies.exchange.claims import ENOUGH, FROM, claims_of, matched_claims, share_claim, worth_claim
 from eval.studies.exchange.matched import Matched, matched_gains, matched_table, pack_starts, read_starts
 from eval.studies.exchange.observer import read_observer
 from eval.studies.exchange.pictures import gains_figure, rates_figure
@@ -187,7 +187,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
             ][:1],
         ],
         sentences=[c.sentence("pretraining seeds") for c in [*worth.values(), *shares.values()] if c.estimate.mean is not None],
-        claims=claims_of(rungs),
+        claims=claims_of(rungs) + matched_claims(recorded.matched),
         tables=[
             errors_table(errors),
             *([matched_table(recorded.matched)] if recorded.matched else []),

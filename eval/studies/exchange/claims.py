@@ -7,6 +7,7 @@ import numpy as np
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import number_text, over_seeds
 from bitsample_llm.report.gains import Rung, gain_of_labels
+from eval.studies.exchange.matched import Matched
 from eval.studies.exchange.rates import (
     as_many,
     bracketed_worth,
@@ -49,6 +50,19 @@ def share_claim(rungs: Sequence[Rung], reason: str) -> Claim:
     statistic = f"mean over {'rungs below p = .5' if reason == 'latent' else 'all rungs'}"
     level = ENOUGH[reason]
     return judged(text, statistic, share, (level, level), Answers(f"more than {level:g}", "", f"less than {level:g}"), 2, TOO_FEW)
+
+
+def matched_claims(matched: Sequence[Matched]) -> list[Claim]:
+    """The same of one label where both starts of a pair are asked problems of the same pass rates."""
+    claims = []
+    for row in matched:
+        for rung, other, share in zip(row.rungs, reversed(row.rungs), row.shares, strict=True):
+            level = ENOUGH[rung.split()[0]]
+            if row.n == 1:
+                text = f"{rung}, on problems matched with {other}: what share of the available bits does one label gain?"
+                answers = Answers(f"more than {level:g}", "", f"less than {level:g}")
+                claims.append(judged(text, f"share; {level:g}", share, (level, level), answers, 2, TOO_FEW))
+    return claims
 
 
 def asked(rung: Rung, model: str) -> bool:
