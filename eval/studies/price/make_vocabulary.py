@@ -31,7 +31,7 @@ from bitsample_llm.training.objectives import ReinforceTrainer, skipping_dead_up
 
 VOCABULARIES = (16, 64, 256, 1024)
 NUM_PROMPTS = 16
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TUNING_SEEDS, SEEDS = (101, 102), (1, 2, 3, 4, 5)
 BATCH_SIZE = {"sft": 16, "reinforce": 128}
 MOST_UPDATES = {"sft": 300, "reinforce": 6000}
