@@ -8,8 +8,9 @@ import pytest
 from conftest import REPOSITORY
 
 from bitsample_llm.report.plan.forecast import CALIBRATION, Law
-from bitsample_llm.report.prices import PricedRun, read_prices
+from bitsample_llm.report.prices import HALF, PricedRun, read_prices
 from eval.studies.forecast.__main__ import calibration_of, forecast_study
+from eval.studies.forecast.noise_features import forms_with, with_noise
 from eval.studies.forecast.observed import (
     FORMS,
     LAW,
@@ -67,7 +68,7 @@ def test_a_start_says_nothing_of_its_own_forecast(runs):
     told = []
     for seed in (1, 2):  # the same beginning, another price
         one = made_run("start 0", "grpo", np.random.default_rng(seed), slope=0.004, last=3000.0)
-        told.append(told_left_out(observed_beginnings([one, *rest], "rollouts", [20]), LAW))
+        told.append(told_left_out(observed_beginnings([one, *rest], "rollouts", [20])))
     assert told[0].y_N[0] != told[1].y_N[0]
     assert told[0].mean_N[0] == pytest.approx(told[1].mean_N[0]) and told[0].sd_N[0] == pytest.approx(told[1].sd_N[0])
     assert told[0].mean_N[1] != told[1].mean_N[1]  # of the others it does say something
@@ -75,7 +76,7 @@ def test_a_start_says_nothing_of_its_own_forecast(runs):
 
 def test_where_the_law_is_true_it_is_as_sure_as_it_says_and_beats_the_rest(runs):
     observed = observed_beginnings(runs, "labels", [20])
-    scores = {form: told_left_out(observed, form).scores() for form in (LAW, *FORMS)}
+    scores = {form: told_left_out(observed, FORMS.get(form)).scores() for form in (LAW, *FORMS)}
     assert 0.65 < scores[LAW]["coverage"] <= 0.95 and scores[LAW]["brier"] < scores[LAW]["brier_of_the_rate"]
     assert all(scores[LAW]["log_score"] > scores[form]["log_score"] for form in ("mean price", "1/p", "reason"))
     surer = told_by_law(observed, Law(TRUE.log_factor, TRUE.log_sd / 10, 0.0)).scores()
@@ -89,6 +90,20 @@ def test_the_page_has_a_verdict_on_new_starts_only_where_there_are_some(runs):
     study = forecast_study([*runs, *new], "made")
     assert len(study.claims) == 2 and all(claim.verdict in ("held", "failed") for claim in study.claims)
     assert not forecast_study(runs, "made").claims
+
+
+def test_noise_tells_of_prices_where_it_makes_them(runs):
+    priced = [run for run in runs if run.arm == "sft"]
+    noise = {}
+    for run in priced[:-1]:  # at one start it was not measured
+        scale = {"noise_scale_in_samples": run.price(HALF)[0] ** 2}
+        noise[run.rung, run.model] = {"arms": {"sft_0": scale}, "coherence": {"log_p": 0.5}}
+    noise[priced[0].rung, priced[0].model]["arms"]["sft_0"]["noise_scale_in_samples"] = None  # no more signal than noise
+    observed = with_noise(observed_beginnings(runs, "labels", [20]), noise, "labels")
+    assert len(observed) == 38
+    scores = {name: told_left_out(observed, form).scores() for name, form in forms_with(noise, "labels").items()}
+    assert scores["noise"]["rms_error"] < 0.1 < scores["mean price"]["rms_error"]
+    assert scores["beginning and noise"]["log_score"] > scores[LAW]["log_score"]
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def is_new(run: PricedRun) -> bool:
 
 def forms_table(kind: str, updates: Sequence[int], observed: Sequence[Observed]) -> Table:
     """How good each form is at beginnings of so many updates."""
-    scores = {form: told_left_out(observed, form).scores() for form in (LAW, *FORMS)}
+    scores = {form: told_left_out(observed, FORMS.get(form)).scores() for form in (LAW, *FORMS)}
     rows = [["form", *SHOWN.values()]]
     for form, found in scores.items():
         rows.append([f"{form} (the law)" if form == LAW else form, *(number_text(found[key]) for key in SHOWN)])
@@ -117,12 +117,12 @@ def forecast_study(runs: Sequence[PricedRun], command: str) -> Study:
     claims, tables, points, every_by_kind = [], [], {}, {}
     for kind in KINDS:
         every = every_by_kind[kind] = observed_beginnings(runs, kind)
-        points[kind] = told_left_out(every, LAW)
+        points[kind] = told_left_out(every)
         tables.append(forms_table(kind, UPDATES, every))
         tables.append(forms_table(kind, [ASKED_UPDATES], observed_beginnings(runs, kind, [ASKED_UPDATES])))
         if tested := observed_beginnings(new, kind):
             known = observed_beginnings(old, kind)
-            nulls = {name: told_by_form(known, tested, name) for name in NULLS}
+            nulls = {name: told_by_form(known, tested, FORMS[name]) for name in NULLS}
             claims.append(test_claim(kind, told_by_law(tested, fitted_law(known)), nulls))
     scores = {kind: told.scores() for kind, told in points.items()}
     told = " and ".join(f"{number_text(scores[kind]['rms_error'])} for {kind}" for kind in KINDS)
@@ -161,7 +161,7 @@ def calibration_of(runs: Sequence[PricedRun]) -> dict:
     found: dict = {"laws": {}, "scores": {}, "points": {}}
     for kind in KINDS:
         observed = observed_beginnings(runs, kind)
-        told = told_left_out(observed, LAW)
+        told = told_left_out(observed)
         found["laws"][kind] = asdict(fitted_law(observed))
         found["scores"][kind] = told.scores()
         found["points"][kind] = [

@@ -87,7 +87,8 @@ def spread(one: Observed) -> float:
 
 
 LAW = "beginning"
-FORMS: dict[str, tuple[Callable[[Observed], float], ...]] = {  # what is held against the law
+Form = tuple[Callable[[Observed], float], ...]  # what it knows
+FORMS: dict[str, Form] = {  # what is held against the law
     "mean price": (),
     "1/p": (log_inverse_p,),
     "what the beginning cost": (log_flops,),
@@ -168,22 +169,22 @@ def told_by_law(observed: Sequence[Observed], law: Law) -> Told:
     return _told(observed, line_N + law.log_factor, np.array([law.sd(one.beginning.share) for one in observed]))
 
 
-def _form_columns(observed: Sequence[Observed], form: str) -> tuple[np.ndarray, np.ndarray]:
+def _form_columns(observed: Sequence[Observed], form: Form) -> tuple[np.ndarray, np.ndarray]:
     """The columns of a form's mean and of its width, which depends on the share where the form knows it."""
-    return columns(observed, *FORMS[form]), columns(observed, *([log_share] if log_share in FORMS[form] else []))
+    return columns(observed, *form), columns(observed, *([log_share] if log_share in form else []))
 
 
-def told_by_form(known: Sequence[Observed], asked: Sequence[Observed], form: str) -> Told:
+def told_by_form(known: Sequence[Observed], asked: Sequence[Observed], form: Form) -> Told:
     """What a form says of some beginnings after it was fitted to others."""
     of_known = _told(known, np.empty(0), np.empty(0))
     line = fitted_line(*_form_columns(known, form), of_known.y_N, of_known.is_known_N, start_weights(of_known.starts))
     return _told(asked, *line.predicted(*_form_columns(asked, form)))
 
 
-def told_left_out(observed: Sequence[Observed], form: str) -> Told:
-    """What the law or another form says of each beginning after it was fitted to all other starts."""
+def told_left_out(observed: Sequence[Observed], form: Form | None = None) -> Told:
+    """What the law, or another form, says of each beginning after it was fitted to all other starts."""
     told = _told(observed, np.empty(0), np.empty(0))
-    if form == LAW:
+    if form is None:
         line_N, mean_NK, sd_NK = _law_columns(observed)
     else:
         line_N, (mean_NK, sd_NK) = np.zeros(len(observed)), _form_columns(observed, form)
