@@ -39,16 +39,22 @@ def ceiling(arms: list[Arm], bits: float) -> None:
     [
         (0.1, "supported"),  # 1.6 of 8 bits
         (1.0, "contradicted"),  # 16 of 8
-        (-0.1, "undecided: sft is not known to have gained a bit, so nothing was near the ceiling"),
+        (-0.1, "undecided: grpo is not known to have gained a bit, so nothing was near the ceiling"),
     ],
 )
 def test_claim_1_is_not_supported_by_an_arm_that_lost_bits(tmp_path, gain, verdict):
-    runs = [make_run(tmp_path, "own draws", "sft", "sft", seed, gain * (1 + 0.01 * seed)) for seed in SEEDS]
+    runs = [make_run(tmp_path, "own draws", "grpo", "rl", seed, gain * (1 + 0.01 * seed)) for seed in SEEDS]
     arms = arms_of(runs)
     ceiling(arms, 8.0)
     (claim,) = claims.claim_1(Ladder({"memorise": arms}))
     assert claim.verdict == verdict
     assert claim.estimate.mean == pytest.approx(4 * 4 * gain * 1.02 / 8)
+
+
+def test_claim_1_cannot_be_tested_by_labels(tmp_path):
+    arms = arms_of([make_run(tmp_path, "own draws", "sft", "sft", seed, 0.1 * (1 + 0.01 * seed)) for seed in SEEDS])
+    ceiling(arms, 8.0)
+    assert claims.claim_1(Ladder({"memorise": arms}))[0].verdict.startswith("control")
 
 
 @pytest.mark.parametrize(("bend", "verdict"), [(0.0, "supported"), (1.0, "contradicted: later ones cost more")])
@@ -75,7 +81,7 @@ def test_claims_of_noise_compare_late_with_early():
     (rloo,) = claims.claim_4(Ladder({}, noise))  # of grpo nothing was measured, so nothing is said
     assert rloo.verdict == "supported" and "rloo, latent" in rloo.statistic and rloo.estimate.n == 3
     assert rloo.estimate.values == pytest.approx((0.2, 0.22, 0.24))
-    assert claims.claim_4(Ladder({}, noise[:2]))[0].verdict == "undecided: one pretraining seed"
+    assert claims.claim_4(Ladder({}, noise[:2]))[0].verdict .endswith("for 1 of 1 pretraining seeds")
     clean, little, much = claims.claim_5(Ladder({}, noise))
     assert clean.estimate.values == pytest.approx((0.25, 0.275, 0.3)) and clean.verdict == "supported"
     assert little.verdict == "supported" and much.estimate.n == 2  # at one seed no scale was measured: it is not guessed
@@ -93,12 +99,12 @@ def test_claim_9_counts_problems_too_rare_for_their_rollouts_that_were_acquired(
     runs = []
     for model in "abc":
         tags = {"reason": "unacquired", "rung": "unacquired", "model": model}
-        for seed in SEEDS:
+        for seed in range(7):
             for arm, regime, gain in (("sft", "sft", 2.2), ("grpo", "rl", (final + 10) / 4), ("coin", "rl", 0.0)):
                 options = {"tags": tags, "choices": {"reward": "random"} if arm == "coin" else {}}
                 runs.append(make_run(tmp_path, f"unacquired {model}", arm, regime, seed, gain, log2_start=-10.0, **options))
     sft, coin, grpo = claims.claim_9(Ladder({"acquire": arms_of(runs)}))
-    assert grpo.verdict == verdict and grpo.estimate.n == 3
+    assert grpo.verdict == verdict and grpo.estimate.n == 84  # four problems in each of 21 runs
     assert coin.verdict.startswith("control") and sft.verdict.startswith("control")
     assert sft.estimate.mean == 1.0  # labels of the same problems
 

@@ -2,17 +2,19 @@
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.report.claims import Answers, Claim, judged
-from bitsample_llm.report.columns import ABSORBED_BITS, SAMPLES
+from bitsample_llm.report.columns import ABSORBED_BITS
+from bitsample_llm.report.curve import evaluated_curve
 from bitsample_llm.report.estimates import Estimate, over_seeds, ratio_over_seeds
-from bitsample_llm.report.runs import MeasuredRun
-from eval.studies.ladder.rungs import Ladder, by_rung, over_models, pass_rates
+from bitsample_llm.report.runs import Arm, MeasuredRun
+from eval.studies.ladder.rungs import Ladder, by_rung, over_models
 
 DECADE_MARGIN = math.log(1.5)  # claim 3: FLOPs of a half-decade of the pass rate over those of the half-decade before
 LOW_PASS_RATE = 0.1  # claim 4: early
@@ -31,13 +33,17 @@ def attained_fraction(run: MeasuredRun) -> float:
 
 
 def claim_1(ladder: Ladder) -> list[Claim]:
-    """The instrument's own check, a row per arm. An arm that gained nothing does not test it."""
+    """The instrument's own check, a row per arm. An arm that gained nothing does not test it, and SFT cannot: its ceiling is all that its labels' probabilities can gain."""
     text = "A sample tells at most -log2 p (a label) or H (a verdict): nothing learns more of random labels than its samples told."
     found = []
     for arm in ladder.part("memorise"):
         statistic = f"bits gained on memorised labels over the most that the run's samples told, {arm.name}, threshold 1"
         fraction = over_seeds([attained_fraction(run) for run in arm.runs])
-        if fraction.interval and fraction.interval[0] <= 0:
+        if arm.regime == "sft":
+            found.append(
+                Claim(text, statistic, fraction, "control: labels cannot gain more, by construction; what was attained", 1)
+            )
+        elif fraction.interval and fraction.interval[0] <= 0:
             verdict = f"undecided: {arm.name} is not known to have gained a bit, so nothing was near the ceiling"
             found.append(Claim(text, statistic, fraction, verdict, 1))
         else:
@@ -89,13 +95,33 @@ def claim_3(ladder: Ladder) -> list[Claim]:
 # ---- claims 4 and 5: whose gradients are noisy, and when -------------------------------------------------------------
 
 
-def ratio_of_scales(ladder: Ladder, reason: str, first: tuple[str, str], second: tuple[str, str]) -> Estimate:
-    """Noise scale at one (rung, estimator) over that at another, over the pretraining seeds that have both."""
-    scales = [
-        {at.model: at.scale(estimator) for at in ladder.noise_of(reason) if at.rung == rung} for rung, estimator in (first, second)
-    ]
-    pairs = [(scales[0][model], scales[1][model]) for model in scales[0] if model in scales[1]]
-    return ratio_over_seeds([a.mean / b.mean for a, b in pairs if a and b])
+@dataclass(frozen=True)
+class Compared:
+    """Noise scales of an estimator at two rungs: their ratio over the pretraining seeds at which both are known.
+
+    Attributes:
+        pass_rates: at the first and at the second rung, mean over the pretraining seeds that have both.
+        num_models: how many have both.
+    """
+
+    ratio: Estimate
+    pass_rates: tuple[float, float]
+    num_models: int
+
+    @property
+    def missing(self) -> str:
+        """Why there is no verdict, where there is none."""
+        return f"a noise scale is known at both for {self.ratio.n} of {self.num_models} pretraining seeds"
+
+
+def compared(ladder: Ladder, reason: str, rungs: tuple[str, str], estimator: str) -> Compared:
+    """The first rung over the second."""
+    at = [{at.model: at for at in ladder.noise_of(reason) if at.rung == rung} for rung in rungs]
+    models = [model for model in at[0] if model in at[1]]
+    scales = [[of_rung[model].scale(estimator) for of_rung in at] for model in models]
+    ratio = ratio_over_seeds([a.mean / b.mean for a, b in scales if a and b])
+    pass_rates = tuple(float(np.mean([of_rung[model].pass_rate for model in models])) for of_rung in at)
+    return Compared(ratio, pass_rates, len(models))
 
 
 def mean_pass_rates(ladder: Ladder, reason: str, estimators: Sequence[str]) -> dict[str, float]:
@@ -110,19 +136,18 @@ def mean_pass_rates(ladder: Ladder, reason: str, estimators: Sequence[str]) -> d
 def claim_4(ladder: Ladder) -> list[Claim]:
     """Estimators with and without a baseline, the highest rung over the highest of those below `LOW_PASS_RATE`."""
     found = []
+    text = f"RL gradients are noisiest early: there is less noise at the highest pass rate than below {LOW_PASS_RATE:g}."
     for reason in ("latent", "unacquired"):
         for estimator in ("reinforce", "rloo", "grpo"):
             rates = mean_pass_rates(ladder, reason, [f"{estimator}_expected"])
             early = [rung for rung, rate in rates.items() if rate < LOW_PASS_RATE]
             if not early or len(early) == len(rates):
                 continue
-            late = list(rates)[-1]
-            ratio = ratio_of_scales(ladder, reason, *((rung, f"{estimator}_expected") for rung in (late, early[-1])))
-            statistic = (
-                f"noise scale in rollouts at p = {rates[late]:.2f} over that at {rates[early[-1]]:.3f}, {estimator}, {reason}"
-            )
-            text = f"RL gradients are noisiest early: there is less noise at the highest pass rate than below {LOW_PASS_RATE:g}."
-            found.append(judged(text, statistic, ratio, (1, 1), LESS_IS_SUPPORT, 2, "one pretraining seed", 4))
+            pair = compared(ladder, reason, (list(rates)[-1], early[-1]), f"{estimator}_expected")
+            late, low = pair.pass_rates
+            statistic = f"noise scale in rollouts at p = {late:.2f} over that at {low:.3f}, {estimator}, {reason}"
+            needed = max(pair.num_models, 2)
+            found.append(judged(text, statistic, pair.ratio, (1, 1), LESS_IS_SUPPORT, needed, pair.missing, 4))
     return found
 
 
@@ -134,49 +159,69 @@ def claim_5(ladder: Ladder) -> list[Claim]:
     if len(rates) < 2 or list(rates.values())[-1] < 0.5:
         return []
     early, late = min(rates, key=lambda rung: abs(math.log(rates[rung] / 0.1))), list(rates)[-1]
-    rises = {label: ratio_of_scales(ladder, "latent", (late, label), (early, label)) for label in labels}
-    places = f"from p = {rates[early]:.2f} to {rates[late]:.2f}"
+    rises = {label: compared(ladder, "latent", (late, early), label) for label in labels}
+    high, low = rises[clean].pass_rates
+    places = f"from p = {low:.2f} to {high:.2f}"
     statistic = f"rise of the noise scale without label noise {places}"
-    found = [judged(text, statistic, rises[clean], (1, 1), LESS_IS_SUPPORT, 2, "one pretraining seed", 5)]
+    needed = max(rises[clean].num_models, 2)
+    found = [judged(text, statistic, rises[clean].ratio, (1, 1), LESS_IS_SUPPORT, needed, rises[clean].missing, 5)]
     for label in noisy:
         statistic = f"rise with label noise {label.removeprefix('sft_')} over the rise without, {places}"
-        both = ratio_over_seeds([a / b for a, b in zip(rises[label].values, rises[clean].values, strict=False)])
-        found.append(judged(text, statistic, both, (1, 1), MORE_IS_SUPPORT, 2, "one pretraining seed", 5))
+        both = ratio_over_seeds([a / b for a, b in zip(rises[label].ratio.values, rises[clean].ratio.values, strict=False)])
+        found.append(judged(text, statistic, both, (1, 1), MORE_IS_SUPPORT, needed, rises[label].missing, 5))
     return found
 
 
 # ---- claim 9: nothing but what is latent -----------------------------------------------------------------------------
 
 
-def acquired_share(run: MeasuredRun, rollouts: float) -> float | None:
-    """Of the training problems too rare to be sampled, with so many rollouts in all, the share that ended above `ACQUIRED_PASS_RATE`."""
-    before, after = pass_rates(run.run, "train")
-    rare = before < 1 / (ROLLOUTS_MARGIN * max(rollouts / len(before), 1))
-    return float((after[rare] > ACQUIRED_PASS_RATE).mean()) if rare.any() else None
+def rollouts_on_each(arms: Sequence[Arm]) -> dict[str, float]:
+    """Problem -> the rollouts that a run spent on it, mean over the runs."""
+    runs = [run for arm in arms for run in arm.runs]
+    total: Counter[str] = Counter()
+    for run in runs:
+        for row in run.run.table("prompts").select(["problem_id", "group_size"]).to_pylist():
+            total[row["problem_id"]] += row["group_size"] or 0
+    return {problem: num / len(runs) for problem, num in total.items()}
+
+
+def rare_and_acquired(run: MeasuredRun, rollouts: dict[str, float]) -> tuple[int, int]:
+    """Training problems too rare for the rollouts on them, and those of them that ended above `ACQUIRED_PASS_RATE`."""
+    curve = evaluated_curve(run.run, "train")
+    before, after = np.exp2(curve.log2_p_TP[[0, -1]])
+    rare = before < [1 / (ROLLOUTS_MARGIN * max(rollouts.get(problem, 0.0), 1)) for problem in curve.problem_ids]
+    return int(rare.sum()), int((after[rare] > ACQUIRED_PASS_RATE).sum())
 
 
 def claim_9(ladder: Ladder) -> list[Claim]:
-    """A row per unacquired rung and arm: RL, a random reward, and SFT, which shows whether the same problems can be learned."""
+    """A row per unacquired rung and arm: RL, a random reward, and SFT, which shows whether the same problems can be learned. Problems of all
+    pretraining seeds are counted together: there are few, and shares that are all 0 have no spread.
+    """
     found, arms_by_place = [], by_rung(ladder.part("acquire"))
     for (rung, name), arms in arms_by_place.items():
-        of_rl = [
-            arm
-            for (other, _), others in arms_by_place.items()
-            for arm in others
-            if other == rung and arm.regime == "rl" and not arm.is_control
-        ]
-        if not of_rl:
+        of_rl: dict[str, list[Arm]] = defaultdict(list)  # by pretraining seed
+        for (other, _), others in arms_by_place.items():
+            for arm in others:
+                if other == rung and arm.regime == "rl" and not arm.is_control:
+                    of_rl[arm.tags.get("model", "")].append(arm)
+        counts = []
+        for arm in arms:
+            if spent := of_rl.get(arm.tags.get("model", "")):
+                rollouts = rollouts_on_each(spent)
+                counts += [rare_and_acquired(run, rollouts) for run in arm.runs]
+        if not counts:
             continue
-        rollouts = float(np.mean([run.value(SAMPLES) for arm in of_rl for run in arm.runs]))
-        share = over_models(arms, lambda run, rollouts=rollouts: acquired_share(run, rollouts))
+        num_rare, num_acquired = map(sum, zip(*counts, strict=True))
+        interval = wilson_interval(num_acquired, num_rare) if num_rare else None
+        share = Estimate(num_acquired / num_rare if num_rare else None, interval, num_rare)
         claim = judged(
             "RLVR only elicits: of unacquired problems too rare for their rollouts, at most 5 % are acquired.",
-            f"share of training problems with p < 1/({ROLLOUTS_MARGIN} x the rollouts of RL) that reach p > {ACQUIRED_PASS_RATE}, {name}, {rung}",
+            f"share of training problems with p < 1/({ROLLOUTS_MARGIN} x the rollouts of RL on each) that reach p > {ACQUIRED_PASS_RATE}, {name}, {rung}; n: problems, Wilson interval",
             share,
             (ACQUIRED_SHARE, ACQUIRED_SHARE),
             LESS_IS_SUPPORT,
-            max(len(arms), 2),
-            f"{share.n} of {len(arms)} pretraining seeds have such problems",
+            1,
+            "there are no such problems",
             9,
         )
         gained = over_models(arms, lambda run: run.value(ABSORBED_BITS)).interval
@@ -184,7 +229,7 @@ def claim_9(ladder: Ladder) -> list[Claim]:
             claim = replace(claim, verdict="control: what labels of the same problems teach")
         elif arms[0].is_control:
             claim = replace(claim, verdict="control: a random reward, for comparison")
-        elif claim.verdict == LESS_IS_SUPPORT.below and not (gained and gained[0] > 0):
+        elif claim.verdict != LESS_IS_SUPPORT.above and not (gained and gained[0] > 0):
             why = "an arm that learns nothing scores the same, and this one is not known to have gained a bit"
             claim = replace(claim, verdict=f"undecided: {why}")
         found.append(claim)
