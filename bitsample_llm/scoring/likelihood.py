@@ -40,6 +40,11 @@ def encode_answer(tokenizer, problem: Problem, end: AnswerEnd | None = None) -> 
     return encode_prompt(tokenizer, problem.prompt), answer_ids + [end_id]
 
 
+def longest_answer(tokenizer, problems: Sequence[Problem], end: AnswerEnd | None = None) -> int:
+    """Tokens of the longest of the answers, worked lines and end included."""
+    return max(len(encode_answer(tokenizer, problem, end)[1]) for problem in problems)
+
+
 def padded_batch(sequences: Sequence[list[int]], pad_token_id: int, on_left: bool = False) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` of shape (B, T), padded on the right, or on the left."""
     length = max(map(len, sequences))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import longest_answer
 from bitsample_llm.tasks import Problem, load_task
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
 from bitsample_llm.tasks.dataset_rows import DataArguments, Faults, checked_columns, open_dataset, problems_of_rows, read_dataset
@@ -96,8 +97,7 @@ def other_forms(study: RunArguments, mark: str | None, num: int, seed: int) -> d
 
 def to_memorise(problems: RunProblems, model, tokenizer, seed: int, end: AnswerEnd) -> RunProblems:
     """The training problems with draws of `model` for answers, which are all that is evaluated."""
-    max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
-    train = relabelled(model, tokenizer, problems.train, max_new_tokens, seed, end)
+    train = relabelled(model, tokenizer, problems.train, longest_answer(tokenizer, problems.train, end), seed, end)
     return RunProblems(problems.task, train, {"heldout": train}, problems.data)
 
 

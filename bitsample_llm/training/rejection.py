@@ -8,7 +8,7 @@ import torch
 from bitsample_llm.meter.heldout import MAX_EVAL_TOKENS
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.answer_end import AnswerEnd
-from bitsample_llm.scoring.likelihood import encode_answer
+from bitsample_llm.scoring.likelihood import longest_answer
 from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import Problem
 
@@ -30,19 +30,14 @@ def passing_problems(
     end = end or AnswerEnd.of(model, tokenizer)
     verifier = RolloutVerifier(task, problems, tokenizer, end)
     repeated = [problem for problem in problems for _ in range(rollouts_per_prompt)]
-    max_new_tokens = max(
-        max_tokens
-        if problem.verifier != "exact"
-        # the longest spelling of an answer has no more tokens than bytes
-        else max(
-            len(encode_answer(tokenizer, problem)[1]), len(problem.answer.encode()) + 1 if problem.has_one_accepted_string else 0
-        )
-        for problem in problems
-    )
+    lengths = [longest_answer(tokenizer, problems, end)]
+    # another spelling of an answer has no more tokens than bytes
+    lengths += [len(problem.answer.encode()) + 1 for problem in problems if problem.has_one_accepted_string]
+    lengths += [max_tokens] * any(problem.verifier != "exact" for problem in problems)
     was_training = model.training
     model.train()
     torch.manual_seed(seed)
-    completions = sampled_completions(model, tokenizer, repeated, max_new_tokens, end=end)
+    completions = sampled_completions(model, tokenizer, repeated, max(lengths), end=end)
     model.train(was_training)
     judged = verifier.judged([problem.problem_id for problem in repeated], completions)
     passing = [

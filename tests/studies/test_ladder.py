@@ -81,7 +81,7 @@ def test_claims_of_noise_compare_late_with_early():
     (rloo,) = claims.claim_4(Ladder({}, noise))  # of grpo nothing was measured, so nothing is said
     assert rloo.verdict == "supported" and "rloo, latent" in rloo.statistic and rloo.estimate.n == 3
     assert rloo.estimate.values == pytest.approx((0.2, 0.22, 0.24))
-    assert claims.claim_4(Ladder({}, noise[:2]))[0].verdict .endswith("for 1 of 1 pretraining seeds")
+    assert claims.claim_4(Ladder({}, noise[:2]))[0].verdict.endswith("for 1 of 1 pretraining seeds")
     clean, little, much = claims.claim_5(Ladder({}, noise))
     assert clean.estimate.values == pytest.approx((0.25, 0.275, 0.3)) and clean.verdict == "supported"
     assert little.verdict == "supported" and much.estimate.n == 2  # at one seed no scale was measured: it is not guessed

@@ -21,7 +21,7 @@ from trl import ModelConfig
 from bitsample_llm.options import check_output_dir
 from bitsample_llm.records import SCHEMA_VERSION
 from bitsample_llm.records.writer import write_json_atomically
-from bitsample_llm.scoring.likelihood import encode_answer, padded_batch
+from bitsample_llm.scoring.likelihood import encode_answer, longest_answer, padded_batch
 from bitsample_llm.scoring.sampling import sampled_completions
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.authors import uniform_wrong_answer
@@ -121,8 +121,7 @@ def measured_prompts(model, tokenizer, problems: RunProblems, choices) -> Iterat
     rng = np.random.default_rng(choices.seed)
     torch.manual_seed(choices.seed)
     repeated = [problem for problem in problems.train for _ in range(k * g)]
-    max_new_tokens = max(len(tokenizer(problem.answer)["input_ids"]) for problem in problems.train) + 1
-    rollouts = sampled_completions(model, tokenizer, repeated, max_new_tokens, batch_size=1024)
+    rollouts = sampled_completions(model, tokenizer, repeated, longest_answer(tokenizer, problems.train), batch_size=1024)
     way = -1 if problems.task.answer_format == "reversed" else 1
     for index, problem in enumerate(problems.train):
         groups = [rollouts[start : start + g] for start in range(index * k * g, (index + 1) * k * g, g)]
