@@ -189,7 +189,7 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
         sentences=[c.sentence("pretraining seeds") for c in [*worth.values(), *shares.values()] if c.estimate.mean is not None],
         claims=claims_of(rungs) + matched_claims(recorded.matched),
         tables=[
-            errors_table(errors),
+            *([errors_table(errors)] if errors else []),
             *([matched_table(recorded.matched)] if recorded.matched else []),
             edges_table(rungs),
             settings_table(rungs),
@@ -201,8 +201,10 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
                 lambda: rates_figure([(rung, model, exchange_rate(rung, model)) for rung in rungs for model in models_of([rung])]),
                 "Rollouts whose passes gain what one label gains, one point per pretraining seed. Lines: 1/p and the essay's -log2 p / H(p), nothing fitted.",
             )
-        ],
-        terminal=[narrow(rates), errors_table(errors)],
+        ]
+        if errors  # of labels alone there is no rate
+        else [],
+        terminal=[narrow(rates), *([errors_table(errors)] if errors else [])],
         results={
             "law_errors": errors,
             "exchange_rates": {rung.name: rate_estimate(rung).fields() for rung in rungs},

@@ -46,6 +46,8 @@ def _draw_curve(axis, rung: Rung, arm: str, **look) -> None:
             share = gain_bits / rung.available_bits[model]
             curves.append((n, share))
             axis.plot(n, share, **look | {"linestyle": "none", "markersize": 3, "alpha": 0.6})
+    if not curves:
+        return
     sizes = sorted({size for n, _ in curves for size in n})
     means = [np.mean([share[list(n).index(size)] for n, share in curves if size in n]) for size in sizes]
     label = f"p = {rung.mean_pass_rate:.2g}, {arm}"
