@@ -26,6 +26,8 @@ from bitsample_llm.records import RecordError
 from bitsample_llm.scoring.answer_end import AnswerEnd
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bitsample_llm.meter.heldout import HeldOut, State
     from bitsample_llm.meter.verdicts import RolloutVerifier
 
@@ -62,8 +64,10 @@ class InformationMeter(TrainerCallback):
         trainer: an SFTTrainer, GRPOTrainer, RLOOTrainer, DistillationTrainer or SDFTTrainer, unmodified.
         output_dir: the run directory to write; see `bitsample_llm.records`.
         manifest: what the run directory should say of the run besides what the trainer knows.
-        verifier: judges completions and knows the problems, which makes pass rates exact. Without one, a rollout passes if
-            its reward reaches `pass_threshold`.
+        verifier: judges completions and knows the problems, which makes pass rates exact: a `RolloutVerifier`; `exact`, `numeric` or
+            `symbolic`, for rows with an answer; or a function of a completion's text and its row. Without one, a rollout passes
+            if its reward reaches `pass_threshold`.
+        answer_column: column of the trainer's data set that a verifier by name reads.
         evaluation: held-out problems, and when and how to score them.
         pass_threshold: reward that counts as a pass where there is no verifier; needed unless every reward is 0 or 1.
         reward_is_verdict: whether the reward tells if a rollout passed; if not, what it offers is not measured.
@@ -93,7 +97,7 @@ class InformationMeter(TrainerCallback):
         trainer,
         output_dir: str | Path,
         manifest: dict | None = None,
-        verifier: "RolloutVerifier | None" = None,
+        verifier: "RolloutVerifier | str | Callable[[str, dict], bool] | None" = None,
         evaluation: "HeldOut | None" = None,
         pass_threshold: float | None = None,
         reward_is_verdict: bool = True,
@@ -102,6 +106,7 @@ class InformationMeter(TrainerCallback):
         counter: FlopCounter | None = None,
         finishes_with_training: bool = True,
         stop: str | None = None,
+        answer_column: str = "answer",
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
             _warn_of_untested_trl(trl.__version__)
@@ -111,6 +116,10 @@ class InformationMeter(TrainerCallback):
         self.evaluation = evaluation
         self.model = trainer.accelerator.unwrap_model(trainer.model)
         self.end = self._answer_end(stop, verifier)
+        if isinstance(verifier, str) or callable(verifier):
+            from bitsample_llm.meter.row_verifier import RowVerifier  # noqa: PLC0415 - data sets and judges only where they are wanted
+
+            verifier = RowVerifier(trainer.train_dataset, verifier, answer_column, trainer.processing_class, self.end)
         self.counter = counter or FlopCounter(self.model, set(self.end.token_ids))
         self._count_other_models()
         self.totals = Totals(trainer, self.counter)
@@ -127,7 +136,7 @@ class InformationMeter(TrainerCallback):
         wrap(trainer, "train", self._around_train)  # callbacks are not told of errors and interrupts
 
     def _answer_end(self, stop: str | None, verifier) -> AnswerEnd:
-        if stop is None and verifier is not None:
+        if stop is None and hasattr(verifier, "end"):
             stop = verifier.end.stop
         tokenizer = getattr(self.trainer.processing_class, "tokenizer", self.trainer.processing_class)
         end = AnswerEnd.of(self.model, tokenizer, stop)

@@ -99,10 +99,10 @@ class GenerationObserver:
 
     def _own_rollouts(self, inputs: list[dict]) -> list[dict]:
         """Rows of the rollouts of this process; without a verifier `passed` is null."""
-        problem_ids = [example.get("problem_id") for example in inputs]
         if self.verifier is not None:
-            rows = self.verifier.rows(problem_ids, self._completion_ids)
+            rows = self.verifier.rows(self.verifier.problem_ids(inputs), self._completion_ids)
         else:
+            problem_ids = [example.get("problem_id") for example in inputs]
             texts_and_ends = self.meter.end.texts_and_ends(self._completion_ids)
             rows = [
                 {"problem_id": problem_id, "text": text, "ended": ended, "passed": None}

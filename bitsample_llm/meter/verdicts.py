@@ -43,6 +43,10 @@ class RolloutVerifier:
         self._last_asked: tuple = ()
         self._last_judged: list[tuple[str, bool, Verdict]] = []
 
+    def problem_ids(self, examples: Sequence[dict]) -> list[str | None]:
+        """Of the rows that a trainer generates for."""
+        return [example.get("problem_id") for example in examples]
+
     def judged(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[tuple[str, bool, Verdict]]:
         """Text, whether it stopped by itself, and verdict of each completion; a KeyError for a problem that is not known. A reward
         function and the meter ask for the same completions one after the other: they are judged once.
