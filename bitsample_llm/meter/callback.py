@@ -88,7 +88,8 @@ class InformationMeter(TrainerCallback):
             is strict. A second training with this trainer that does not resume the first has no records, or, if the meter is
             strict, raises this error.
         AttributeError: naming what this version of TRL lacks and the meter needs.
-        ValueError: for a model type without a FLOP formula; for a stop at which the trainer does not end rollouts.
+        ValueError: for a model type without a FLOP formula; for a stop at which the trainer does not end rollouts; for rows that a
+            verifier by name cannot judge.
         TypeError: for a trainer that learns from something else.
     """
 
