@@ -5,8 +5,10 @@ Two FLOPs per multiply-add, matrix products only: embedding look-ups, norms, act
 ran (`meter/flop_counter.py`); these formulas price those shapes, and predict.
 """
 
-# Feed-forward matrices of a block: three with a gate, two without.
-FEED_FORWARD_MATRICES = {"llama": 3, "mistral": 3, "qwen2": 3, "qwen3": 3, "smollm3": 3, "gpt2": 2, "gpt_neox": 2}
+# Feed-forward matrices of a block: three with a gate, two without. Types of models whose products are these formulas' and no others.
+GATED = "llama mistral qwen2 qwen3 smollm3 gemma gemma2 gemma3_text olmo olmo2 olmo3 cohere cohere2 phi3 granite stablelm glm glm4 exaone4 ernie4_5 helium hunyuan_v1_dense"
+UNGATED = "gpt2 gpt_neox phi starcoder2 nemotron bloom persimmon arcee apertus"
+FEED_FORWARD_MATRICES = dict.fromkeys(GATED.split(), 3) | dict.fromkeys(UNGATED.split(), 2)
 
 
 def widths(config) -> dict[str, int]:

@@ -5,6 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -18,7 +20,7 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from bitsample_llm.flops import forward_flops
+from bitsample_llm.flops import FEED_FORWARD_MATRICES, forward_flops
 from bitsample_llm.meter.flop_counter import FlopCounter
 
 TOLERANCE = 0.02
@@ -71,6 +73,24 @@ MODELS = {
     "qwen3 grouped-query tied": lambda: qwen3(tie_word_embeddings=True),
     "qwen3 grouped-query untied": lambda: qwen3(tie_word_embeddings=False),
 }
+
+
+SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
+SIZES |= {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "sliding_window": 16}
+TESTED_ABOVE = {"llama", "qwen2", "qwen3", "gpt2", "gpt_neox"}
+OTHER_TYPES = sorted(set(FEED_FORWARD_MATRICES) - TESTED_ABOVE)
+
+
+def any_type(model_type: str):
+    """A small random model of a type, with as many of the sizes as its config has."""
+    config = AutoConfig.for_model(model_type)
+    for name, value in SIZES.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = 0, None, EOS
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
 
 
 def batch(rows: int, length: int) -> dict[str, torch.Tensor]:
@@ -223,6 +243,34 @@ def test_padding_is_executed_but_not_useful():
     assert counter.executed_flops["score_old"] == forward_flops(model.config, 12, 6)
     # 6 tokens attend to 3.5 positions on average, 4 tokens to 2.5: 31 in all over 10 tokens
     assert counter.useful_flops["score_old"] == pytest.approx(forward_flops(model.config, 10, 3.1))
+
+
+@pytest.mark.parametrize("model_type", OTHER_TYPES)
+def test_other_types_cost_what_torch_counts(model_type):
+    model = any_type(model_type)
+    counter, inputs = FlopCounter(model, {EOS}), batch(4, 32)
+    with torch_counter() as true_training:
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    with torch_counter() as true_generation:
+        model.generate(inputs["input_ids"][:, :8], max_new_tokens=8, do_sample=True, eos_token_id=None, pad_token_id=0)
+    counted = counter.executed_flops
+    assert_close(counted["train_forward"] + counted["train_backward"], true_training.get_total_flops())
+    assert_close(counted["prefill"] + counted["decode"], true_generation.get_total_flops())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_lora", [True, False])
+@pytest.mark.parametrize("model_type", OTHER_TYPES)
+def test_other_types_with_lora_and_with_checkpoints_cost_what_torch_counts(model_type, with_lora):
+    model = any_type(model_type)
+    if with_lora:
+        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    counter, inputs = FlopCounter(model, {EOS}), batch(4, 32)
+    with torch_counter() as true:
+        model(**inputs, labels=inputs["input_ids"], use_cache=False).loss.backward()
+    assert_close(counter.executed_flops["train_forward"] + counter.executed_flops["train_backward"], true.get_total_flops())
 
 
 def test_an_unknown_architecture_is_refused_by_name():

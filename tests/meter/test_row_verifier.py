@@ -65,7 +65,11 @@ def test_a_function_judges_the_text_with_its_row(base_model, tmp_path):
     [
         (ROWS, {"verifier": "exakt"}, "unknown verifier 'exakt': exact, numeric, symbolic, or a function"),
         (ROWS, {"verifier": "exact", "answer_column": "solution"}, "no column 'solution': pass answer_column="),
-        ([*ROWS, {"prompt": "1+1=", "answer": None}], {"verifier": "exact"}, f"row train/{len(ROWS) + 1} cannot be judged, no answer"),
+        (
+            [*ROWS, {"prompt": "1+1=", "answer": None}],
+            {"verifier": "exact"},
+            f"row train/{len(ROWS) + 1} cannot be judged, no answer",
+        ),
         ([*ROWS, {"prompt": "1+1=", "answer": "two"}], {"verifier": "numeric"}, "the answer is not plainly one number"),
         ([*ROWS, ROWS[0] | {"answer": "0"}], {"verifier": "exact"}, "duplicate of an earlier prompt with another answer"),
     ],
