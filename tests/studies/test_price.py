@@ -27,6 +27,7 @@ from eval.both_regimes import both_regimes_figure
 from eval.studies.price.__main__ import price_study
 from eval.studies.price.cells import FORMS, cells_of, form_errors, points_of, ratio, rollouts_per_informative_update
 from eval.studies.price.claims import claims_of
+from eval.studies.price.sgd_noise import over_noise_ratio
 
 BUDGET = 1e11
 RECORDS = REPOSITORY / "eval" / "records"
@@ -170,6 +171,22 @@ def test_a_ratio_is_not_measured_where_one_pretraining_seed_never_gets_there():
     known = [cells["latent E", "grpo"].price(model, NINE_TENTHS) for model in "ac"]
     assert known[0] < cells["latent E", "grpo"].bound(NINE_TENTHS) < (known[0] * known[1] * BUDGET) ** (1 / 3)
     assert ratio(cells["latent E", "rloo"], cells["latent E", "sft"], NINE_TENTHS).mean == pytest.approx(10, rel=0.2)
+
+
+def test_under_plain_sgd_rollouts_per_label_are_held_against_noise_scales():
+    runs = [made_run("latent E", model, "sft_sgd", seed, 4e8) for model in "abc" for seed in (1, 2)]
+    runs += [made_run("latent E", model, "rloo_sgd", seed, 8e9) for model in "abc" for seed in (1, 2)]  # 20 rollouts a label
+    cells = cells_of([*made_runs(), *runs])
+    rl, sft = cells["latent E", "rloo_sgd"], cells["latent E", "sft_sgd"]
+
+    def noise(scale: float | None) -> dict:
+        arms = {"rloo_expected": {"noise_scale_in_samples": scale}, "sft_0": {"noise_scale_in_samples": 5.0}}
+        return {("latent E", model): {"arms": arms} for model in "abc"}
+
+    assert over_noise_ratio(rl, sft, HALF, noise(50.0)).mean == pytest.approx(2, rel=0.01)
+    assert over_noise_ratio(rl, sft, HALF, noise(None)).mean is None
+    tables = {table.title: table for table in price_study([*made_runs(), *runs], "made").tables}
+    assert [row[2] for row in tables["Plain SGD in place of AdamW"].rows[1:]] == ["rloo_sgd"] and "Other arms" not in tables
 
 
 def test_verdicts_follow_the_prices():
