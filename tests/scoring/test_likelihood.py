@@ -8,7 +8,7 @@ import torch
 from conftest import REPOSITORY
 from scipy import stats
 from scripts.tiny_families import FAMILIES, make
-from test_flops import assert_close, torch_counter
+from test_flops import any_type, assert_close, torch_counter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bitsample_llm.flops import forward_flops
@@ -108,6 +108,16 @@ def test_tokens_that_all_prompts_share_are_computed_once_and_change_no_probabili
         assert first.log_pass_rate == pytest.approx(second.log_pass_rate, abs=1e-5)
     assert len({len(tokenizer(problem.prompt)["input_ids"]) for problem in problems}) > 1  # and so there was padding
     assert shared_flops < 0.5 * (counter.executed_flops["evaluation"] - shared_flops)
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "cohere2", "olmo3"])
+def test_shared_tokens_change_nothing_where_attention_has_a_window(base_model, model_type, monkeypatch):
+    model, tokenizer = any_type(model_type).eval(), base_model[1]
+    problems = shown(load_task("addition", difficulty=2).problems("heldout", 6, seed=1), 4)  # more tokens than the window has
+    once = answer_logprobs(model, tokenizer, problems)
+    monkeypatch.setattr(likelihood, "MIN_SHARED", 10**6)
+    for first, second in zip(once, answer_logprobs(model, tokenizer, problems), strict=True):
+        assert first == pytest.approx(second, abs=1e-5)
 
 
 def test_useful_flops_of_answers_after_shared_tokens_are_those_of_real_tokens(family):
