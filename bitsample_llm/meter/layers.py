@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from bitsample_llm.flops import MIXTURES, num_experts
+
 FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
 # Feed-forward layers that read what attention reads, and the one that writes; of GPT-NeoX and StableLM only where the config says so.
 PARALLEL_PROJECTIONS = {
@@ -22,18 +24,31 @@ class Layers:
     """
 
     adapter_parameters: int
-    trainable_parameters: int
+    trainable_parameters: float
     first_parameters: int
     output_trainable: bool
 
 
-def _matrices(module: torch.nn.Module):
-    """(name, weight) of the layers that multiply matrices."""
+def _matrices(module: torch.nn.Module, active_share: float) -> list[tuple[str, torch.Tensor, float]]:
+    """Of what multiplies matrices: name, weight, and how many of its parameters a token is multiplied by, of experts `active_share` of all.
+
+    In the order in which they run, so that the last one of a block comes last: experts after their router.
+    """
+    dense, experts = [], []
     for name, child in module.named_modules():
-        weight = getattr(child, "weight", None)
-        is_product = isinstance(child, torch.nn.Linear) or type(child).__name__ == "Conv1D"
+        kind, weight = type(child).__name__, getattr(child, "weight", None)
+        is_product = isinstance(child, torch.nn.Linear) or kind == "Conv1D" or kind.endswith("Router")
         if is_product and isinstance(weight, torch.Tensor):
-            yield name, weight
+            dense.append((name, weight, _num_parameters(weight)))
+        if kind.endswith("Experts"):
+            weights = [(part, weight) for part, weight in child.named_parameters(recurse=False) if weight.ndim == 3]
+            experts += [(f"{name}.{part}", weight, active_share * _num_parameters(weight)) for part, weight in weights]
+    return dense + experts
+
+
+def active_share(config) -> float:
+    """Of a mixture's experts, the share that a token goes through; 1 of other models."""
+    return num_experts(config)[1] / num_experts(config)[0] if config.model_type in MIXTURES.split() else 1.0
 
 
 def _num_parameters(weight: torch.Tensor) -> int:
@@ -43,14 +58,20 @@ def _num_parameters(weight: torch.Tensor) -> int:
 def layers_of(causal_lm) -> Layers:
     """The layers of a causal language model as they are now, its adapters included."""
     head = causal_lm.get_output_embeddings()
-    matrices = [(name, weight, _num_parameters(weight)) for name, weight in _matrices(causal_lm) if weight is not head.weight]
     first, config = FIRST_PROJECTIONS, causal_lm.config.get_text_config()
+    matrices = [
+        (name, weight, size) for name, weight, size in _matrices(causal_lm, active_share(config)) if weight is not head.weight
+    ]
     if config.model_type in PARALLEL_PROJECTIONS and getattr(config, "use_parallel_residual", True):
         # the first feed-forward layers read the embedded tokens too
         reading, writing = PARALLEL_PROJECTIONS[config.model_type]
         first += reading
         trains = any(weight.requires_grad for name, weight, _ in matrices if any(f".0.mlp.{part}" in name for part in reading))
         first += (writing,) * (not trains)
+    if any("lora_" in name and ".experts." in name for name, *_ in matrices):
+        raise ValueError(
+            "no FLOP formula for LoRA on experts: name other layers, --lora_target_modules q_proj k_proj v_proj o_proj"
+        )
     return Layers(
         adapter_parameters=sum(size for name, _, size in matrices if "lora_" in name),
         trainable_parameters=sum(size for _, weight, size in matrices if weight.requires_grad),
@@ -63,27 +84,27 @@ def layers_of(causal_lm) -> Layers:
     )
 
 
-def recomputation(model) -> tuple[int, int]:
+def recomputation(model) -> tuple[float, int]:
     """What backward runs again where gradient checkpointing is on: parameters of the layers, and number of blocks.
 
     Reentrant checkpointing runs the whole block again. The other kind stops as soon as it has every tensor that forward
     saved. A product saves its inputs before it runs, so the last product of a block is not run again, unless a dropout
-    follows, which saves its mask, or a norm, which saves what it reads.
+    follows, which saves its mask, or a norm, which saves what it reads; experts' outputs are
+    saved for the gradient of their weights.
     """
-    parameters = num_blocks = 0
+    parameters, num_blocks, share = 0, 0, active_share(model.config.get_text_config())
     for block in model.modules():
         is_block = any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(block).__mro__)  # of transformers
         if not (is_block and block.gradient_checkpointing and block.training):
             continue
         num_blocks += 1
-        sizes = [_num_parameters(weight) for _, weight in _matrices(block)]  # every family registers its last product last
+        sizes = [size for *_, size in _matrices(block, share)]  # every family registers its last product last
         parameters += sum(sizes)
         options = getattr(block._gradient_checkpointing_func, "keywords", {})
         stops_early = options.get("use_reentrant") is False and options.get("early_stop", True)  # torch's default is reentrant
         modules = dict(block.named_modules())
-        follows = any(getattr(modules.get(name), "p", 0) > 0 for name in LAST_DROPOUTS) or any(
-            name in modules for name in LAST_NORMS
-        )
+        has_dropout = any(getattr(modules.get(name), "p", 0) > 0 for name in LAST_DROPOUTS)
+        follows = has_dropout or share < 1 or any(name in modules for name in LAST_NORMS)
         if stops_early and not follows:
             parameters -= sizes[-1]
     return parameters, num_blocks

@@ -20,7 +20,7 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from bitsample_llm.flops import FEED_FORWARD_MATRICES, forward_flops
+from bitsample_llm.flops import FEED_FORWARD_MATRICES, MIXTURES, forward_flops
 from bitsample_llm.meter.flop_counter import FlopCounter
 
 TOLERANCE = 0.02
@@ -76,7 +76,15 @@ MODELS = {
 
 
 SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
-SIZES |= {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "sliding_window": 16}
+SIZES |= {
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "moe_intermediate_size": 48,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+SIZES |= {"max_position_embeddings": 512, "sliding_window": 16}
 TESTED_ABOVE = {"llama", "qwen2", "qwen3", "gpt2", "gpt_neox"}
 OTHER_TYPES = sorted(set(FEED_FORWARD_MATRICES) - TESTED_ABOVE)
 
@@ -90,7 +98,10 @@ def any_type(model_type: str):
     config.pad_token_id, config.bos_token_id, config.eos_token_id = 0, None, EOS
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).train()
+    if model_type in MIXTURES.split():
+        model.set_experts_implementation("eager")  # which torch's counter sees
+    return model
 
 
 def batch(rows: int, length: int) -> dict[str, torch.Tensor]:
@@ -264,13 +275,25 @@ def test_other_types_cost_what_torch_counts(model_type):
 def test_other_types_with_lora_and_with_checkpoints_cost_what_torch_counts(model_type, with_lora):
     model = any_type(model_type)
     if with_lora:
-        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+        targets = ["q_proj", "v_proj", "o_proj"] if model_type in MIXTURES.split() else "all-linear"
+        model = get_peft_model(model, LoraConfig(r=8, target_modules=targets, task_type="CAUSAL_LM")).train()
     else:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     counter, inputs = FlopCounter(model, {EOS}), batch(4, 32)
     with torch_counter() as true:
         model(**inputs, labels=inputs["input_ids"], use_cache=False).loss.backward()
     assert_close(counter.executed_flops["train_forward"] + counter.executed_flops["train_backward"], true.get_total_flops())
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern")  # PEFT's, of its own choice of layers
+def test_what_of_a_mixture_has_no_formula_is_refused():
+    config = any_type("qwen3_moe").config
+    config.mlp_only_layers = [0]
+    with pytest.raises(ValueError, match="qwen3_moe with blocks that have no experts"):
+        forward_flops(config, 1, 1)
+    with_lora = get_peft_model(any_type("mixtral"), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match="LoRA on experts"):
+        FlopCounter(with_lora, {EOS})
 
 
 def test_an_unknown_architecture_is_refused_by_name():
