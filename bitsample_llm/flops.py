@@ -8,8 +8,8 @@ ran (`meter/flop_counter.py`); these formulas price those shapes, and predict.
 # Feed-forward matrices of a block: three with a gate, two without. Types of models whose products are these formulas' and no others.
 GATED = "llama mistral qwen2 qwen3 smollm3 gemma gemma2 gemma3_text olmo olmo2 olmo3 cohere cohere2 phi3 granite stablelm glm glm4 exaone4 ernie4_5 helium hunyuan_v1_dense"
 UNGATED = "gpt2 gpt_neox phi starcoder2 nemotron bloom persimmon arcee apertus"
-MIXTURES = "mixtral qwen3_moe olmoe gpt_oss granitemoe phimoe"  # of gated experts, a few of which each token goes through
-FEED_FORWARD_MATRICES = dict.fromkeys((GATED + " " + MIXTURES).split(), 3) | dict.fromkeys(UNGATED.split(), 2)
+MIXTURES = ("mixtral", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "phimoe")  # of gated experts, a few for each token
+FEED_FORWARD_MATRICES = dict.fromkeys((*GATED.split(), *MIXTURES), 3) | dict.fromkeys(UNGATED.split(), 2)
 
 
 def widths(config) -> dict[str, int]:
@@ -21,10 +21,8 @@ def widths(config) -> dict[str, int]:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
-    experts = active = 0
-    if model_type in MIXTURES.split():
-        experts, active = num_experts(config)
-        inner = active * (getattr(config, "moe_intermediate_size", None) or inner)
+    experts, active = num_experts(config)
+    inner = active * (getattr(config, "moe_intermediate_size", None) or inner) if experts else inner
     return {
         "layers": config.num_hidden_layers,
         "hidden": hidden,
@@ -38,16 +36,16 @@ def widths(config) -> dict[str, int]:
 
 
 def num_experts(config) -> tuple[int, int]:
-    """Experts of each block of a mixture, and those that a token goes through; a ValueError where some blocks have none."""
+    """Experts of each block, and those that a token goes through; none of a model that is no mixture. A ValueError where some blocks have none."""
+    if config.model_type not in MIXTURES:
+        return 0, 0
     if getattr(config, "decoder_sparse_step", 1) != 1 or getattr(config, "mlp_only_layers", None):
         raise ValueError(f"no FLOP formula for a {config.model_type} with blocks that have no experts")
     return getattr(config, "num_experts", None) or config.num_local_experts, config.num_experts_per_tok
 
 
 def block_parameters(config) -> int:
-    """Parameters of all blocks that take part in a token's matrix products (no embeddings, norms, biases or output projection); of experts
-    those that it goes through, and the router.
-    """
+    """Parameters of all blocks in a token's matrix products, of experts those that it goes through; no embeddings, norms, biases or output."""
     shape = widths(config)
     attention = shape["hidden"] * (2 * shape["query"] + 2 * shape["key_value"])
     feed_forward = shape["feed_forward_matrices"] * shape["hidden"] * shape["inner"]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOGGED = ("bits/", "flops/", "group/")  # metrics that go to the trainer's back ends too
 TESTED_TRL = "1.16"
+_warn_once = cache(warnings.warn)  # per process and message
 
 
 def regime_of(trainer) -> str:
@@ -50,11 +51,6 @@ def regime_of(trainer) -> str:
 def distils_itself(trainer) -> bool:
     """Whether a trainer has a teacher that sees more than the student, as TRL's SDFTTrainer."""
     return hasattr(trainer, "teacher_context_builder") and hasattr(trainer, "sample_rollouts")
-
-
-@cache  # once per process
-def _warn_of_untested_trl(version: str) -> None:
-    warnings.warn(f"TRL {version} is not one that InformationMeter was tested with ({TESTED_TRL})", stacklevel=4)
 
 
 class InformationMeter(TrainerCallback):
@@ -110,7 +106,7 @@ class InformationMeter(TrainerCallback):
         answer_column: str = "answer",
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
-            _warn_of_untested_trl(trl.__version__)
+            _warn_once(f"TRL {trl.__version__} is not one that InformationMeter was tested with ({TESTED_TRL})", stacklevel=2)
         self.regime = regime_of(trainer)
         self.trainer = trainer
         self.finishes_with_training = finishes_with_training

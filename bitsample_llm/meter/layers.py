@@ -4,24 +4,19 @@ from dataclasses import dataclass
 
 import torch
 
-from bitsample_llm.flops import MIXTURES, num_experts
+from bitsample_llm.flops import num_experts
 
 FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
 # Feed-forward layers that read what attention reads, and the one that writes; of GPT-NeoX and StableLM only where the config says so.
-PARALLEL_PROJECTIONS = {
-    "phi": (("fc1",), "fc2"),
-    "gpt_neox": (("dense_h_to_4h",), "dense_4h_to_h"),
-    **dict.fromkeys(("cohere", "cohere2", "stablelm"), (("gate_proj", "up_proj"), "down_proj")),
-}
+PARALLEL_PROJECTIONS = dict.fromkeys(("cohere", "cohere2", "stablelm"), (("gate_proj", "up_proj"), "down_proj"))
+PARALLEL_PROJECTIONS |= {"phi": (("fc1",), "fc2"), "gpt_neox": (("dense_h_to_4h",), "dense_4h_to_h")}
 LAST_DROPOUTS = ("mlp.dropout", "post_mlp_dropout")  # of a block, after its last product
 LAST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Numbers of parameters of the layers in the blocks; `first` is of those that read the embedded tokens, whose input needs no
-    gradient where the embedding is frozen.
-    """
+    """Numbers of parameters in the blocks; `first`: of what reads the embedded tokens, which need no gradient where the embedding is frozen."""
 
     adapter_parameters: int
     trainable_parameters: float
@@ -30,10 +25,7 @@ class Layers:
 
 
 def _matrices(module: torch.nn.Module, active_share: float) -> list[tuple[str, torch.Tensor, float]]:
-    """Of what multiplies matrices: name, weight, and how many of its parameters a token is multiplied by, of experts `active_share` of all.
-
-    In the order in which they run, so that the last one of a block comes last: experts after their router.
-    """
+    """Name, weight and parameters per token (of experts `active_share` of all) of what multiplies matrices, a block's last product last."""
     dense, experts = [], []
     for name, child in module.named_modules():
         kind, weight = type(child).__name__, getattr(child, "weight", None)
@@ -48,7 +40,8 @@ def _matrices(module: torch.nn.Module, active_share: float) -> list[tuple[str, t
 
 def active_share(config) -> float:
     """Of a mixture's experts, the share that a token goes through; 1 of other models."""
-    return num_experts(config)[1] / num_experts(config)[0] if config.model_type in MIXTURES.split() else 1.0
+    experts, active = num_experts(config)
+    return active / experts if experts else 1.0
 
 
 def _num_parameters(weight: torch.Tensor) -> int:
@@ -59,9 +52,7 @@ def layers_of(causal_lm) -> Layers:
     """The layers of a causal language model as they are now, its adapters included."""
     head = causal_lm.get_output_embeddings()
     first, config = FIRST_PROJECTIONS, causal_lm.config.get_text_config()
-    matrices = [
-        (name, weight, size) for name, weight, size in _matrices(causal_lm, active_share(config)) if weight is not head.weight
-    ]
+    matrices = [matrix for matrix in _matrices(causal_lm, active_share(config)) if matrix[1] is not head.weight]
     if config.model_type in PARALLEL_PROJECTIONS and getattr(config, "use_parallel_residual", True):
         # the first feed-forward layers read the embedded tokens too
         reading, writing = PARALLEL_PROJECTIONS[config.model_type]
@@ -69,9 +60,7 @@ def layers_of(causal_lm) -> Layers:
         trains = any(weight.requires_grad for name, weight, _ in matrices if any(f".0.mlp.{part}" in name for part in reading))
         first += (writing,) * (not trains)
     if any("lora_" in name and ".experts." in name for name, *_ in matrices):
-        raise ValueError(
-            "no FLOP formula for LoRA on experts: name other layers, --lora_target_modules q_proj k_proj v_proj o_proj"
-        )
+        raise ValueError("no FLOP formula for LoRA on experts: name other layers, as --lora_target_modules q_proj v_proj")
     return Layers(
         adapter_parameters=sum(size for name, _, size in matrices if "lora_" in name),
         trainable_parameters=sum(size for _, weight, size in matrices if weight.requires_grad),

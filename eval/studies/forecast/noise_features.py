@@ -7,13 +7,13 @@ start left out; prints how far each is off.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from bitsample_llm.report.estimates import number_text
 from bitsample_llm.report.prices import read_prices
+from eval.noise_lines import read_noise
 from eval.studies.forecast.observed import (
     FORMS,
     LAW,
@@ -27,12 +27,6 @@ from eval.studies.forecast.observed import (
 )
 
 ESTIMATORS = {"labels": "sft_0", "rollouts": "grpo_expected"}  # whose noise is asked for
-
-
-def read_noise(path: Path) -> dict[tuple[str, str], dict]:
-    """(rung, pretraining seed) -> what was measured there."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {(line["tags"]["rung"], line["tags"]["model"]): line for line in lines}
 
 
 def forms_with(noise: dict[tuple[str, str], dict], kind: str) -> dict[str, Form | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bitsample_llm.report.claims import Answers, judged
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, Target, read_prices
-from eval.studies.forecast.noise_features import read_noise
+from eval.noise_lines import read_noise
 from eval.studies.price.cells import SGD, Cell, cells_of, complete, ratio
 
 FACTOR = 2.0
