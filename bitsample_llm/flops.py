@@ -14,11 +14,9 @@ FEED_FORWARD_MATRICES = dict.fromkeys((*GATED.split(), *MIXTURES), 3) | dict.fro
 
 def widths(config) -> dict[str, int]:
     """Widths of the matrices that take part in products, read off a transformers config."""
-    model_type = config.model_type
-    if model_type not in FEED_FORWARD_MATRICES:
+    if (model_type := config.model_type) not in FEED_FORWARD_MATRICES:
         raise ValueError(f"no FLOP formula for model type {model_type!r}; known: {', '.join(FEED_FORWARD_MATRICES)}")
-    hidden = config.hidden_size
-    heads = config.num_attention_heads
+    hidden, heads = config.hidden_size, config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
     experts, active = num_experts(config)
