@@ -171,8 +171,10 @@ def credit_figure(ways_of: dict[str, dict]) -> Figure:
         axis.set_title(plain(f"{start} start"), loc="left")
         axis.set_ylabel("absorbed bits,\nmean over log FLOPs")
     axes[-1, 0].set_xticks(range(len(rewards)), [reward.replace("_", "\n", 1) for reward in rewards])
-    handles = [plt.Line2D([], [], linestyle="none", color=COLOURS[stops], marker="s" if stops else "o") for stops in (0, 1)]
-    figure.legend(handles, ["whole rollouts", "stopped at the first error"], loc="outside upper right", ncols=2)
+    names = {False: "whole rollouts", True: "stopped at the first error"}
+    shown = [stops for stops in names if any(stops == how for ways in ways_of.values() for _, how in ways)]
+    handles = [plt.Line2D([], [], linestyle="none", color=COLOURS[stops], marker="s" if stops else "o") for stops in shown]
+    figure.legend(handles, [names[stops] for stops in shown], loc="outside upper right", ncols=2)
     return figure
 
 
