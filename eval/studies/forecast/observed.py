@@ -16,6 +16,7 @@ ASKED_UPDATES = 20  # of the beginnings that everything is held against
 LATER = 10.0  # a budget: so many times what the beginning cost
 HALF_WIDTH = float(stats.norm.ppf((1 + INTERVAL) / 2))  # of a normal's middle 80 %, in standard deviations
 LEARNS_FROM = {"sft": "labels", "grpo": "rollouts", "rloo": "rollouts", "reinforce": "rollouts"}  # arms; others are not used
+LATER_PARTS = ("vocabulary", "length")  # of the record of prices, which came after the law was made
 THIRD = " third"  # in the name of a rung: the same start, at a third of the learning rates
 
 
@@ -44,7 +45,7 @@ def observed_beginnings(runs: Sequence[PricedRun], kind: str, updates: Sequence[
     found = []
     for run in runs:
         price, is_known = run.price(HALF)
-        for most in updates:
+        for most in updates if run.tags.get("part") not in LATER_PARTS else ():
             beginning = beginning_of(run, most) if LEARNS_FROM.get(run.arm) == kind and run.updates[-1] >= most else None
             if beginning and beginning.flops_to_half is None and price > beginning.flops:
                 found.append(Observed(run, beginning, price, is_known))
