@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -268,6 +269,10 @@ def test_labels_are_compared_on_problems_of_the_same_pass_rates():
     rows = matched_gains(rungs, starts)
     assert [row.n for row in rows] == [1, 2, 3, 4, 6, 8, 16, 64]
     assert [share.mean for share in rows[0].shares] == pytest.approx([0.8, 0.1], abs=0.03)
+    idle = [replace(run, updates=0, log2_p=None) for run in rungs[1].runs["labels", 1] if run.model == "c"]
+    rungs[1].runs["labels", 1] = [run for run in rungs[1].runs["labels", 1] if run.model != "c"] + idle
+    share = matched_gains(rungs, starts)[0].shares[1]  # where no update was chosen nothing is gained, and that counts
+    assert share.n == 3 and min(share.values) == 0.0
     verdicts = {claim.text: claim.verdict for claim in matched_claims(rows)}
     asked = "on problems matched with {}: what share of the available bits does one label gain?"
     assert verdicts[f"latent E, {asked.format('unacquired 0.1')}"] == "more than 0.5"

@@ -168,8 +168,9 @@ def exchange_study(recorded: Recorded, command: str) -> Study:
             "What n samples teach",
             lambda: gains_figure(rungs, recorded.observer),
             "Share of the available held-out bits against the number of labels, or of rollouts of which those that passed are the labels. A line is the mean, points "
-            "are pretraining seeds. Grey: observers who know the authors' own probabilities and learn only which author is wanted, or at each gate by itself whether it is "
-            "open.",
+            "are pretraining seeds."
+            + " Grey: observers who know the authors' own probabilities and learn only which author is wanted, or at each gate by itself whether it is open."
+            * bool(recorded.observer),
         ),
         table=rates,
         how_to_read="Every arm is trained to the rate and number of updates that were best for other seeds, so that what differs is what the samples say, and not "

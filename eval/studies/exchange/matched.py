@@ -89,7 +89,7 @@ def matched_gains(rungs: Sequence[Rung], starts: Starts) -> list[Matched]:
             continue
         pair = [by_name[name] for name in names]
         for n in sorted(set(pair[0].sizes("labels")) & set(pair[1].sizes("labels"))):
-            ends = [ends_of(rung, n) for rung in pair]
+            ends = [ends_of(rung, n, starts) for rung in pair]
             shares: tuple[dict, dict] = ({}, {})
             numbers, spreads = [], []
             for model in ends[0]:
@@ -113,12 +113,13 @@ def matched_gains(rungs: Sequence[Rung], starts: Starts) -> list[Matched]:
     return found
 
 
-def ends_of(rung: Rung, n: int) -> dict[str, list[np.ndarray]]:
-    """Model -> log2 p of each problem at the end of its runs on n labels that say it."""
+def ends_of(rung: Rung, n: int, starts: Starts) -> dict[str, list[np.ndarray]]:
+    """Model -> log2 p of each problem at the end of its runs on n labels that say it; of a run that chose no update, as it began."""
     ends: dict[str, list[np.ndarray]] = {}
     for run in rung.runs["labels", n]:
-        if run.log2_p is not None:
-            ends.setdefault(run.model, []).append(run.log2_p)
+        log2_p = run.log2_p if run.updates else starts.get((rung.name, run.model))
+        if log2_p is not None:
+            ends.setdefault(run.model, []).append(log2_p)
     return ends
 
 

@@ -145,21 +145,41 @@ def label_claims(found: Found) -> list[Claim]:
     """What share of the bits one label gains, where the prompt hides the skill and on problems beyond it; and what a wrong one gains."""
     of_bits = "share of the available held-out bits"
     more, less = Answers("supported", "undecided", "contradicted"), Answers("contradicted", "undecided", "supported")
-    asked: list[tuple[str, str, str, float, Answers]] = [
-        (MAIN, "One label gains more than half of the bits", of_bits, 0.5, more),
-        (BEYOND, "One label gains less than a tenth of the bits", of_bits, 0.1, less),
-        (MAIN, "One wrong label gains less than half of what a right one gains", "quotient, seed by seed", 0.5, less),
-        (FORM_SHOWN, "One wrong label gains less than a tenth of the bits", of_bits, 0.1, less),
+    asked: list[tuple[str, str, str, str, Callable[[Rung], Estimate], float, Answers]] = [
+        (MAIN, "labels", "One label gains more than half of the bits", of_bits, share_of_one("labels"), 0.5, more),
+        (BEYOND, "labels", "One label gains less than a tenth of the bits", of_bits, share_of_one("labels"), 0.1, less),
+        (
+            MAIN,
+            "wrong_labels",
+            "One wrong label gains less than half of what a right one gains",
+            "quotient, seed by seed",
+            wrong_over_right,
+            0.5,
+            less,
+        ),
+        (
+            FORM_SHOWN,
+            "wrong_labels",
+            "One wrong label gains less than a tenth of the bits",
+            of_bits,
+            share_of_one("wrong_labels"),
+            0.1,
+            less,
+        ),
     ]
     claims = []
-    for name, text, statistic, threshold, answers in asked:
-        rung, arm = found.rungs.get(name), "wrong_labels" if "wrong" in text else "labels"
+    for name, arm, text, statistic, value_of, threshold, answers in asked:
+        rung = found.rungs.get(name)
         if rung is None or (arm, 1) not in rung.runs:
             continue
-        value = label_shares(rung, arm, 1) if statistic == of_bits else wrong_over_right(rung)
-        thresholds = (threshold, threshold)
+        value, thresholds = value_of(rung), (threshold, threshold)
         claims.append(judged(f"{text}: {name}.", f"{statistic}; {threshold:g}", value, thresholds, answers, 2, "no runs"))
     return claims
+
+
+def share_of_one(arm: str) -> Callable[[Rung], Estimate]:
+    """Share of the available bits that one label of an arm gains."""
+    return lambda rung: label_shares(rung, arm, 1)
 
 
 def wrong_over_right(rung: Rung) -> Estimate:
