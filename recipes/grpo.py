@@ -49,7 +49,7 @@ def main() -> None:
         check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
         verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
         study.arm = study.arm or arm_name(choices)
-        trainer_class, extra = trainer_of(choices, verifier)
+        trainer_class, extra = trainer_of(choices, verifier, args.seed)
         trainer = trainer_class(
             model=model,
             reward_funcs=[reward_function(CREDITS[choices.reward].reward, verifier, args.seed)],

@@ -21,10 +21,11 @@ from bitsample_llm.training.processes import report_processes
 from bitsample_llm.training.prompt_format import labelled_rows, problems_for_model
 from bitsample_llm.training.rejection import passing_problems
 from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
+from bitsample_llm.training.selection import SelectionArguments, Selector, SelectsLabels, selecting
 
 
 @dataclass
-class SFTChoices:
+class SFTChoices(SelectionArguments):
     """Where the labels come from."""
 
     labels: str = field(
@@ -72,6 +73,9 @@ def main() -> None:
         trainer_class, extra = SFTTrainer, {}
         if choices.objective is not None:
             trainer_class, extra = AnswerObjectiveTrainer, {"objective": choices.objective}
+        if choices.selection != "shuffled":
+            extra["selector"] = Selector(choices, labelled, args.seed, end)
+            trainer_class = selecting(trainer_class, SelectsLabels)
         trainer = trainer_class(
             model=model,
             args=args,

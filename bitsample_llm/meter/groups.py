@@ -57,13 +57,13 @@ class RolloutObserver(GenerationObserver):
 
     def _record_groups(self, groups: list[list[dict]]) -> None:
         problem_ids = [group[0]["problem_id"] for group in groups]
-        exact = [{}] * len(groups)
-        if self.exact_pass_rates:
-            exact = self.verifier.exact_pass_rates(self.trainer, problem_ids, self.meter.end)
-        rows, verdicts = [], []
+        how = self.trainer, problem_ids, self.meter.end
+        exact = self.verifier.exact_pass_rates(*how) if self.exact_pass_rates else [{}] * len(groups)
+        rows, verdicts, selected = [], [], getattr(self.trainer, "selected_pass_rates", {})
         for problem_id, group, pass_rates in zip(problem_ids, groups, exact, strict=True):
             passed = [rollout["passed"] for rollout in group if rollout["passed"] is not None]
             row = {"problem_id": problem_id, "group_size": len(passed), "num_passed": sum(passed), **pass_rates}
+            row["selected_at_pass_rate"] = selected.get(problem_id)
             rows.append(row | self._first_error_bits(row, group))
             verdicts += map(float, passed)
         if self.reward_is_verdict:  # else what the reward tells is not measured: null

@@ -11,8 +11,7 @@
     superseded/         rows of steps that a resume threw away
     writer.lock         held by the one process that writes; see `lock.py`
 
-A parquet segment is complete or absent, a row is written once, and an existing directory is never overwritten. Any
-reader of parquet and JSON can read it as it is.
+A parquet segment is complete or absent, a row is written once, an existing directory is never overwritten; any reader can read it.
 """
 
 import json
@@ -34,6 +33,7 @@ SCHEMAS = {
             "group_size": pa.int64(),  # null in sft
             "num_passed": pa.int64(),
             "pass_rate": pa.float64(),  # exact, before the step; null where it is not exact
+            "selected_at_pass_rate": pa.float64(),  # what a curriculum took its pass rate for; null where none chose by that
             "step_pass_rates": pa.list_(pa.float64()),  # exact, of each digit given those before it
             "offered_bits": pa.float64(),  # per sample
             "offered_bits_estimator": pa.string(),  # exact, jackknife or surprisal

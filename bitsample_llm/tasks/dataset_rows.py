@@ -53,6 +53,7 @@ class DataArguments:
     answer_column: str = option("answer", "Column of the right answer, a text or a number.")
     verifier: str = option("exact", "exact, numeric or symbolic (math-verify).")
     verifier_column: str | None = option(None, "Column that names the verifier of each row.")
+    level_column: str | None = option(None, "Column of a problem's level, a number or a name, by which --selection chooses.")
     prompt_format: str = option(
         "auto",
         "text: the prompt as it stands. chat: a message of the user, through the tokenizer's chat template. auto: "
@@ -198,7 +199,8 @@ def problems_of_rows(
             faults.add("duplicate of an earlier prompt" + " with another answer" * is_other, label)
         else:
             answer_by_identity[key] = answer
-            problems.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier))
+            level = str(row[asked.level_column]) if asked.level_column else None
+            problems.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier, level=level))
     return problems
 
 
@@ -218,7 +220,7 @@ def _is_prompt(prompt) -> bool:
 
 def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -> datasets.Dataset:
     """The rows, if they have the columns that were asked for; a ValueError names the first that is missing, and its option."""
-    for name in ("prompt_column", "answer_column", "verifier_column"):
+    for name in ("prompt_column", "answer_column", "verifier_column", "level_column"):
         column = getattr(asked, name)
         if column is not None and column not in rows.column_names:
             raise ValueError(f"{source} has no column {column!r}: pass --{name}; columns: {', '.join(rows.column_names)}")

@@ -28,7 +28,7 @@ class Problem:
     """One draw of a task: what the model is given and the answer that passes, after the worked `lines` of a scratchpad.
 
     The prompt is a text, or a conversation as TRL has it: a list of messages with `role` and `content`. `verifier` names what
-    judges a completion; `exact` accepts the answer and nothing else.
+    judges a completion; `exact` accepts the answer and nothing else. Data may say of which `level` a problem is.
     """
 
     problem_id: str
@@ -38,6 +38,7 @@ class Problem:
     mark: str | None = None
     lines: tuple[str, ...] = ()
     verifier: str = "exact"
+    level: str | None = None
 
     @property
     def has_one_accepted_string(self) -> bool:

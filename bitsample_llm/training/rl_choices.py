@@ -21,6 +21,7 @@ from bitsample_llm.training.objectives import (
 )
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import RandomReward, VerdictReward
+from bitsample_llm.training.selection import SelectionArguments, Selector, SelectsPrompts, selecting
 
 TRAINERS = {  # the trainer and its configuration
     "grpo": (GRPOTrainer, GRPOConfig),
@@ -38,7 +39,7 @@ KNOWN_VALUES = {
 
 
 @dataclass
-class GRPOChoices:
+class GRPOChoices(SelectionArguments):
     """Which trainer, and what it is told."""
 
     trainer: str = option(
@@ -95,8 +96,21 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
     return VerdictReward(verifier, name)
 
 
-def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
+def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int) -> tuple[type, dict]:
     """The trainer's class, and what it takes besides TRL's arguments; a ValueError for choices that do not go together."""
+    trainer_class, extra = _unselecting_trainer_of(choices, verifier)
+    if choices.selection == "shuffled":
+        return trainer_class, extra
+    if choices.reward != "outcome":
+        raise ValueError(
+            f"--selection {choices.selection} chooses by verdicts, and --reward {choices.reward} is none: use --reward outcome"
+        )
+    problems = list(verifier.problem_by_id.values())
+    selector = Selector(choices, problems, seed, verifier.end, verifier)
+    return selecting(trainer_class, SelectsPrompts), extra | {"selector": selector}
+
+
+def _unselecting_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
     credit = CREDITS[choices.reward]
     needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
     if needs_steps and not getattr(verifier.task, "judges_steps", True):

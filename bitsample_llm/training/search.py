@@ -119,4 +119,7 @@ def round_of(config: dict, searches: dict[tuple[str, str], Search]) -> dict | No
     for start in sorted({start for settings in arms.values() for start in settings["only"]}):
         models = list(config["starts"][start]["models"].items())
         starts[start] = config["starts"][start] | {"models": dict([models[number % len(models)]])}
+    for settings in arms.values():  # a study refuses starts that it does not have
+        if "by_start" in settings:
+            settings["by_start"] = {start: options for start, options in settings["by_start"].items() if start in starts}
     return {"seeds": [config["seeds"][number]], "report": False, "shared": config["shared"], "starts": starts, "arms": arms}
