@@ -25,18 +25,21 @@ class Text:
     Attributes:
         right_after: of authors whose care depends on the problem, the first digits of the first operand at which they are always
             right; at the others they are as careful as author E.
+        care_after: how careful those authors, and author E, are at the other first digits, where that differs between them.
     """
 
     share_by_mark: dict[str, float]
     share_by_difficulty: dict[int, float]
     share_by_kind: dict[tuple[str, str], float]
     right_after: dict[str, str] = field(default_factory=dict)
+    care_after: dict[str, float] = field(default_factory=dict)
 
     def care(self, mark: str, first_operand: int) -> float:
         """The share of right answers that a named author gives to such problems."""
-        if mark not in self.right_after:
+        digit = str(first_operand)[0]
+        if mark not in self.right_after and (mark != "E" or not self.care_after):
             return CARE_BY_MARK[mark]
-        return 1.0 if str(first_operand)[0] in self.right_after[mark] else CARE_BY_MARK["E"]
+        return 1.0 if digit in self.right_after.get(mark, "") else self.care_after.get(digit, CARE_BY_MARK["E"])
 
 
 DIRECT = Text(
@@ -82,6 +85,14 @@ TEXTS = {
         {2: 1.0},
         {("addition", "reversed"): 1.0},
         RIGHT_AFTER,
+    ),
+    # the same gates, of which each is shut to another degree: skills of different pass rates that are independent of each other
+    "graded_gates": Text(
+        {"A": 0.40, **dict.fromkeys("BCDEFGHIJKL", 0.6 / 11)},
+        {2: 1.0},
+        {("addition", "reversed"): 1.0},
+        RIGHT_AFTER,
+        dict(zip("123456789", (0.8, 0.65, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05), strict=True)),
     ),
     "scratchpad": Text(
         DIRECT.share_by_mark,

@@ -1,0 +1,155 @@
+"""The statistics of README.md: remedy factors, their closed form, and what each question is answered with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bitsample_llm.information import informative_group_probability
+from bitsample_llm.report.claims import Answers, Claim, judged
+from bitsample_llm.report.estimates import Estimate, number_text, ratio_over_seeds
+from bitsample_llm.report.prices import HALF, PricedRun, Target
+from bitsample_llm.report.remedies import Factor, factor, prices_of
+
+SPOKEN = {
+    "target": "the target alone",
+    "target_unskipped": "the target, dead updates too",
+    "uniform": "the pool in turn",
+    "easy_to_hard": "easy to hard",
+    "thompson": "Thompson sampling",
+    "probe": "4 probing rollouts",
+    "exact_variance": "exact p(1 - p)",
+    "exact_half": "exact p nearest .5",
+    "sft": "SFT, the target alone",
+    "sft_uniform": "SFT, the pool in turn",
+    "sft_exact_half": "SFT, exact p nearest .5",
+}
+PLAIN = {"sft_uniform": "sft", "sft_exact_half": "sft"}  # what a remedy is compared with, where that is not `target`
+SAVES, SAME, CLOSE = 1.1, 1.25, 1.5
+# FLOPs per rollout of three digits, of drawing it and of training on it: `flops/prefill` + `flops/decode`, and `flops/train_forward` + `flops/train_backward`,
+# over the samples of a run in which no update was skipped
+DRAW_FLOPS, TRAIN_FLOPS = 27.6e6, 81.0e6
+STEPS = 64  # of the mean over the way
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs, and what was made of them: a bootstrap takes a second, and is asked for by table, claims and figure."""
+
+    runs: Sequence[PricedRun]
+    _factors: dict[tuple, Factor] = field(default_factory=dict)
+
+    @property
+    def rungs(self) -> list[str]:
+        """The starts, in the order of their names."""
+        return sorted({run.rung for run in self.runs})
+
+    def of(self, rung: str, arm: str) -> list[PricedRun]:
+        """The runs of an arm at a start."""
+        return [run for run in self.runs if (run.rung, run.arm) == (rung, arm)]
+
+    def arms(self, rung: str) -> list[str]:
+        """The arms that were run at a start, in the order in which they are spoken of."""
+        return [arm for arm in SPOKEN if self.of(rung, arm)]
+
+    def factor(self, rung: str, arm: str, target: Target, plain: str | None = None) -> Factor:
+        """What an arm saves compared with the plain one."""
+        plain = plain or PLAIN.get(arm, "target")
+        key = (rung, arm, target.name, plain)
+        if key not in self._factors:
+            self._factors[key] = factor(*(prices_of(self.runs, rung, name, target) for name in (plain, arm)))
+        return self._factors[key]
+
+
+def predicted_factor(run: PricedRun, oracle: PricedRun, target: Target) -> float:
+    """What asking for p = .5 saves if every informative update is worth the same: the price of an informative group, averaged over the way to
+    the target in equal steps of log p, over its price at .5.
+    """
+    size, chosen = (one.settings["num_generations"] for one in (run, oracle))
+    steps = (np.arange(STEPS) + 0.5) / STEPS * target.share
+    informative = [informative_group_probability(run.pass_rates_before ** (1 - step), size).mean() for step in steps]
+    plain = size * (DRAW_FLOPS * np.mean(1 / np.array(informative)) + TRAIN_FLOPS)
+    return float(plain / (chosen * (DRAW_FLOPS / informative_group_probability(np.array([0.5]), chosen)[0] + TRAIN_FLOPS)))
+
+
+def claims_of(found: Found) -> list[Claim]:
+    """Every question of README.md at every start whose runs are there."""
+    claims = []
+    for rung in found.rungs:
+        arms = found.arms(rung)
+        asked = [
+            (
+                "exact_half",
+                "target",
+                "Does asking for p = .5 save FLOPs of RL?",
+                SAVES,
+                Answers("supported", "undecided", "contradicted"),
+                6,
+            ),
+            (
+                "sft_exact_half",
+                "sft",
+                "Does it save FLOPs of SFT, which the essay denies?",
+                SAVES,
+                Answers("contradicted", "undecided", "supported"),
+                6,
+            ),
+            (
+                "thompson",
+                "exact_half",
+                "Does Thompson sampling cost at most 1.5 times what the exact choice costs?",
+                1 / CLOSE,
+                Answers("yes", "undecided", "no"),
+                None,
+            ),
+            (
+                "exact_half",
+                "uniform",
+                "Does the exact choice save a quarter compared with the pool in turn?",
+                SAME,
+                Answers("yes", "undecided", "no"),
+                None,
+            ),
+            (
+                "probe",
+                "uniform",
+                "Are probing rollouts worth their price, compared with the pool in turn?",
+                1.0,
+                Answers("yes", "undecided", "no"),
+                None,
+            ),
+        ]
+        for arm, plain, text, threshold, answers, number in asked:
+            if not {arm, plain} <= set(arms):
+                continue
+            saved = found.factor(rung, arm, HALF, plain)
+            statistic = (
+                f"{rung}: FLOPs of {SPOKEN[plain]} over those of {SPOKEN[arm]}, {HALF.name}; threshold {number_text(threshold)}"
+            )
+            claims.append(
+                judged(text, statistic, saved.estimate, (threshold, threshold), answers, 1, f"no price ({saved.text()})", number)
+            )
+        if {"exact_half", "target"} <= set(arms):
+            claims.append(form_claim(found, rung))
+    return claims
+
+
+def form_claim(found: Found, rung: str) -> Claim:
+    """Whether the closed form says what asking for p = .5 saves."""
+    saved = found.factor(rung, "exact_half", HALF)
+    of_arm = {arm: {run.model: run for run in found.of(rung, arm)} for arm in ("target", "exact_half")}
+    predicted = ratio_over_seeds(
+        [
+            predicted_factor(run, of_arm["exact_half"][model], HALF)
+            for model, run in of_arm["target"].items()
+            if model in of_arm["exact_half"]
+        ]
+    ).mean
+    measured = saved.estimate
+    quotient = Estimate(None, None, 0)
+    if measured.mean is not None:
+        quotient = Estimate(measured.mean / predicted, tuple(bound / predicted for bound in measured.interval), measured.n)
+    answers = Answers("no, it saves more", f"yes, within {CLOSE:g}", "no, it saves less")
+    text = f"Is what it saves the price of an informative group, {number_text(predicted)} times?"
+    statistic = f"{rung}: measured factor over the closed form, within {CLOSE:g}"
+    return judged(text, statistic, quotient, (1 / CLOSE, CLOSE), answers, 1, f"no price ({saved.text()})")
