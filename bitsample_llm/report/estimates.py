@@ -19,6 +19,8 @@ def number_text(value: float | None) -> str:
     """
     if value is None:
         return UNMEASURED
+    if math.isinf(value):
+        return "∞"
     if value != 0 and abs(value) < 1e-3:
         return f"{value:.2e}"
     return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -57,7 +59,8 @@ class Estimate:
         """What a JSON file says of it."""
         return {
             "mean": self.mean,
-            "interval": None if self.interval is None else list(self.interval),
+            "interval": self.interval
+            and [bound if math.isfinite(bound) else None for bound in self.interval],  # JSON knows no infinity
             "n": self.n,
             "values": list(self.values),
         }

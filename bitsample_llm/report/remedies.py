@@ -86,7 +86,8 @@ def factor(plain: Prices, remedy: Prices, seed: int = 0, num_draws: int = NUM_DR
     rng, logs = np.random.default_rng(seed), np.empty(num_draws)
     for number in range(num_draws):
         drawn = [models[index] for index in rng.integers(len(models), size=len(models))]
-        logs[number] = np.mean([_drawn_log_ratio(plain, remedy, model, rng) for model in drawn])
+        ratios = [_drawn_log_ratio(plain, remedy, model, rng) for model in drawn]
+        logs[number] = 0.0 if {np.inf, -np.inf} <= set(ratios) else np.mean(ratios)  # one of each tells nothing
     interval = tuple(float(np.exp(bound)) for bound in np.quantile(logs, [0.025, 0.975], method="inverted_cdf"))
     return Factor(Estimate(float(np.exp(np.mean(np.log(values)))), interval, len(models), tuple(values)))
 

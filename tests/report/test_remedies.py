@@ -32,6 +32,10 @@ def test_the_interval_holds_runs_that_got_lost():
     unsure = Prices({"a": [(2.0, True), (2.0, True), (2.0, True), (9.0, False), (9.0, False)]})
     low, high = factor(Prices({"a": [(10.0, True)] * 5}), unsure).estimate.interval
     assert low == 0 and high == pytest.approx(5)
+    lost = Prices({"a": [(10.0, True)] * 3 + [(99.0, False)] * 2, "b": [(10.0, True)] * 5})
+    found = factor(lost, Prices({"a": [(2.0, True)] * 5, "b": [(2.0, True)] * 3 + [(9.0, False)] * 2}))
+    assert found.estimate.mean == pytest.approx(5) and found.estimate.interval == (0, np.inf)
+    assert found.text() == "5 [0, ∞]" and found.estimate.fields()["interval"] == [0.0, None]  # JSON knows no infinity
 
 
 def test_the_interval_covers_the_truth():

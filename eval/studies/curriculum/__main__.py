@@ -12,7 +12,7 @@ from bitsample_llm.report.estimates import UNMEASURED, number_text
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, pack_prices, read_prices
 from bitsample_llm.report.remedies import price_text, prices_of
 from bitsample_llm.report.study import Headline, Picture, Study, Table
-from eval.studies.curriculum.claims import PLAIN, SPOKEN, Found, claims_of
+from eval.studies.curriculum.claims import PLAINS, SPOKEN, Found, claims_of
 from eval.studies.curriculum.pictures import curves_figure, factors_figure
 
 HOW_TO_READ = (
@@ -37,7 +37,7 @@ def factors_table(found: Found) -> Table:
             row = [rung, SPOKEN[arm]]
             for target in (HALF, NINE_TENTHS):
                 prices = prices_of(found.runs, rung, arm, target)
-                is_plain = arm in ("target", *PLAIN.values())
+                is_plain = arm in PLAINS
                 row += [
                     price_text(prices, GIGA),
                     prices.kept_text(),
@@ -120,6 +120,7 @@ def curriculum_study(found: Found, command: str) -> Study:
                         for target in (HALF, NINE_TENTHS)
                     }
                     for arm in found.arms(rung)
+                    if arm not in PLAINS
                 }
                 for rung in rungs
             }
