@@ -19,6 +19,7 @@ KEPT_FOR = 3  # a target counts once this many times its FLOPs were spent withou
 DRAWS = 10_000
 NEVER = 1e200  # FLOPs for a median that a draw does not have: its factor is infinite or 0, and 1 where neither arm has one
 TOLERANCE = 1e-9
+PLAIN = ("target", "sft")  # what the others are set against
 
 
 def price(run, share):
@@ -127,27 +128,28 @@ def main():
     study = results.get("results", results).get("factors", {})
     cells = read_cells(arguments.record / "lines.parquet" if arguments.record.is_dir() else arguments.record)
     of_study, of_record = ([(rung, arm, name) for rung in side for arm in side[rung] for name in SHARES] for side in (study, cells))
-    gaps = dict.fromkeys(of_study + of_record, math.inf)  # what only one of the two has stays infinite
+    # what only one of the two has stays infinite
+    gaps = {key: math.inf for key in of_study + of_record if key[1] not in PLAIN}
     ends, bounds, attempts, rng = [], [], [], np.random.default_rng(2029)
     for key in of_record:
         rung, arm, name = key
         cell = cells[rung][arm][name]
-        # SFT on the target is itself set against RL on the target
-        base = cells[rung].get("sft" if arm.startswith("sft_") else "target", {}).get(name, {})
+        base = cells[rung].get("sft" if arm.startswith("sft") else "target", {}).get(name, {})
         (amount, known), (sign, value) = price_of(cell), factor(base, cell)
         runs, kept = (sum(count(part["kept"]) for part in cell.values()) for count in (len, sum))
         row = f"{rung:14} {arm:16} {name:16} {runs:3} runs, {kept:3} kept  {'' if known else '>':1} {amount / 1e9:<8.4g} GFLOP"
         row += f"  factor {sign:1} {value:<6.4g}"
-        interval = bootstrap(base, cell, rng) if sign == "" and arm != "target" else np.ones(2)
+        interval = bootstrap(base, cell, rng) if sign == "" and key in gaps else np.ones(2)
         if interval[0] < interval[1]:
             row += f" [{interval[0]:.4g}, {interval[1]:.4g}]"
             attempts.append(f"{rung}, {arm}, {name}, {value:.3g}: {try_to_break(base, cell, value)}")
         print(row + ("  priced, though more than half did not keep it" if known and kept < runs / 2 else ""))
+        if key not in gaps:
+            continue
         found = study.get(rung, {}).get(arm, {}).get(name, {"mean": None, "text": ""})
         if sign == "" and found["mean"] is not None:
             gaps[key] = abs(found["mean"] / value - 1)
-            # the target over itself is 1 without an error
-            ends += [(gap, *key) for gap in end_differences(found["interval"], interval)] if arm != "target" else []
+            ends += [(gap, *key) for gap in end_differences(found["interval"], interval)]
         elif sign and found["mean"] is None:
             gaps.pop(key, None)
             bounds.append((f"{sign} {value:.3g}" if sign != "?" else "–", found["text"], *key))
