@@ -62,7 +62,8 @@ def main() -> None:
         problems = problems_for_model(problems, model, tokenizer, study, max_length=args.max_length, end=end)
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed, end)
-        study.arm = study.arm or choices.objective or ("sft" if choices.labels == "answers" else "sft_passing")
+        arm = choices.objective or ("sft" if choices.labels == "answers" else "sft_passing")
+        study.arm = study.arm or arm + f"_{choices.selection}" * (choices.selection != "shuffled")
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
         counter, labelled = None, problems.train
         if choices.labels == "passing_rollouts":

@@ -59,11 +59,11 @@ class RolloutObserver(GenerationObserver):
         problem_ids = [group[0]["problem_id"] for group in groups]
         how = self.trainer, problem_ids, self.meter.end
         exact = self.verifier.exact_pass_rates(*how) if self.exact_pass_rates else [{}] * len(groups)
-        rows, verdicts, selected = [], [], getattr(self.trainer, "selected_pass_rates", {})
-        for problem_id, group, pass_rates in zip(problem_ids, groups, exact, strict=True):
+        rows, verdicts, selected = [], [], getattr(self.trainer, "selected_pass_rates", [None] * len(groups))
+        for problem_id, group, pass_rates, selected_at in zip(problem_ids, groups, exact, selected, strict=True):
             passed = [rollout["passed"] for rollout in group if rollout["passed"] is not None]
             row = {"problem_id": problem_id, "group_size": len(passed), "num_passed": sum(passed), **pass_rates}
-            row["selected_at_pass_rate"] = selected.get(problem_id)
+            row["selected_at_pass_rate"] = selected_at
             rows.append(row | self._first_error_bits(row, group))
             verdicts += map(float, passed)
         if self.reward_is_verdict:  # else what the reward tells is not measured: null

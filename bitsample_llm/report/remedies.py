@@ -52,8 +52,9 @@ class Prices:
         return self._medians[key]
 
     def least(self, model: str) -> float:
-        """The median, or where there is none the most that is known to have been spent."""
-        return self.median(model) or max(value for value, _ in self.by_model[model])
+        """The median, or where there is none what it is known to lie above: the median of all that was spent without getting there."""
+        median = self.median(model)
+        return float(np.median([value for value, _ in self.by_model[model]])) if median is None else median
 
     def kept_text(self) -> str:
         """How many runs are known to have kept the target, of how many."""
@@ -72,35 +73,38 @@ def prices_of(runs: Sequence[PricedRun], rung: str, arm: str, target: Target) ->
 
 def factor(plain: Prices, remedy: Prices, seed: int = 0, num_draws: int = NUM_DRAWS) -> Factor:
     """Geometric mean over pretraining seeds of the ratio of medians, with a 95 % interval: pretraining seeds are drawn anew where there are
-    several, and training seeds of each arm by themselves. A draw without a price of the plain arm counts as infinite, one without a price of the remedy as 0.
+    several, and training seeds of each arm by themselves. What a draw does not know, because an arm has no median in it, widens the interval without end. Two or three pretraining
+    seeds stand for themselves: where they differ as much as training seeds do, the interval of the others is wider than this one.
     """
     models = sorted(plain.by_model.keys() & remedy.by_model.keys())
-    if not models:
-        return Factor(Estimate(None, None, 0))
     medians = [(plain.median(model), remedy.median(model)) for model in models]
+    if not models or any(0 in pair for pair in medians):  # the target held before training
+        return Factor(Estimate(None, None, 0))
     if any(None in pair for pair in medians):
-        bound = float(np.exp(np.mean([np.log(plain.least(model) / remedy.least(model)) for model in models])))
         unpriced = [any(pair[place] is None for pair in medians) for place in (0, 1)]
+        bound = float(np.exp(np.mean([np.log(plain.least(model) / remedy.least(model)) for model in models])))
         return Factor(Estimate(None, None, len(models)), None if all(unpriced) else bound, unpriced[0])
     values = [above / below for above, below in medians]
-    rng, logs = np.random.default_rng(seed), np.empty(num_draws)
+    rng, lows, highs = np.random.default_rng(seed), np.empty(num_draws), np.empty(num_draws)
     for number in range(num_draws):
         drawn = [models[index] for index in rng.integers(len(models), size=len(models))]
-        ratios = [_drawn_log_ratio(plain, remedy, model, rng) for model in drawn]
-        logs[number] = 0.0 if {np.inf, -np.inf} <= set(ratios) else np.mean(ratios)  # one of each tells nothing
-    interval = tuple(float(np.exp(bound)) for bound in np.quantile(logs, [0.025, 0.975], method="inverted_cdf"))
+        pairs = [_drawn_medians(plain, remedy, model, rng) for model in drawn]
+        known = [np.log(above / below) for above, below in pairs if above and below]
+        lows[number] = (
+            -np.inf if any(below is None for _, below in pairs) else np.inf if len(known) < len(pairs) else np.mean(known)
+        )
+        highs[number] = (
+            np.inf if any(above is None for above, _ in pairs) else -np.inf if len(known) < len(pairs) else np.mean(known)
+        )
+    ends = np.quantile(lows, 0.025, method="inverted_cdf"), np.quantile(highs, 0.975, method="inverted_cdf")
+    interval = tuple(float(np.exp(end)) for end in ends)
     return Factor(Estimate(float(np.exp(np.mean(np.log(values)))), interval, len(models), tuple(values)))
 
 
-def _drawn_log_ratio(plain: Prices, remedy: Prices, model: str, rng: np.random.Generator) -> float:
-    above, below = (
-        prices.median(model, rng.integers(len(runs), size=len(runs)).tolist())
-        for prices in (plain, remedy)
-        for runs in [prices.by_model[model]]
-    )
-    if above is None:
-        return 0.0 if below is None else np.inf
-    return -np.inf if below is None else float(np.log(above / below))
+def _drawn_medians(plain: Prices, remedy: Prices, model: str, rng: np.random.Generator) -> list[float | None]:
+    """Medians of one draw of the training seeds of each arm."""
+    sizes = [(prices, len(prices.by_model[model])) for prices in (plain, remedy)]
+    return [prices.median(model, rng.integers(size, size=size).tolist()) for prices, size in sizes]
 
 
 def price_text(prices: Prices, scale: float = 1.0) -> str:

@@ -34,6 +34,7 @@ POOL_BOUNDS = {"heldout": 0.15, "tuning_heldout": 0.20, "tuning": 0.30, "train":
 NARROW = {"float16": np.float16, "float32": np.float32}  # as Python's floats their 0.1 is 0.10000000149011612
 NAMED_BY_ROWS = ("exact", "numeric", "symbolic")  # verifiers; tasks of reasoning-gym bring their own
 SYSTEM_ROLES = ("system", "developer")  # of messages that say how to answer
+COLUMNS = ("prompt_column", "answer_column", "verifier_column", "level_column")  # of what is held out no level is asked
 NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 
 
@@ -184,6 +185,7 @@ def problems_of_rows(
         prompt, answer = row[asked.prompt_column], row[asked.answer_column]
         answer = None if answer is None else answer_text(narrow(answer))
         verifier = row[asked.verifier_column] if asked.verifier_column else asked.verifier
+        level = str(row[asked.level_column]) if asked.level_column in row else None
         if asked.verifier_column and verifier not in NAMED_BY_ROWS:
             raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: {', '.join(NAMED_BY_ROWS)}")
         if not _is_prompt(prompt):
@@ -192,6 +194,8 @@ def problems_of_rows(
             faults.add("no answer", label)
         elif verifier == "numeric" and not _is_number(answer):
             faults.add("the answer is not plainly one number", label)
+        elif level in ("None", "nan"):
+            faults.add("no level", label)
         elif (key := identity(prompt)) in heldout:
             faults.add(f"held out in {heldout_by}", label)
         elif key in answer_by_identity:
@@ -199,7 +203,6 @@ def problems_of_rows(
             faults.add("duplicate of an earlier prompt" + " with another answer" * is_other, label)
         else:
             answer_by_identity[key] = answer
-            level = str(row[asked.level_column]) if asked.level_column else None
             problems.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier, level=level))
     return problems
 
@@ -218,9 +221,9 @@ def _is_prompt(prompt) -> bool:
     return bool(prompt) and all(isinstance(message, dict) and {"role", "content"} <= message.keys() for message in prompt)
 
 
-def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str) -> datasets.Dataset:
+def checked_columns(rows: datasets.Dataset, asked: DataArguments, source: str, names: Sequence[str] = COLUMNS) -> datasets.Dataset:
     """The rows, if they have the columns that were asked for; a ValueError names the first that is missing, and its option."""
-    for name in ("prompt_column", "answer_column", "verifier_column", "level_column"):
+    for name in names:
         column = getattr(asked, name)
         if column is not None and column not in rows.column_names:
             raise ValueError(f"{source} has no column {column!r}: pass --{name}; columns: {', '.join(rows.column_names)}")
@@ -268,13 +271,15 @@ def read_dataset(
     if asked.verifier not in NAMED_BY_ROWS:
         raise ValueError(f"unknown verifier {asked.verifier!r}; known: {', '.join(NAMED_BY_ROWS)}")
     if asked.dataset.startswith(GYM):
+        if asked.level_column is not None:
+            raise ValueError("--level_column needs data with columns: a task of reasoning-gym has none")
         size = int(np.ceil(max(num_train / 0.7, num_heldout / 0.15) * 1.1)) + 16  # so that each pool holds enough
         problems, details = gym_problems(asked.dataset.removeprefix(GYM), seed, size, faults)
     else:
         if asked.heldout_split is not None:  # first, so that what is held out is what is not trained on
             of_file = Path(asked.heldout_split).suffix in READER_BY_SUFFIX
             source, split = (asked.heldout_split, "train") if of_file else (asked.dataset, asked.heldout_split)
-            rows = checked_columns(open_dataset(source, asked.dataset_config, split), asked, source)
+            rows = checked_columns(open_dataset(source, asked.dataset_config, split), asked, source, COLUMNS[:-1])
             heldout_by = Path(source).name if of_file else split
             held_apart = problems_of_rows(rows, heldout_by, asked, faults)
         name = Path(asked.dataset).name

@@ -37,11 +37,12 @@ class StopAtFirstError(StoppingCriteria):
 
 
 def sample_dropping_finished_rows(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, num_tokens: list[int], **model_kwargs
+    model, input_ids, logits_processor, stopping_criteria, generation_config, num_tokens: list[int], tell_rows=None, **model_kwargs
 ):
     """A decoding method for `generate(custom_generate=...)`: sampling in which finished rows leave the batch.
 
-    Gives (B, T) prompts and completions, padded on the right; `num_tokens` is filled with how many each row sampled, in order.
+    Gives (B, T) prompts and completions, padded on the right; `num_tokens` is filled with how many each row sampled, in order. `tell_rows` is told before
+    the criteria are asked which rows are left.
     """
     pad_token_id = int(generation_config._pad_token_tensor)
     cache = model_kwargs["past_key_values"]
@@ -56,6 +57,8 @@ def sample_dropping_finished_rows(
         logits = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
         new_ids = torch.multinomial(logits_processor(rows, logits).softmax(dim=-1), num_samples=1)
         rows, mask = torch.cat([rows, new_ids], dim=1), torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        if tell_rows is not None:
+            tell_rows(numbers)
         is_done = stopping_criteria(rows, None)
         for number, row in zip(numbers[is_done].tolist(), rows[is_done], strict=True):
             finished[number] = row
@@ -69,13 +72,15 @@ def sample_dropping_finished_rows(
 
 
 @contextlib.contextmanager
-def stopping_early(model, criterion: StopAtFirstError, num_tokens: list[int]) -> Iterator[None]:
+def stopping_early(model, criterion: StoppingCriteria, num_tokens: list[int]) -> Iterator[None]:
     """Let `model.generate` stop rows by the criterion and drop them; `num_tokens` is filled as above."""
     own = vars(model).get("generate")
     model.generate = functools.partial(
         model.generate,
         stopping_criteria=StoppingCriteriaList([criterion]),
-        custom_generate=functools.partial(sample_dropping_finished_rows, num_tokens=num_tokens),
+        custom_generate=functools.partial(
+            sample_dropping_finished_rows, num_tokens=num_tokens, tell_rows=getattr(criterion, "tell_rows", None)
+        ),
     )
     try:
         yield
@@ -84,3 +89,30 @@ def stopping_early(model, criterion: StopAtFirstError, num_tokens: list[int]) ->
             del model.generate
         else:
             model.generate = own
+
+
+class StopsEarly:
+    """Mixin for TRL's GRPO and RLOO, whose rollouts end by a criterion of the subclass too and then leave the batch."""
+
+    def _criterion(self, prompt_ids) -> StoppingCriteria | None:
+        """What ends the rollouts of these prompts; None for nothing more than the trainer's own."""
+        raise NotImplementedError
+
+    def _check_stops_early(self, option: str) -> None:
+        """A ValueError for generation that transformers does not run, or of a sharded model."""
+        if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
+            raise ValueError(f"{option} needs generation by transformers: set use_vllm to false")
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(f"{option} needs the whole model on every process: use DDP")
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        criterion = self._criterion(prompt_ids)
+        if criterion is None:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        num_tokens: list[int] = []
+        with stopping_early(self.accelerator.unwrap_model(self.model_wrapped), criterion, num_tokens):
+            result = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        # TRL masks what follows an end of sequence; what follows a stop is padding too, and would be trained on
+        completion_ids = result[0] if isinstance(result, tuple) else result  # RLOO returns nothing else
+        trimmed = [ids[:num] for ids, num in zip(completion_ids, num_tokens, strict=True)]
+        return (trimmed, *result[1:]) if isinstance(result, tuple) else trimmed

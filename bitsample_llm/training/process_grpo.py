@@ -14,7 +14,7 @@ from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Step
 from bitsample_llm.training.credit import Credit, steps_of_tokens, token_advantages
-from bitsample_llm.training.early_stop import StopAtFirstError, stopping_early
+from bitsample_llm.training.early_stop import StopAtFirstError, StopsEarly
 
 
 def token_spans(tokenizer, ids: list[int], end: AnswerEnd | None = None) -> list[tuple[int, int]]:
@@ -38,7 +38,7 @@ def steps_of_completion(end: AnswerEnd, ids: list[int], steps: Sequence[Step]) -
     return covered
 
 
-class ProcessGRPOTrainer(GRPOTrainer):
+class ProcessGRPOTrainer(StopsEarly, GRPOTrainer):
     """GRPOTrainer that assigns credit to steps, as one of `credit.CREDITS` says, and may end rollouts at their first wrong step; a
     ValueError for an early stop of generation that transformers does not run, or of a sharded model.
     """
@@ -50,10 +50,7 @@ class ProcessGRPOTrainer(GRPOTrainer):
         self.stop_at_first_error = stop_at_first_error
         self._problems: list = []
         if stop_at_first_error:
-            if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
-                raise ValueError("stop_at_first_error needs generation by transformers: set use_vllm to false")
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("stop_at_first_error needs the whole model on every process: use DDP")
+            self._check_stops_early("stop_at_first_error")
 
     def _generate_and_score_completions(self, inputs):
         self._problems = [self.verifier.problem_by_id[example["problem_id"]] for example in inputs]
@@ -62,21 +59,16 @@ class ProcessGRPOTrainer(GRPOTrainer):
             output["advantages"] = self._token_advantages(output)
         return output
 
-    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+    def _criterion(self, prompt_ids):
         if not self.stop_at_first_error:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            return None
         length = max(map(len, prompt_ids))
         if self.pad_to_multiple_of:
             length += -length % self.pad_to_multiple_of
         pad = self._tokenizer.pad_token_id
         padded = [(pad,) * (length - len(ids)) + tuple(ids) for ids in prompt_ids]
         problem_by_prompt = dict(zip(padded, self._problems, strict=True))
-        criterion = StopAtFirstError(self.verifier.task, self.verifier.end, problem_by_prompt, length)
-        num_tokens: list[int] = []
-        with stopping_early(self.accelerator.unwrap_model(self.model_wrapped), criterion, num_tokens):
-            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        # TRL masks what follows an end of sequence; what follows a stop is padding too, and would be trained on
-        return [ids[:num] for ids, num in zip(completion_ids, num_tokens, strict=True)], logprobs
+        return StopAtFirstError(self.verifier.task, self.verifier.end, problem_by_prompt, length)
 
     def _token_advantages(self, output) -> torch.Tensor:
         """(B, T) advantages of the tokens, 0 where there is padding."""

@@ -22,6 +22,7 @@ from bitsample_llm.training.objectives import (
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import RandomReward, VerdictReward
 from bitsample_llm.training.selection import SelectionArguments, Selector, SelectsPrompts, selecting
+from bitsample_llm.training.value_function import ValueArguments, learning_value
 
 TRAINERS = {  # the trainer and its configuration
     "grpo": (GRPOTrainer, GRPOConfig),
@@ -39,7 +40,7 @@ KNOWN_VALUES = {
 
 
 @dataclass
-class GRPOChoices(SelectionArguments):
+class GRPOChoices(SelectionArguments, ValueArguments):
     """Which trainer, and what it is told."""
 
     trainer: str = option(
@@ -98,19 +99,31 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
 
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int) -> tuple[type, dict]:
     """The trainer's class, and what it takes besides TRL's arguments; a ValueError for choices that do not go together."""
-    trainer_class, extra = _unselecting_trainer_of(choices, verifier)
+    trainer_class, extra = _plain_trainer_of(choices, verifier)
+    if choices.stop_at_low_value or choices.value_baseline:
+        if choices.reward != "outcome" or choices.stop_at_first_error or choices.trainer not in ("grpo", "rloo"):
+            raise ValueError(
+                "--stop_at_low_value and --value_baseline need --trainer grpo or rloo, --reward outcome and no --stop_at_first_error"
+            )
+        if not choices.value_run_on > 0:
+            raise ValueError(
+                f"--value_run_on must be above 0, since the value function learns from rollouts that run on, got {choices.value_run_on}"
+            )
+        trainer_class, extra = learning_value(trainer_class), extra | {"value": choices}
     if choices.selection == "shuffled":
         return trainer_class, extra
     if choices.reward != "outcome":
         raise ValueError(
             f"--selection {choices.selection} chooses by verdicts, and --reward {choices.reward} is none: use --reward outcome"
         )
+    if choices.selection == "probe" and (choices.stop_at_first_error or choices.stop_at_low_value):
+        raise ValueError("--selection probe needs rollouts that run on: no --stop_at_first_error and no --stop_at_low_value")
     problems = list(verifier.problem_by_id.values())
     selector = Selector(choices, problems, seed, verifier.end, verifier)
     return selecting(trainer_class, SelectsPrompts), extra | {"selector": selector}
 
 
-def _unselecting_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
+def _plain_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
     credit = CREDITS[choices.reward]
     needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
     if needs_steps and not getattr(verifier.task, "judges_steps", True):
@@ -134,4 +147,6 @@ def _unselecting_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> 
 def arm_name(choices: GRPOChoices) -> str:
     """The trainer, with what it is told where that is not the outcome of a whole rollout."""
     words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
+    words += [choices.selection * (choices.selection != "shuffled"), "stop_at_low_value" * choices.stop_at_low_value]
+    words += ["value_baseline" * choices.value_baseline]
     return "_".join(word for word in words if word)

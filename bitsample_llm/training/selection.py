@@ -4,7 +4,10 @@
 SFT; every process makes the same choice, and a checkpoint holds what the next one depends on.
 """
 
+import contextlib
+import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +16,14 @@ from pathlib import Path
 import numpy as np
 from accelerate.utils import gather_object
 
+from bitsample_llm.meter.rollouts import sampling_settings
 from bitsample_llm.meter.verdicts import RolloutVerifier, shared_answer_scores
 from bitsample_llm.options import option
+from bitsample_llm.records import RecordError
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
+from bitsample_llm.training.checkpoint_state import KeepsState
+from bitsample_llm.training.prompt_format import labelled_rows
 
 STATE_FILE = "selection.json"  # in a checkpoint
 # Verdicts of so many generations ago weigh 1/e of those of today: the policy learns, and what was learned of one level moves others.
@@ -30,10 +37,10 @@ class SelectionArguments:
 
     selection: str = option(
         "shuffled",
-        "Which problem is asked next. shuffled: all in turn. easy_to_hard: level after level (--level_column). thompson: of the level whose pass rate p, "
-        "drawn from what its rollouts showed so far, has the largest p(1 - p). probe: of a few candidates the one nearest to p = .5 by some "
-        "rollouts that are drawn for that and cost what they cost. exact_half: the same by exact pass rates, whose cost is not counted: a "
-        "bound, not a method. exact_variance: a candidate with a probability in proportion to its exact p(1 - p).",
+        "Which problem is asked next. shuffled: TRL's order. easy_to_hard: level after level (--level_column). thompson: one of the level that has the "
+        "largest p(1 - p), for p drawn from a Beta distribution of its verdicts, old ones counting less. probe: of some random candidates the one nearest to "
+        "p = .5, by rollouts that are drawn for that and charged. exact_half: the same by exact pass rates, whose cost is not counted: a bound, "
+        "not a method. exact_variance: one of the candidates, with odds in proportion to their exact p(1 - p).",
         choices=list(SELECTIONS),
     )
     selection_candidates: int = option(8, "Candidates per chosen problem: of probe, exact_half and exact_variance.")
@@ -55,12 +62,7 @@ class Selector:
         verifier: RolloutVerifier | None = None,
     ):
         self.how, self.problems, self.end, self.verifier = how, problems, end, verifier
-        if verifier is None and how.selection in ("thompson", "probe"):
-            raise ValueError(
-                f"--selection {how.selection} chooses by rollouts, and SFT has none: use easy_to_hard, exact_half or exact_variance"
-            )
-        if how.selection.startswith("exact") and not all(problem.has_one_accepted_string for problem in problems):
-            raise ValueError(f"--selection {how.selection} needs exact pass rates, and several answers pass: use thompson or probe")
+        self._check()
         # without a level every problem stands for itself
         names = [problem.problem_id if problem.level is None else problem.level for problem in problems]
         if how.selection == "easy_to_hard":
@@ -72,11 +74,26 @@ class Selector:
         self.passes_L, self.fails_L = np.zeros(len(self.levels)), np.zeros(len(self.levels))
         self.rng = np.random.default_rng([seed, 0x5E1EC7])
 
+    def _check(self) -> None:
+        """A ValueError where there is nothing to choose by."""
+        name, is_exact = self.how.selection, self.how.selection.startswith("exact")
+        if self.verifier is None and name in ("thompson", "probe"):
+            raise ValueError(
+                f"--selection {name} chooses by rollouts, and SFT has none: use easy_to_hard, exact_half or exact_variance"
+            )
+        others = "easy_to_hard" if self.verifier is None else "thompson or probe"
+        if is_exact and not all(problem.has_one_accepted_string for problem in self.problems):
+            raise ValueError(f"--selection {name} needs exact pass rates, and several answers pass: use {others}")
+        if is_exact and any(self.end.spellings(problem.completion) is None for problem in self.problems):
+            raise ValueError(
+                f"--selection {name} needs exact pass rates, and an answer has too many spellings in tokens: use {others}"
+            )
+
     def chosen(
         self, num: int, step: int, pass_rates_of: Callable[[list[int]], Sequence[float]]
     ) -> tuple[list[int], list[float | None]]:
-        """Rows of `num` problems for the update `step`, and the pass rate that each was chosen for; None where that was not asked. `pass_rates_of`
-        gives the pass rates of rows.
+        """Rows of `num` problems for the update `step`, and the pass rate that each was chosen for; None of easy_to_hard, which asks for none.
+        `pass_rates_of` gives the pass rates of rows.
         """
         if self.how.selection == "easy_to_hard":
             level = min(step * len(self.levels) // self.how.easy_to_hard_steps, len(self.levels) - 1)
@@ -95,6 +112,7 @@ class Selector:
         return candidates[picked].tolist(), pass_rates[picked].tolist()
 
     def _by_counts(self, num: int) -> tuple[list[int], list[float]]:
+        """Rows of the levels whose drawn pass rates are nearest to a half, each by a draw of its own, and these draws."""
         rows, pass_rates = [], []
         for _ in range(num):
             drawn_L = self.rng.beta(1 + self.passes_L, 1 + self.fails_L)
@@ -115,62 +133,64 @@ class Selector:
         np.add.at(self.passes_L, levels, num_passed)
         np.add.at(self.fails_L, levels, group_size - np.asarray(num_passed))
 
-    def state(self) -> dict:
-        """What the next choice depends on, as JSON has it."""
-        return {"passes": self.passes_L.tolist(), "fails": self.fails_L.tolist(), "rng": self.rng.bit_generator.state}
+    def save(self, folder: Path) -> None:
+        """Write what the next choice depends on into a checkpoint."""
+        counts = {"passes": self.passes_L.tolist(), "fails": self.fails_L.tolist()}
+        state = {"selection": self.how.selection, "levels": self.levels, **counts, "rng": self.rng.bit_generator.state}
+        (folder / STATE_FILE).write_text(json.dumps(state))
 
-    def restore(self, state: dict) -> None:
-        """Go on from a `state`; a ValueError if it is one of other levels."""
-        if len(state["passes"]) != len(self.levels):
-            raise ValueError(
-                f"the checkpoint is of a run with {len(state['passes'])} levels, the data has {len(self.levels)}: resume with the same data"
-            )
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint; a RecordError if it is one of another selection, or of other levels."""
+        if not (path := folder / STATE_FILE).is_file():
+            raise RecordError(f"{folder} has no {STATE_FILE}: it is of a run without --selection, resume it without")
+        state = json.loads(path.read_text())
+        if (state["selection"], state["levels"]) != (self.how.selection, self.levels):
+            raise RecordError(f"{folder} is of another --selection or of data with other levels: resume with the same options")
         self.passes_L, self.fails_L = np.array(state["passes"]), np.array(state["fails"])
         self.rng.bit_generator.state = state["rng"]
 
 
 def _as_number(level: str) -> float:
-    try:
-        return float(level)
-    except ValueError:
-        raise ValueError(f"--selection easy_to_hard needs levels that are numbers, got {level!r}: pass --level_column") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(level)):
+            return number
+    raise ValueError(f"--selection easy_to_hard needs levels that are numbers, got {level!r}: pass --level_column")
 
 
-class Selects:
-    """Mixin of both: the state of the selector in checkpoints."""
+class Selects(KeepsState):
+    """Mixin of `SelectsPrompts` and `SelectsLabels`: the selector, and exact pass rates of rows."""
 
     def __init__(self, *args, selector: Selector, **kwargs):
         super().__init__(*args, **kwargs)
         self.selector = selector
+        self.kept.append(selector)
 
     def _exact_pass_rates(self, rows: list[int]) -> list[float]:
         asked = [self.selector.problems[row] for row in rows]
         scores = shared_answer_scores(self, asked, self.selector.end)
-        return [score.pass_rates(problem)["pass_rate"] for score, problem in zip(scores, asked, strict=True)]
-
-    def _save_checkpoint(self, *args, **kwargs):
-        # first, because a checkpoint counts as whole once the trainer's own state is in it
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.is_world_process_zero():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / STATE_FILE).write_text(json.dumps(self.selector.state()))
-        return super()._save_checkpoint(*args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, *args, **kwargs):
-        self.selector.restore(json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text()))
-        return super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        # a model that has diverged has none
+        return [score.pass_rates(problem).get("pass_rate", 0.0) for score, problem in zip(scores, asked, strict=True)]
 
 
 class SelectsPrompts(Selects):
     """GRPO, RLOO and what is made of them, whose prompts the selector chooses, and whose verdicts it is told."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        selection = self.selector.how.selection
+        if selection == "probe" and self.use_vllm:
+            raise ValueError("--selection probe needs generation by transformers: set use_vllm to false")
+        if selection.startswith("exact") and not sampling_settings(self)["is_own_distribution"]:
+            raise ValueError(
+                f"--selection {selection} needs rollouts of the model's own distribution: temperature 1, no truncation"
+            )
+
     def _generate_and_score_completions(self, inputs):
         if self.model.training:
             num = len(inputs) * self.accelerator.num_processes // self.num_generations
-            rows, pass_rates = self.selector.chosen(num, self.state.global_step, self._pass_rates)
-            self.selected_rows = rows
-            self.selected_pass_rates = {self.selector.problems[row].problem_id: p for row, p in zip(rows, pass_rates, strict=True)}
-            examples = [self.train_dataset[row] for row in rows for _ in range(self.num_generations)]
+            # by group; the record reads what each was chosen for
+            self.selected_rows, self.selected_pass_rates = self.selector.chosen(num, self.state.global_step, self._pass_rates)
+            examples = [self.train_dataset[row] for row in self.selected_rows for _ in range(self.num_generations)]
             first = self.accelerator.process_index * len(inputs)
             inputs[:] = examples[first : first + len(inputs)]  # in place: who watches this method has the list already
         return super()._generate_and_score_completions(inputs)
@@ -195,7 +215,9 @@ class SelectsPrompts(Selects):
         filled = asked + asked[-1:] * (-len(asked) % accelerator.num_processes)
         per_process = len(filled) // accelerator.num_processes
         share = filled[accelerator.process_index * per_process :][:per_process]
+        logged, num_tokens = copy.deepcopy(self._metrics["train"]), self.state.num_input_tokens_seen
         completion_ids = self._generate([example["prompt"] for example in share])[1]
+        self._metrics["train"], self.state.num_input_tokens_seen = logged, num_tokens  # TRL's are of rollouts that are trained on
         problem_ids = [example["problem_id"] for example in share]
         judged = self.selector.verifier.judged(problem_ids, [list(map(int, ids)) for ids in completion_ids])
         passed = gather_object([verdict.passed for _, _, verdict in judged])[: len(asked)]
@@ -207,8 +229,11 @@ class SelectsLabels(Selects):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # TRL shuffles the data of SFT, so that its rows are not in the order of the problems
-        self.label_by_id = {row["problem_id"]: {key: row[key] for key in ("input_ids", "labels")} for row in self.train_dataset}
+        if self.args.packing or self.args.padding_free:
+            name = self.selector.how.selection
+            raise ValueError(f"--selection {name} needs one sample a row: set packing and padding_free to false")
+        # TRL shuffles its own rows, which are then not in the order of the problems
+        self.labelled_rows = labelled_rows(self.selector.problems, self.processing_class, self.selector.end)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """TRL's batches, each with as many labels of the selector's choice."""
@@ -218,8 +243,8 @@ class SelectsLabels(Selects):
         num = len(batch["input_ids"])
         rows, _ = self.selector.chosen(num * self.accelerator.num_processes, self.state.global_step, self._exact_pass_rates)
         first = self.accelerator.process_index * num
-        asked = [self.selector.problems[row] for row in rows[first : first + num]]
-        return self.data_collator([self.label_by_id[problem.problem_id] for problem in asked])
+        examples = [self.labelled_rows[row] for row in rows[first : first + num]]
+        return self.data_collator([{key: example[key] for key in ("input_ids", "labels")} for example in examples])
 
 
 @cache

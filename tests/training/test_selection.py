@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from conftest import BASE
 from test_processes import launched
 from test_real_models import ran
 
-from bitsample_llm.records import read_run
+from bitsample_llm.records import RecordError, read_run
 from bitsample_llm.tasks import load_task
 from bitsample_llm.tasks.problem import Problem
 from bitsample_llm.training.selection import SELECTIONS, SelectionArguments, Selector
 
+END = SimpleNamespace(spellings=lambda completion: [completion])
 LEVELS = {"B": 0, "C": 1, "E": 2, "G": 10}  # by author; 10 comes after 2, as numbers do
 PROBLEMS = [Problem(f"{level}/{n}", "1+1=", "2", 0, level=str(level)) for level in LEVELS.values() for n in range(8)]
 RATES = np.array([0.9] * 8 + [0.5] * 8 + [0.1] * 8 + [0.01] * 8)
@@ -27,7 +29,7 @@ SMALL = {
 
 
 def selector(selection: str, seed: int = 0, **options) -> Selector:
-    return Selector(SelectionArguments(selection, **options), PROBLEMS, seed, end=None, verifier=object())
+    return Selector(SelectionArguments(selection, **options), PROBLEMS, seed, end=END, verifier=object())
 
 
 def rates_of(rows: list[int]) -> np.ndarray:
@@ -71,15 +73,18 @@ def test_pass_rates_choose_what_is_nearest_to_a_half_or_in_proportion_to_the_var
 
 
 @pytest.mark.parametrize("selection", [name for name in SELECTIONS if name != "shuffled"])
-def test_a_restored_state_chooses_what_would_have_been_chosen(selection):
+def test_a_restored_state_chooses_what_would_have_been_chosen(tmp_path, selection):
     first, second = selector(selection), selector(selection, seed=1)
     for _ in range(5):
         rows, _ = first.chosen(2, 3, rates_of)
         first.tell(rows, 8 * RATES[rows], 8)
-    second.restore(json.loads(json.dumps(first.state())))
+    first.save(tmp_path)
+    second.load(tmp_path)
     assert first.chosen(4, 3, rates_of) == second.chosen(4, 3, rates_of)
-    with pytest.raises(ValueError, match=r"4 levels, the data has 1"):
-        Selector(SelectionArguments(selection), [replace(PROBLEMS[0], level="1")], 0, None, object()).restore(first.state())
+    with pytest.raises(RecordError, match="of data with other levels"):
+        Selector(SelectionArguments(selection), [replace(PROBLEMS[0], level="1")], 0, END, object()).load(tmp_path)
+    with pytest.raises(RecordError, match="of a run without --selection"):
+        first.load(tmp_path / "elsewhere")
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,7 @@ def test_rollouts_that_only_probe_are_charged_and_not_counted_as_samples(monkeyp
     assert probe["samples/total"] == plain["samples/total"] == 4 * 16
     assert probe["flops/prefill"] / plain["flops/prefill"] == pytest.approx(3.0, rel=0.02)  # 16 to train on, 2 x 4 x 4 to probe
     assert probe["flops/train_backward"] == pytest.approx(plain["flops/train_backward"], rel=0.1)
+    assert json.loads((tmp_path / "probe" / "manifest.json").read_text())["arm"] == "grpo_probe"
     assert {row["selected_at_pass_rate"] for row in run.table("prompts").to_pylist()} <= {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
@@ -159,6 +165,9 @@ def test_labels_are_chosen_too(monkeypatch, tmp_path, pool):
         ("grpo", {"selection": "easy_to_hard", "level_column": "answer_kind"}, "has no column 'answer_kind': pass --level_column"),
         ("grpo", {"selection": "easy_to_hard", "level_column": "prompt"}, "needs levels that are numbers, got"),
         ("grpo", {"selection": "exact_half", "verifier": "numeric"}, "needs exact pass rates, and several answers pass"),
+        ("grpo", {"selection": "exact_half", "temperature": 0.5}, "needs rollouts of the model's own distribution"),
+        ("grpo", {"selection": "probe", "stop_at_first_error": "true"}, "needs rollouts that run on"),
+        ("sft", {"selection": "exact_half", "packing": "true"}, "set packing and padding_free to false"),
         ("grpo", {"selection_candidates": 0}, "--selection_candidates must be at least 1, got 0"),
     ],
 )
@@ -172,14 +181,14 @@ def test_what_cannot_choose_is_told_in_one_line(recipe, tmp_path, pool, recipe_n
 @pytest.mark.slow
 @pytest.mark.parametrize("selection", ["thompson", "probe"])
 def test_two_processes_ask_the_same_as_one(monkeypatch, tmp_path, pool, selection):
-    options = SMALL | pool | {"selection": selection, "max_completion_length": 5, "num_generations": 32, "max_steps": 2}
+    options = SMALL | pool | {"selection": selection, "max_completion_length": 5, "num_generations": 64, "max_steps": 2}
     run, _ = launched("grpo", "two_cpus", tmp_path / "two", **options)
     rows = run.table("prompts").to_pylist()
-    assert [row["group_size"] for row in rows] == [32] * 4  # groups are whole, though each is split over processes
+    assert [row["group_size"] for row in rows] == [64] * 2  # each group is split over the processes
     one = grpo(
-        monkeypatch, pool, tmp_path / "one", per_device_train_batch_size=64, num_generations=32, max_steps=2, selection=selection
+        monkeypatch, pool, tmp_path / "one", per_device_train_batch_size=64, num_generations=64, max_steps=2, selection=selection
     )
-    first = [[row["problem_id"] for row in run_.table("prompts").to_pylist()][:2] for run_ in (one, run)]
+    first = [[row["problem_id"] for row in run_.table("prompts").to_pylist()][:1] for run_ in (one, run)]
     if selection == "thompson":  # before any verdict; probes are drawn by each process on its own
         assert first[0] == first[1]
     assert all(row["selected_at_pass_rate"] is not None for row in rows)

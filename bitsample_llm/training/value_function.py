@@ -1,0 +1,230 @@
+"""Will this rollout pass? A value function learns it, token by token, from the policy's own rollouts, and ends those that hardly can.
+
+It is a linear head on the hidden states that generation computes anyway, so it costs no forward pass: about 8 D FLOPs per sampled token for
+learning and asking, D being the hidden size, where the policy's own share is 8 times its parameters. B rollouts of this process, T tokens.
+"""
+
+import json
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from transformers import StoppingCriteria
+
+from bitsample_llm.options import option
+from bitsample_llm.records import RecordError
+from bitsample_llm.training.checkpoint_state import KeepsState
+from bitsample_llm.training.early_stop import StopsEarly
+
+LEARNING_RATE = 1e-2  # of the head, by Adam, one update per generation
+HISTORY = 512  # rollouts that a threshold is chosen by
+FEWEST_PASSES = 16  # among them, below which no rollout is ended: nothing is known yet of what passes
+CANDIDATES = 64  # thresholds that are compared
+TRAINING_PASSES = 3  # a training forward and its backward cost this many times a forward pass over the same tokens
+STATE_FILES = ("value_function.safetensors", "value_function.json")  # in a checkpoint
+
+
+@dataclass
+class ValueArguments:
+    """What the value function is used for."""
+
+    stop_at_low_value: bool = option(
+        False,
+        "End rollouts whose probability of passing, by a head that learns it as training goes on, falls below a threshold; they count as fails.",
+    )
+    value_baseline: bool = option(False, "Reward minus that probability, token by token, in place of the group's advantage.")
+    value_run_on: float = option(
+        0.25, "Share of each group that is never ended, from which the head learns and the threshold is chosen."
+    )
+
+
+def best_threshold(values: Sequence[np.ndarray], passed: Sequence[bool], num_prompt_tokens: int, group_size: int) -> float:
+    """The threshold at which an informative group is expected to cost least, by rollouts that ran on: values (T) of each before its tokens were
+    drawn, and whether it passed; 0, which ends nothing, where that is cheapest or where too few passed.
+
+    With threshold t a rollout ends at its first value below t and fails. A group of G costs (P + L) (1 / q + 3) per rollout: P prompt tokens, L the mean number of tokens drawn, 3 for
+    the update on it, and q = 1 - (1 - k)^G - p^G the probability that it holds a pass that was kept and a rollout that would have failed by itself: passes that are made to fail make no group
+    informative. p is the share that passed, k the share that passed and was kept.
+    """
+    passed = np.asarray(passed, dtype=bool)
+    if passed.sum() < FEWEST_PASSES:
+        return 0.0
+    lowest = np.array([of_rollout.min() for of_rollout in values])
+    costs = {}
+    for threshold in (0.0, *np.quantile(lowest, np.linspace(0, 1, CANDIDATES))):
+        lengths = [int(below.argmax()) + 1 if (below := of_rollout < threshold).any() else len(of_rollout) for of_rollout in values]
+        kept = (passed & (lowest >= threshold)).mean()
+        informative = 1 - (1 - kept) ** group_size - passed.mean() ** group_size
+        cost = (num_prompt_tokens + np.mean(lengths)) * (1 / informative + TRAINING_PASSES) if informative > 0 else math.inf
+        costs[float(threshold)] = float(cost)
+    return min(costs, key=costs.get)  # of equal ones the lowest, which comes first
+
+
+class ValueFunction:
+    """The head, how it learns, and the rollouts that it was lately told of."""
+
+    def __init__(self, hidden_size: int, device):
+        self.head = torch.nn.Linear(hidden_size, 1, device=device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=LEARNING_RATE)
+        self.history: deque[tuple[list[float], bool]] = deque(maxlen=HISTORY)
+
+    @torch.no_grad()
+    def values(self, hidden_BD: torch.Tensor) -> torch.Tensor:
+        """Probability of passing (B)."""
+        return self.head(hidden_BD.float()).squeeze(-1).sigmoid()
+
+    def learn(self, features: Sequence[torch.Tensor], passed: Sequence[bool], accelerator) -> None:
+        """One update by the cross-entropy of the verdicts, from hidden states (T, D) of rollouts that ran on; all processes learn from all of them."""
+        self.optimizer.zero_grad()
+        num = max(sum(map(len, features)), 1)
+        if features:
+            targets = torch.cat(
+                [
+                    torch.full((len(of_rollout),), float(is_pass), device=of_rollout.device)
+                    for of_rollout, is_pass in zip(features, passed, strict=True)
+                ]
+            )
+            logits = self.head(torch.cat(list(features)).float()).squeeze(-1)
+            torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum").backward()
+        total = sum(gather_object([num]))
+        for parameter in self.head.parameters():
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(own, "sum") / total
+        self.optimizer.step()
+
+    def save(self, folder: Path) -> None:
+        """Write what learning goes on from."""
+        moments = {
+            f"{number}.{name}": value
+            for number, state in self.optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        save_file({f"head.{name}": value for name, value in self.head.state_dict().items()} | moments, folder / STATE_FILES[0])
+        (folder / STATE_FILES[1]).write_text(json.dumps(list(self.history)))
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote; a RecordError if the checkpoint has none of it."""
+        if not all((folder / name).is_file() for name in STATE_FILES):
+            raise RecordError(f"{folder} has no value function: it is of a run without one, resume it without")
+        tensors = load_file(folder / STATE_FILES[0])
+        self.head.load_state_dict(
+            {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
+        )
+        states: dict[int, dict] = {}
+        for name, value in tensors.items():
+            number, _, key = name.partition(".")
+            if number != "head":
+                states.setdefault(int(number), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        self.history = deque(
+            ((values, passed) for values, passed in json.loads((folder / STATE_FILES[1]).read_text())), maxlen=HISTORY
+        )
+
+
+class StopAtLowValue(StoppingCriteria):
+    """Notes the hidden state and the value before each token of a generation, and ends rows below a threshold but for those that `run_on_B` names."""
+
+    def __init__(self, model, value_function: ValueFunction, threshold: float, run_on_B: Sequence[bool]):
+        self.value_function, self.threshold = value_function, threshold
+        self.run_on_B = torch.tensor(run_on_B)
+        self.features: list[list[torch.Tensor]] = [[] for _ in run_on_B]
+        self.values: list[list[float]] = [[] for _ in run_on_B]
+        self._numbers = torch.arange(len(run_on_B))
+        self._hidden_BD: torch.Tensor | None = None
+        causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model  # without adapters around it
+        self._hook = causal_lm.base_model.register_forward_hook(self._note)
+
+    def _note(self, module, args, output) -> None:
+        self._hidden_BD = output.last_hidden_state[:, -1].detach()
+
+    def tell_rows(self, numbers: torch.Tensor) -> None:
+        """Which rows of the generation are still in the batch, in order."""
+        self._numbers = numbers.cpu()
+
+    def __call__(self, input_ids, scores, **kwargs) -> torch.BoolTensor:
+        values_B = self.value_function.values(self._hidden_BD)
+        for number, hidden_D, value in zip(self._numbers.tolist(), self._hidden_BD, values_B.tolist(), strict=True):
+            self.features[number].append(hidden_D)
+            self.values[number].append(value)
+        return (values_B < self.threshold) & ~self.run_on_B[self._numbers].to(values_B.device)
+
+    def detach(self) -> None:
+        """Listen to the model no longer."""
+        self._hook.remove()
+
+
+class LearnsValue(StopsEarly, KeepsState):
+    """Mixin for GRPO and RLOO: learns the value function from rollouts that run on, ends others by it, or takes it for a baseline."""
+
+    def __init__(self, *args, value: ValueArguments, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._check_stops_early("a value function")
+        self.value = value
+        config = self.accelerator.unwrap_model(self.model).config.get_text_config()
+        self.value_function = ValueFunction(config.hidden_size, self.accelerator.device)
+        self.kept.append(self.value_function)
+        self.num_run_on = math.ceil(value.value_run_on * self.num_generations)
+        self.stop: StopAtLowValue | None = None
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        try:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        finally:
+            if self.stop is not None:
+                self.stop.detach()
+
+    def _criterion(self, prompt_ids) -> StopAtLowValue | None:
+        if not self.model.training:
+            return None
+        first = self.accelerator.process_index * len(prompt_ids)
+        run_on_B = [(first + row) % self.num_generations < self.num_run_on for row in range(len(prompt_ids))]
+        threshold = 0.0
+        if self.value.stop_at_low_value and self.value_function.history:
+            values, passed = zip(*self.value_function.history, strict=True)
+            length = round(np.mean([len(ids) for ids in prompt_ids]))
+            threshold = best_threshold([np.array(of_rollout) for of_rollout in values], passed, length, self.num_generations)
+            threshold = max(gather_object([threshold]))  # prompts of other processes may be longer
+        self.stop = StopAtLowValue(self.accelerator.unwrap_model(self.model_wrapped), self.value_function, threshold, run_on_B)
+        return self.stop
+
+    def _calculate_rewards(self, *args, **kwargs):
+        rewards_BF = super()._calculate_rewards(*args, **kwargs)  # of all processes
+        self._passed = (rewards_BF.nansum(dim=1) > 0).tolist()
+        return rewards_BF
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return output
+        first = self.accelerator.process_index * len(inputs)
+        passed = self._passed[first : first + len(inputs)]
+        if self.value.value_baseline:
+            output["advantages"] = self._token_advantages(output, passed)
+        ran_on = self.stop.run_on_B.nonzero().flatten().tolist()
+        told = gather_object([([self.stop.values[row] for row in ran_on], [passed[row] for row in ran_on])])
+        self.value_function.history.extend((values, is_pass) for part in told for values, is_pass in zip(*part, strict=True))
+        features = [torch.stack(self.stop.features[row]) for row in ran_on]
+        self.value_function.learn(features, [passed[row] for row in ran_on], self.accelerator)
+        return output
+
+    def _token_advantages(self, output, passed: Sequence[bool]) -> torch.Tensor:
+        """(B, T) reward minus the value before each token, 0 where there is padding."""
+        advantages_BT = torch.zeros(output["completion_mask"].shape, device=output["advantages"].device)
+        for row, (values, is_pass) in enumerate(zip(self.stop.values, passed, strict=True)):
+            advantages_BT[row, : len(values)] = float(is_pass) - torch.tensor(values)
+        return advantages_BT
+
+
+@cache
+def learning_value(trainer_class: type) -> type:
+    """The trainer with a value function, `Valuing` before its name."""
+    return type(f"Valuing{trainer_class.__name__}", (LearnsValue, trainer_class), {})
