@@ -24,6 +24,7 @@ from bitsample_llm.training.budget import FlopBudget, ProgressLine, TargetReache
 from bitsample_llm.training.memorisation import write_ceiling
 from bitsample_llm.training.problems import RunProblems
 from bitsample_llm.training.processes import choose_num_threads, honour_fsdp_on_cpu, part
+from bitsample_llm.training.value_function import LearnsValue
 
 
 def set_up_process() -> None:
@@ -110,6 +111,8 @@ def train_and_record(
             **meter_options,
         )
     trainer.add_callback(meter)
+    if isinstance(trainer, LearnsValue):
+        trainer.counter = meter.counter
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(ProgressLine(meter, study.flop_budget))

@@ -1,10 +1,9 @@
 """Will this rollout pass? A value function learns it, token by token, from the policy's own rollouts, and ends those that hardly can.
 
-It is a linear head on the hidden states that generation computes anyway, so it costs no forward pass: about 8 D FLOPs per sampled token for
-learning and asking, D being the hidden size, where the policy's own share is 8 times its parameters. B rollouts of this process, T tokens.
+It is a linear head on the hidden states that generation computes anyway, so it costs no forward pass; what its learning costs is charged to the phase
+`reward_model`. B rollouts of this process, T tokens, D hidden units.
 """
 
-import json
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -23,12 +22,13 @@ from bitsample_llm.records import RecordError
 from bitsample_llm.training.checkpoint_state import KeepsState
 from bitsample_llm.training.early_stop import StopsEarly
 
-LEARNING_RATE = 1e-2  # of the head, by Adam, one update per generation
-HISTORY = 512  # rollouts that a threshold is chosen by
+LEARNING_RATE, NUM_UPDATES = 3e-2, 10  # of the head, by Adam, after each generation
+HISTORY = 128  # rollouts that the head learns from and a threshold is chosen by
 FEWEST_PASSES = 16  # among them, below which no rollout is ended: nothing is known yet of what passes
+MOST_LOST = 0.05  # of the passes: an ended rollout counts as a fail, and a right one that does is learned from wrongly
 CANDIDATES = 64  # thresholds that are compared
 TRAINING_PASSES = 3  # a training forward and its backward cost this many times a forward pass over the same tokens
-STATE_FILES = ("value_function.safetensors", "value_function.json")  # in a checkpoint
+STATE_FILE = "value_function.safetensors"  # in a checkpoint
 
 
 @dataclass
@@ -47,7 +47,7 @@ class ValueArguments:
 
 def best_threshold(values: Sequence[np.ndarray], passed: Sequence[bool], num_prompt_tokens: int, group_size: int) -> float:
     """The threshold at which an informative group is expected to cost least, by rollouts that ran on: values (T) of each before its tokens were
-    drawn, and whether it passed; 0, which ends nothing, where that is cheapest or where too few passed.
+    drawn, and whether it passed; 0, which ends nothing, where that is cheapest or where too few passed. No threshold ends more than `MOST_LOST` of the passes.
 
     With threshold t a rollout ends at its first value below t and fails. A group of G costs (P + L) (1 / q + 3) per rollout: P prompt tokens, L the mean number of tokens drawn, 3 for
     the update on it, and q = 1 - (1 - k)^G - p^G the probability that it holds a pass that was kept and a rollout that would have failed by itself: passes that are made to fail make no group
@@ -61,6 +61,8 @@ def best_threshold(values: Sequence[np.ndarray], passed: Sequence[bool], num_pro
     for threshold in (0.0, *np.quantile(lowest, np.linspace(0, 1, CANDIDATES))):
         lengths = [int(below.argmax()) + 1 if (below := of_rollout < threshold).any() else len(of_rollout) for of_rollout in values]
         kept = (passed & (lowest >= threshold)).mean()
+        if kept < (1 - MOST_LOST) * passed.mean():
+            continue
         informative = 1 - (1 - kept) ** group_size - passed.mean() ** group_size
         cost = (num_prompt_tokens + np.mean(lengths)) * (1 / informative + TRAINING_PASSES) if informative > 0 else math.inf
         costs[float(threshold)] = float(cost)
@@ -68,66 +70,66 @@ def best_threshold(values: Sequence[np.ndarray], passed: Sequence[bool], num_pro
 
 
 class ValueFunction:
-    """The head, how it learns, and the rollouts that it was lately told of."""
+    """The head, how it learns, and the rollouts that it was lately told of, with the hidden states (T, D) before their tokens."""
 
     def __init__(self, hidden_size: int, device):
         self.head = torch.nn.Linear(hidden_size, 1, device=device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=LEARNING_RATE)
-        self.history: deque[tuple[list[float], bool]] = deque(maxlen=HISTORY)
+        self.history: deque[tuple[torch.Tensor, bool]] = deque(maxlen=HISTORY)
 
     @torch.no_grad()
-    def values(self, hidden_BD: torch.Tensor) -> torch.Tensor:
-        """Probability of passing (B)."""
-        return self.head(hidden_BD.float()).squeeze(-1).sigmoid()
+    def values(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Probability of passing (N)."""
+        return self.head(hidden_ND.float()).squeeze(-1).sigmoid()
 
-    def learn(self, features: Sequence[torch.Tensor], passed: Sequence[bool], accelerator) -> None:
-        """One update by the cross-entropy of the verdicts, from hidden states (T, D) of rollouts that ran on; all processes learn from all of them."""
-        self.optimizer.zero_grad()
-        num = max(sum(map(len, features)), 1)
-        if features:
-            targets = torch.cat(
-                [
-                    torch.full((len(of_rollout),), float(is_pass), device=of_rollout.device)
-                    for of_rollout, is_pass in zip(features, passed, strict=True)
-                ]
-            )
-            logits = self.head(torch.cat(list(features)).float()).squeeze(-1)
-            torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum").backward()
-        total = sum(gather_object([num]))
-        for parameter in self.head.parameters():
-            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = accelerator.reduce(own, "sum") / total
-        self.optimizer.step()
+    def tell(self, features: Sequence[torch.Tensor], passed: Sequence[bool]) -> None:
+        """Remember hidden states (T, D) of rollouts that ran on, and their verdicts."""
+        self.history.extend(zip(features, passed, strict=True))
+
+    def learn(self) -> float:
+        """A few updates by the cross-entropy of the verdicts at every token that is remembered; the FLOPs that they took."""
+        hidden_ND = torch.cat([of_rollout for of_rollout, _ in self.history]).float()
+        passed_N = torch.cat([torch.full((len(of_rollout),), float(passed)) for of_rollout, passed in self.history]).to(
+            hidden_ND.device
+        )
+        for _ in range(NUM_UPDATES):
+            self.optimizer.zero_grad()
+            logits_N = self.head(hidden_ND).squeeze(-1)
+            torch.nn.functional.binary_cross_entropy_with_logits(logits_N, passed_N).backward()
+            self.optimizer.step()
+        return 6.0 * hidden_ND.numel() * NUM_UPDATES
+
+    def threshold(self, num_prompt_tokens: int, group_size: int) -> float:
+        """`best_threshold` by what is remembered, as the head sees it now."""
+        values = [self.values(of_rollout).cpu().numpy() for of_rollout, _ in self.history]
+        return best_threshold(values, [passed for _, passed in self.history], num_prompt_tokens, group_size)
 
     def save(self, folder: Path) -> None:
         """Write what learning goes on from."""
-        moments = {
-            f"{number}.{name}": value
-            for number, state in self.optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-        }
-        save_file({f"head.{name}": value for name, value in self.head.state_dict().items()} | moments, folder / STATE_FILES[0])
-        (folder / STATE_FILES[1]).write_text(json.dumps(list(self.history)))
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+        tensors |= {f"history.{number}.{int(passed)}": of_rollout for number, (of_rollout, passed) in enumerate(self.history)}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; a RecordError if the checkpoint has none of it."""
-        if not all((folder / name).is_file() for name in STATE_FILES):
-            raise RecordError(f"{folder} has no value function: it is of a run without one, resume it without")
-        tensors = load_file(folder / STATE_FILES[0])
-        self.head.load_state_dict(
-            {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
-        )
+        if not (folder / STATE_FILE).is_file():
+            raise RecordError(f"{folder} has no {STATE_FILE}: it is of a run without a value function, resume it without")
+        by_kind: dict[str, dict[str, torch.Tensor]] = {"head": {}, "optimizer": {}, "history": {}}
+        for name, value in load_file(folder / STATE_FILE, device=str(self.head.weight.device)).items():
+            kind, _, rest = name.partition(".")
+            by_kind[kind][rest] = value
+        self.head.load_state_dict(by_kind["head"])
         states: dict[int, dict] = {}
-        for name, value in tensors.items():
-            number, _, key = name.partition(".")
-            if number != "head":
-                states.setdefault(int(number), {})[key] = value
+        for name, value in by_kind["optimizer"].items():
+            number, key = name.split(".")
+            states.setdefault(int(number), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        self.history = deque(
-            ((values, passed) for values, passed in json.loads((folder / STATE_FILES[1]).read_text())), maxlen=HISTORY
-        )
+        places = sorted(by_kind["history"].items(), key=lambda item: int(item[0].partition(".")[0]))
+        self.history.extend((value, name.endswith(".1")) for name, value in places)
 
 
 class StopAtLowValue(StoppingCriteria):
@@ -174,6 +176,7 @@ class LearnsValue(StopsEarly, KeepsState):
         self.kept.append(self.value_function)
         self.num_run_on = math.ceil(value.value_run_on * self.num_generations)
         self.stop: StopAtLowValue | None = None
+        self.counter = None  # a meter's FLOP counter, if one is told what the head costs
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         try:
@@ -189,10 +192,8 @@ class LearnsValue(StopsEarly, KeepsState):
         run_on_B = [(first + row) % self.num_generations < self.num_run_on for row in range(len(prompt_ids))]
         threshold = 0.0
         if self.value.stop_at_low_value and self.value_function.history:
-            values, passed = zip(*self.value_function.history, strict=True)
             length = round(np.mean([len(ids) for ids in prompt_ids]))
-            threshold = best_threshold([np.array(of_rollout) for of_rollout in values], passed, length, self.num_generations)
-            threshold = max(gather_object([threshold]))  # prompts of other processes may be longer
+            threshold = max(gather_object([self.value_function.threshold(length, self.num_generations)]))  # prompts differ
         self.stop = StopAtLowValue(self.accelerator.unwrap_model(self.model_wrapped), self.value_function, threshold, run_on_B)
         return self.stop
 
@@ -210,10 +211,13 @@ class LearnsValue(StopsEarly, KeepsState):
         if self.value.value_baseline:
             output["advantages"] = self._token_advantages(output, passed)
         ran_on = self.stop.run_on_B.nonzero().flatten().tolist()
-        told = gather_object([([self.stop.values[row] for row in ran_on], [passed[row] for row in ran_on])])
-        self.value_function.history.extend((values, is_pass) for part in told for values, is_pass in zip(*part, strict=True))
-        features = [torch.stack(self.stop.features[row]) for row in ran_on]
-        self.value_function.learn(features, [passed[row] for row in ran_on], self.accelerator)
+        own = [(torch.stack(self.stop.features[row]).cpu(), passed[row]) for row in ran_on]
+        told = [(features.to(self.accelerator.device), is_pass) for features, is_pass in gather_object(own)]
+        self.value_function.tell(*zip(*told, strict=True))
+        flops = self.value_function.learn()  # of the same rollouts on every process, so that the heads stay alike
+        if self.counter is not None:
+            for counted in (self.counter.executed_flops, self.counter.useful_flops):
+                counted["reward_model"] += flops
         return output
 
     def _token_advantages(self, output, passed: Sequence[bool]) -> torch.Tensor:
