@@ -14,6 +14,9 @@ from bitsample_llm.report.remedies import Factor, factor, prices_of
 SPOKEN = {
     "target": "the target alone",
     "target_unskipped": "the target, dead updates too",
+    "target_unskipped_1e-4": "the same at 1e-4",
+    "target_unskipped_3e-5": "the same at 3e-5",
+    "target_unskipped_1e-5": "the same at 1e-5",
     "uniform": "the pool in turn",
     "easy_to_hard": "easy to hard",
     "thompson": "Thompson sampling",
