@@ -139,9 +139,10 @@ def _plain_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[
         return VerdictLikelihoodTrainer, {"verifier": verifier}
     if choices.trainer != "grpo":
         raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
-    if choices.skip_dead_updates:
-        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error cannot be combined with --skip_dead_updates")
-    return ProcessGRPOTrainer, {"credit": credit, "verifier": verifier, "stop_at_first_error": choices.stop_at_first_error}
+    if choices.skip_dead_updates and credit.step_advantages is not None:
+        raise ValueError(f"--reward {choices.reward} cannot be combined with --skip_dead_updates")
+    trainer_class = skipping_dead_updates(ProcessGRPOTrainer) if choices.skip_dead_updates else ProcessGRPOTrainer
+    return trainer_class, {"credit": credit, "verifier": verifier, "stop_at_first_error": choices.stop_at_first_error}
 
 
 def arm_name(choices: GRPOChoices) -> str:

@@ -22,9 +22,9 @@ from bitsample_llm.records import RecordError
 from bitsample_llm.training.checkpoint_state import KeepsState
 from bitsample_llm.training.early_stop import StopsEarly
 
-LEARNING_RATE, NUM_UPDATES = 3e-2, 10  # of the head, by Adam, after each generation
-HISTORY = 128  # rollouts that the head learns from and a threshold is chosen by
-FEWEST_PASSES = 16  # among them, below which no rollout is ended: nothing is known yet of what passes
+LEARNING_RATE, NUM_UPDATES, BATCH = 3e-2, 10, 32  # of the head, by Adam, after each generation, each on so many rollouts
+HISTORY = 512  # rollouts that the head learns from and a threshold is chosen by
+FEWEST_PASSES = 8  # among them, below which no rollout is ended: nothing is known yet of what passes
 MOST_LOST = 0.05  # of the passes: an ended rollout counts as a fail, and a right one that does is learned from wrongly
 CANDIDATES = 64  # thresholds that are compared
 TRAINING_PASSES = 3  # a training forward and its backward cost this many times a forward pass over the same tokens
@@ -78,6 +78,7 @@ class ValueFunction:
         torch.nn.init.zeros_(self.head.bias)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=LEARNING_RATE)
         self.history: deque[tuple[torch.Tensor, bool]] = deque(maxlen=HISTORY)
+        self.num_told = 0
 
     @torch.no_grad()
     def values(self, hidden_ND: torch.Tensor) -> torch.Tensor:
@@ -87,19 +88,24 @@ class ValueFunction:
     def tell(self, features: Sequence[torch.Tensor], passed: Sequence[bool]) -> None:
         """Remember hidden states (T, D) of rollouts that ran on, and their verdicts."""
         self.history.extend(zip(features, passed, strict=True))
+        self.num_told += len(features)
 
     def learn(self) -> float:
-        """A few updates by the cross-entropy of the verdicts at every token that is remembered; the FLOPs that they took."""
-        hidden_ND = torch.cat([of_rollout for of_rollout, _ in self.history]).float()
-        passed_N = torch.cat([torch.full((len(of_rollout),), float(passed)) for of_rollout, passed in self.history]).to(
-            hidden_ND.device
-        )
+        """A few updates by the cross-entropy of the verdicts, each at every token of some rollouts that are remembered; the FLOPs that they took."""
+        rng, num_learned = np.random.default_rng(self.num_told), 0  # the same rollouts on every process, and after a resume
         for _ in range(NUM_UPDATES):
+            drawn = [self.history[index] for index in rng.integers(len(self.history), size=BATCH)]
+            hidden_ND = torch.cat([of_rollout for of_rollout, _ in drawn]).float()
+            passed_N = torch.cat([torch.full((len(of_rollout),), float(passed)) for of_rollout, passed in drawn]).to(
+                hidden_ND.device
+            )
             self.optimizer.zero_grad()
             logits_N = self.head(hidden_ND).squeeze(-1)
             torch.nn.functional.binary_cross_entropy_with_logits(logits_N, passed_N).backward()
             self.optimizer.step()
-        return 6.0 * hidden_ND.numel() * NUM_UPDATES
+            num_learned += hidden_ND.numel()
+        num_asked = sum(of_rollout.numel() for of_rollout, _ in self.history)  # for the next threshold
+        return 6.0 * num_learned + 2.0 * num_asked
 
     def threshold(self, num_prompt_tokens: int, group_size: int) -> float:
         """`best_threshold` by what is remembered, as the head sees it now."""
@@ -111,6 +117,7 @@ class ValueFunction:
         tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+        tensors["told"] = torch.tensor([self.num_told])
         tensors |= {f"history.{number}.{int(passed)}": of_rollout for number, (of_rollout, passed) in enumerate(self.history)}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / STATE_FILE)
 
@@ -118,7 +125,7 @@ class ValueFunction:
         """Go on from what `save` wrote; a RecordError if the checkpoint has none of it."""
         if not (folder / STATE_FILE).is_file():
             raise RecordError(f"{folder} has no {STATE_FILE}: it is of a run without a value function, resume it without")
-        by_kind: dict[str, dict[str, torch.Tensor]] = {"head": {}, "optimizer": {}, "history": {}}
+        by_kind: dict[str, dict[str, torch.Tensor]] = {"head": {}, "optimizer": {}, "history": {}, "told": {}}
         for name, value in load_file(folder / STATE_FILE, device=str(self.head.weight.device)).items():
             kind, _, rest = name.partition(".")
             by_kind[kind][rest] = value
@@ -129,6 +136,7 @@ class ValueFunction:
             states.setdefault(int(number), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         places = sorted(by_kind["history"].items(), key=lambda item: int(item[0].partition(".")[0]))
+        self.num_told = int(by_kind["told"][""])
         self.history.extend((value, name.endswith(".1")) for name, value in places)
 
 
@@ -188,12 +196,13 @@ class LearnsValue(StopsEarly, KeepsState):
     def _criterion(self, prompt_ids) -> StopAtLowValue | None:
         if not self.model.training:
             return None
-        first = self.accelerator.process_index * len(prompt_ids)
-        run_on_B = [(first + row) % self.num_generations < self.num_run_on for row in range(len(prompt_ids))]
         threshold = 0.0
         if self.value.stop_at_low_value and self.value_function.history:
             length = round(np.mean([len(ids) for ids in prompt_ids]))
             threshold = max(gather_object([self.value_function.threshold(length, self.num_generations)]))  # prompts differ
+        first = self.accelerator.process_index * len(prompt_ids)
+        num_run_on = self.num_run_on if threshold > 0 else self.num_generations
+        run_on_B = [(first + row) % self.num_generations < num_run_on for row in range(len(prompt_ids))]
         self.stop = StopAtLowValue(self.accelerator.unwrap_model(self.model_wrapped), self.value_function, threshold, run_on_B)
         return self.stop
 
