@@ -8,7 +8,16 @@ from matplotlib.figure import Figure
 from bitsample_llm.report.gains import Rung, gain_curve
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, draw_laws, plt
 
-SHOWN = ("latent G", "latent E", "latent C", "nine gates", "unacquired 0.03", "unacquired 0.1", "unacquired 0.3")
+SHOWN = (
+    "latent G",
+    "latent E",
+    "latent C",
+    "nine gates",
+    "nine gates first digit",
+    "unacquired 0.03",
+    "unacquired 0.1",
+    "unacquired 0.3",
+)
 PANELS = {"latent": "latent: shown rarely", "gates": "latent, behind nine gates", "unacquired": "unacquired: not there"}
 
 
