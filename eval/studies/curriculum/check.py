@@ -51,7 +51,7 @@ def medians(runs, counts):
 def price_of(cell):
     """The price of an arm (geometric mean over pretraining seeds), and whether it is one: otherwise it is what the price is above."""
     middle = [medians(runs, np.ones((1, len(runs["price"]))))[0] for runs in cell.values()]
-    amounts = [m if np.isfinite(m) else runs["price"].max() for m, runs in zip(middle, cell.values(), strict=True)]
+    amounts = [m if np.isfinite(m) else np.median(runs["price"]) for m, runs in zip(middle, cell.values(), strict=True)]
     return math.exp(np.mean(np.log(amounts))) if amounts else math.nan, bool(amounts) and np.isfinite(middle).all()
 
 
