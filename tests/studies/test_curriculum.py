@@ -47,10 +47,8 @@ def test_factors_are_the_quotients_of_the_prices_and_the_page_says_so(found):
     study = curriculum_study(found, "made")
     assert "4 [" in study.answer and "2.5 [" in study.answer
     verdicts = {claim.text: claim.verdict for claim in study.claims}
-    assert verdicts["Does asking for p = .5 save FLOPs of RL?"] == "supported"
-    assert (
-        verdicts["Does it save FLOPs of SFT, which the essay denies?"] == "supported"
-    )  # it costs twice as much: the essay is right
+    assert verdicts["Asking for p = .5 saves FLOPs of RL."] == "supported"
+    assert verdicts["Asking for p = .5 hardly saves FLOPs of SFT."] == "supported"  # it costs twice as much: the essay is right
     assert verdicts["Are probing rollouts worth their price, compared with the pool in turn?"] == "no"
     assert [row[1] for row in study.table.rows[1:]] == [
         *("the target alone", "the pool in turn", "Thompson sampling", "4 probing rollouts", "exact p nearest .5"),

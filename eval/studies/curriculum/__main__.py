@@ -75,11 +75,12 @@ def curriculum_study(found: Found, command: str) -> Study:
     rungs, claims, table = found.rungs, claims_of(found), factors_table(found)
     oracle = {rung: found.factor(rung, "exact_half", HALF).text() for rung in rungs}
     online = {rung: found.factor(rung, "thompson", HALF).text() for rung in rungs}
-    said = "; ".join(f"{rung}: {oracle[rung]} times by exact pass rates, {online[rung]} by Thompson sampling" for rung in rungs)
+    said = " and ".join(f"{oracle[rung]} times fewer FLOPs at {rung}" for rung in rungs)
+    sampled = " and ".join(f"{online[rung]}" for rung in rungs)
     return Study(
         title="Does a curriculum pay?",
         question="How many FLOPs does a choice of problems save until a hard target is reached and kept?",
-        answer=f"To half of the bits of the target. {said}.",
+        answer=f"To half of the bits, asking for a pass rate of .5 takes RL {said}; Thompson sampling {sampled}.",
         main=Picture(
             "factors",
             "What does a choice of problems save?",

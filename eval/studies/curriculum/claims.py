@@ -88,7 +88,7 @@ def claims_of(found: Found) -> list[Claim]:
             (
                 "exact_half",
                 "target",
-                "Does asking for p = .5 save FLOPs of RL?",
+                "Asking for p = .5 saves FLOPs of RL.",
                 SAVES,
                 Answers("supported", "undecided", "contradicted"),
                 6,
@@ -96,7 +96,7 @@ def claims_of(found: Found) -> list[Claim]:
             (
                 "sft_exact_half",
                 "sft",
-                "Does it save FLOPs of SFT, which the essay denies?",
+                "Asking for p = .5 hardly saves FLOPs of SFT.",
                 SAVES,
                 Answers("contradicted", "undecided", "supported"),
                 6,

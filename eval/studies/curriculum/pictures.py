@@ -8,6 +8,8 @@ from bitsample_llm.report.prices import HALF, NINE_TENTHS
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
 from eval.studies.curriculum.claims import SPOKEN, Found
 
+SHOWN_FACTORS = (0.2, 12.0)  # an interval without an end goes to the edge
+
 
 def factors_figure(found: Found) -> Figure:
     """Remedy factors with intervals, a panel per start and a row per arm; an arrow where there is only a bound."""
@@ -24,11 +26,13 @@ def factors_figure(found: Found) -> Figure:
                 if saved.bound is not None:
                     axis.plot([saved.bound], [place], **look | {"marker": ">" if saved.is_above else "<", "fillstyle": "none"})
                 elif saved.estimate.mean is not None:
-                    low, high = np.clip(saved.estimate.interval, 1e-2, 1e2)
+                    low, high = np.clip(saved.estimate.interval, *SHOWN_FACTORS)
                     axis.plot([low, high], [place, place], color=COLOURS[index], linewidth=1)
                     axis.plot([saved.estimate.mean], [place], **look, label=target.name if row == 0 else None)
         p = np.mean([run.pass_rate[0] for run in found.runs if run.rung == rung])
-        axis.set(xscale="log", title=f"{rung}, p = {p:.2g}", xlabel="FLOPs without the remedy over FLOPs with it")
+        axis.set(
+            xscale="log", xlim=SHOWN_FACTORS, title=f"{rung}, p = {p:.2g}", xlabel="FLOPs without the remedy over FLOPs with it"
+        )
         axis.set_yticks(range(len(arms)), [SPOKEN[arm] for arm in reversed(arms)])
         axis.xaxis.set_major_locator(LogLocator(base=2))
         axis.xaxis.set_minor_locator(NullLocator())
