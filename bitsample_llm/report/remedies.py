@@ -88,23 +88,21 @@ def factor(plain: Prices, remedy: Prices, seed: int = 0, num_draws: int = NUM_DR
     rng, lows, highs = np.random.default_rng(seed), np.empty(num_draws), np.empty(num_draws)
     for number in range(num_draws):
         drawn = [models[index] for index in rng.integers(len(models), size=len(models))]
-        pairs = [_drawn_medians(plain, remedy, model, rng) for model in drawn]
-        known = [np.log(above / below) for above, below in pairs if above and below]
-        lows[number] = (
-            -np.inf if any(below is None for _, below in pairs) else np.inf if len(known) < len(pairs) else np.mean(known)
-        )
-        highs[number] = (
-            np.inf if any(above is None for above, _ in pairs) else -np.inf if len(known) < len(pairs) else np.mean(known)
-        )
+        low_M, high_M = zip(*(_drawn_log_ratio(plain, remedy, model, rng) for model in drawn), strict=True)
+        lows[number] = -np.inf if -np.inf in low_M else np.mean(low_M)
+        highs[number] = np.inf if np.inf in high_M else np.mean(high_M)
     ends = np.quantile(lows, 0.025, method="inverted_cdf"), np.quantile(highs, 0.975, method="inverted_cdf")
     interval = tuple(float(np.exp(end)) for end in ends)
     return Factor(Estimate(float(np.exp(np.mean(np.log(values)))), interval, len(models), tuple(values)))
 
 
-def _drawn_medians(plain: Prices, remedy: Prices, model: str, rng: np.random.Generator) -> list[float | None]:
-    """Medians of one draw of the training seeds of each arm."""
+def _drawn_log_ratio(plain: Prices, remedy: Prices, model: str, rng: np.random.Generator) -> tuple[float, float]:
+    """Least and most that the log of the ratio of medians can be in one draw of the training seeds of each arm."""
     sizes = [(prices, len(prices.by_model[model])) for prices in (plain, remedy)]
-    return [prices.median(model, rng.integers(size, size=size).tolist()) for prices, size in sizes]
+    above, below = (prices.median(model, rng.integers(size, size=size).tolist()) for prices, size in sizes)
+    if above is None or below is None:
+        return np.inf if below else -np.inf, -np.inf if above else np.inf
+    return (float(np.log(above / below)),) * 2
 
 
 def price_text(prices: Prices, scale: float = 1.0) -> str:

@@ -79,10 +79,12 @@ class ValueFunction:
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=LEARNING_RATE)
         self.history: deque[tuple[torch.Tensor, bool]] = deque(maxlen=HISTORY)
         self.num_told = 0
+        self.flops = 0.0  # of asking the head and of its learning, in this process
 
     @torch.no_grad()
     def values(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Probability of passing (N)."""
+        self.flops += 2.0 * hidden_ND.numel()
         return self.head(hidden_ND.float()).squeeze(-1).sigmoid()
 
     def tell(self, features: Sequence[torch.Tensor], passed: Sequence[bool]) -> None:
@@ -90,9 +92,9 @@ class ValueFunction:
         self.history.extend(zip(features, passed, strict=True))
         self.num_told += len(features)
 
-    def learn(self) -> float:
-        """A few updates by the cross-entropy of the verdicts, each at every token of some rollouts that are remembered; the FLOPs that they took."""
-        rng, num_learned = np.random.default_rng(self.num_told), 0  # the same rollouts on every process, and after a resume
+    def learn(self) -> None:
+        """Take a few updates by the cross-entropy of the verdicts, each at every token of some rollouts that are remembered."""
+        rng = np.random.default_rng(self.num_told)  # the same rollouts on every process, and after a resume
         for _ in range(NUM_UPDATES):
             drawn = [self.history[index] for index in rng.integers(len(self.history), size=BATCH)]
             hidden_ND = torch.cat([of_rollout for of_rollout, _ in drawn]).float()
@@ -103,9 +105,7 @@ class ValueFunction:
             logits_N = self.head(hidden_ND).squeeze(-1)
             torch.nn.functional.binary_cross_entropy_with_logits(logits_N, passed_N).backward()
             self.optimizer.step()
-            num_learned += hidden_ND.numel()
-        num_asked = sum(of_rollout.numel() for of_rollout, _ in self.history)  # for the next threshold
-        return 6.0 * num_learned + 2.0 * num_asked
+            self.flops += 6.0 * hidden_ND.numel()
 
     def threshold(self, num_prompt_tokens: int, group_size: int) -> float:
         """`best_threshold` by what is remembered, as the head sees it now."""
@@ -223,10 +223,11 @@ class LearnsValue(StopsEarly, KeepsState):
         own = [(torch.stack(self.stop.features[row]).cpu(), passed[row]) for row in ran_on]
         told = [(features.to(self.accelerator.device), is_pass) for features, is_pass in gather_object(own)]
         self.value_function.tell(*zip(*told, strict=True))
-        flops = self.value_function.learn()  # of the same rollouts on every process, so that the heads stay alike
+        self.value_function.learn()  # of the same rollouts on every process, so that the heads stay alike
         if self.counter is not None:
             for counted in (self.counter.executed_flops, self.counter.useful_flops):
-                counted["reward_model"] += flops
+                counted["reward_model"] += self.value_function.flops
+        self.value_function.flops = 0.0
         return output
 
     def _token_advantages(self, output, passed: Sequence[bool]) -> torch.Tensor:

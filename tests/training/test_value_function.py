@@ -54,8 +54,12 @@ def told_value_function(num: int = 40) -> ValueFunction:
 
 def test_the_head_learns_what_tells_and_the_rate_where_nothing_does():
     value_function = told_value_function()
-    flops = [value_function.learn() for _ in range(40)]
-    assert flops[0] == 6 * 32 * 3 * 4 * 10 + 2 * 40 * 3 * 4  # ten updates on 32 rollouts of three tokens; a threshold by all 40
+    value_function.learn()
+    assert value_function.flops == 6 * 32 * 3 * 4 * 10  # ten updates on 32 rollouts of three tokens
+    value_function.threshold(4, 8)
+    assert value_function.flops == 6 * 32 * 3 * 4 * 10 + 2 * 40 * 3 * 4  # asked of all 40
+    for _ in range(40):
+        value_function.learn()
     hidden_ND = torch.tensor([[3.0, 0, 0, 0], [-3.0, 0, 0, 0], [0.0, 0, 0, 0]])
     high, low, middle = value_function.values(hidden_ND).tolist()
     assert high > 0.95 and low < 0.05 and middle == pytest.approx(0.25, abs=0.15)

@@ -28,10 +28,9 @@ SPOKEN = {
     "sft_easy_to_hard": "SFT, easy to hard",
     "sft_exact_half": "SFT, exact p nearest .5",
 }
-PLAIN = dict.fromkeys(
-    ("sft_uniform", "sft_easy_to_hard", "sft_exact_half"), "sft"
-)  # what a remedy is compared with, where that is not `target`
 PLAINS = ("target", "sft")
+# what a remedy is compared with, where that is not `target`
+PLAIN = dict.fromkeys(("sft_uniform", "sft_easy_to_hard", "sft_exact_half"), "sft")
 SAVES, SAME, CLOSE = 1.1, 1.25, 1.5
 # FLOPs per rollout of three digits, of drawing it and of training on it: `flops/prefill` + `flops/decode`, and `flops/train_forward` + `flops/train_backward`,
 # over the samples of a run in which no update was skipped
