@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, pack_prices, read_prices
-from eval.studies.curriculum.__main__ import curriculum_study
-from eval.studies.curriculum.claims import DRAW_FLOPS, TRAIN_FLOPS, Found, predicted_factor
+from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, pack_prices
+from eval.studies.curriculum.__main__ import curriculum_study, read
+from eval.studies.curriculum.claims import DRAW_FLOPS, TRAIN_FLOPS, predicted_factor
 from eval.studies.curriculum.make_pools import LEVELS, SPLITS, main
 
 PRICE = {"target": 2e10, "uniform": 1e10, "thompson": 8e9, "exact_half": 5e9, "probe": 4e10, "sft": 1e9, "sft_exact_half": 2e9}
@@ -35,7 +35,7 @@ def found(tmp_path_factory):
     pack_prices(runs, tmp_path_factory.mktemp("record"))
     folder = tmp_path_factory.getbasetemp() / "packed"
     pack_prices(runs, folder)
-    return Found(read_prices([folder]))
+    return read([folder])
 
 
 def test_factors_are_the_quotients_of_the_prices_and_the_page_says_so(found):

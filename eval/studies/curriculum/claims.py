@@ -1,15 +1,12 @@
 """The statistics of README.md: remedy factors, their closed form, and what each question is answered with."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from bitsample_llm.information import informative_group_probability
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import Estimate, number_text, ratio_over_seeds
 from bitsample_llm.report.prices import HALF, PricedRun, Target
-from bitsample_llm.report.remedies import Factor, factor, prices_of
+from bitsample_llm.report.remedy_runs import RemedyRuns
 
 SPOKEN = {
     "target": "the target alone",
@@ -28,43 +25,13 @@ SPOKEN = {
     "sft_easy_to_hard": "SFT, easy to hard",
     "sft_exact_half": "SFT, exact p nearest .5",
 }
-PLAINS = ("target", "sft")
-# what a remedy is compared with, where that is not `target`
-PLAIN = dict.fromkeys(("sft_uniform", "sft_easy_to_hard", "sft_exact_half"), "sft")
+# the arm that each is held against
+PLAIN_OF = {arm: "sft" if arm.startswith("sft") else "target" for arm in SPOKEN}
 SAVES, SAME, CLOSE = 1.1, 1.25, 1.5
 # FLOPs per rollout of three digits, of drawing it and of training on it: `flops/prefill` + `flops/decode`, and `flops/train_forward` + `flops/train_backward`,
 # over the samples of a run in which no update was skipped
 DRAW_FLOPS, TRAIN_FLOPS = 27.6e6, 81.0e6
 STEPS = 64  # of the mean over the way
-
-
-@dataclass(frozen=True)
-class Found:
-    """The runs, and what was made of them: a bootstrap takes a second, and is asked for by table, claims and figure."""
-
-    runs: Sequence[PricedRun]
-    _factors: dict[tuple, Factor] = field(default_factory=dict)
-
-    @property
-    def rungs(self) -> list[str]:
-        """The starts, in the order of their names."""
-        return sorted({run.rung for run in self.runs})
-
-    def of(self, rung: str, arm: str) -> list[PricedRun]:
-        """The runs of an arm at a start."""
-        return [run for run in self.runs if (run.rung, run.arm) == (rung, arm)]
-
-    def arms(self, rung: str) -> list[str]:
-        """The arms that were run at a start, in the order in which they are spoken of."""
-        return [arm for arm in SPOKEN if self.of(rung, arm)]
-
-    def factor(self, rung: str, arm: str, target: Target, plain: str | None = None) -> Factor:
-        """What an arm saves compared with the plain one."""
-        plain = plain or PLAIN.get(arm, "target")
-        key = (rung, arm, target.name, plain)
-        if key not in self._factors:
-            self._factors[key] = factor(*(prices_of(self.runs, rung, name, target) for name in (plain, arm)))
-        return self._factors[key]
 
 
 def predicted_factor(run: PricedRun, oracle: PricedRun, target: Target) -> float:
@@ -78,7 +45,7 @@ def predicted_factor(run: PricedRun, oracle: PricedRun, target: Target) -> float
     return float(plain / (chosen * (DRAW_FLOPS / informative_group_probability(np.array([0.5]), chosen)[0] + TRAIN_FLOPS)))
 
 
-def claims_of(found: Found) -> list[Claim]:
+def claims_of(found: RemedyRuns) -> list[Claim]:
     """Every question of README.md at every start whose runs are there."""
     claims = []
     for rung in found.rungs:
@@ -140,7 +107,7 @@ def claims_of(found: Found) -> list[Claim]:
     return claims
 
 
-def form_claim(found: Found, rung: str) -> Claim:
+def form_claim(found: RemedyRuns, rung: str) -> Claim:
     """Whether the closed form says what asking for p = .5 saves."""
     saved = found.factor(rung, "exact_half", HALF)
     of_arm = {arm: {run.model: run for run in found.of(rung, arm)} for arm in ("target", "exact_half")}
