@@ -141,6 +141,7 @@ def draw_factors(
         if saved.bound is not None:
             arrow = {"marker": ">" if saved.is_above else "<", "fillstyle": "none"}
             axis.plot([np.clip(saved.bound, *shown)], [place], **style | arrow)
+            axis.plot([], [], **style, label=label)  # the legend shows no arrow
         elif saved.estimate.mean is not None:
             low, high = np.clip(saved.estimate.interval, *shown)
             axis.plot([low, high], [place, place], color=COLOURS[look], linewidth=1)
