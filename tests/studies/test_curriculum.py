@@ -74,9 +74,11 @@ def test_no_operand_pair_of_a_pool_is_held_out(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["make_pools", str(tmp_path)])
     main()
     rows = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in tmp_path.iterdir()}
-    assert rows.keys() == {
-        f"{target}-{kind}-{name}" for target in LEVELS for kind in SPLITS for name in ("pool", "target", "heldout")
+    names = {
+        target: ["pool", "target", "heldout", *(f"only_{mark}" for mark, _ in levels if target in "GH")]
+        for target, levels in LEVELS.items()
     }
+    assert rows.keys() == {f"{target}-{kind}-{name}" for target in LEVELS for kind in SPLITS for name in names[target]}
     heldout = {operands(row["prompt"]) for name, of_file in rows.items() if name.endswith("heldout") for row in of_file}
     asked = {operands(row["prompt"]) for name, of_file in rows.items() if not name.endswith("heldout") for row in of_file}
     assert heldout and asked and not heldout & asked

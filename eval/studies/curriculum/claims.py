@@ -15,6 +15,8 @@ SPOKEN = {
     "target_unskipped_3e-5": "the same at 3e-5",
     "target_unskipped_1e-5": "the same at 1e-5",
     "uniform": "the pool in turn",
+    "only_C": "author C alone (p = .5)",
+    "only_E": "author E alone (p = .1)",
     "easy_to_hard": "easy to hard",
     "thompson": "Thompson sampling",
     "probe": "4 probing rollouts",

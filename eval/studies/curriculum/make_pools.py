@@ -1,7 +1,7 @@
 """Writes the pools of problems that curricula choose from: `python -m eval.studies.curriculum.make_pools FOLDER`.
 
 For each target and each kind of run (`tuning` for the search, `reported`): `pool` holds problems of every level, from the easiest to the target's; `target` problems of the target alone; `heldout` what is
-evaluated, of the target. No operand pair of a pool is held out, in whatever order and under whatever mark. The same files every time.
+evaluated, of the target; of `G` and `H` also `only_C` and so on, the pool's problems of one author. No operand pair of a pool is held out, in whatever order and under whatever mark. The same files every time.
 """
 
 import json
@@ -52,6 +52,8 @@ def main() -> None:
                 "target": rows_of(problems_of(levels[-1], train, NUM_TARGET, len(levels) - 1), numbers[-1]),
                 "heldout": rows_of(problems_of(levels[-1], heldout, NUM_HELDOUT, 0), numbers[-1]),
             }
+            if target in "GH":
+                files |= {f"only_{mark}": rows for (mark, _), rows in zip(levels, of_levels, strict=True)}
             for name, rows in files.items():
                 path = folder / f"{target}-{kind}-{name}.jsonl"
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows))
