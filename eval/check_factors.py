@@ -1,6 +1,6 @@
-"""A second program for the study of curricula, written from README.md alone; it shares no code with the study, so that an error would have to be made twice.
+"""A second program for remedy factors, written from the README of the study of curricula alone; it shares no code with the studies, so that an error would have to be made twice.
 
-Usage: python -m eval.studies.curriculum.check FOLDER [--results results.json]; FOLDER holds a lines.parquet, whose rows are runs.
+Usage: python -m eval.check_factors FOLDER [--results results.json] [--plain target sft]; FOLDER holds a lines.parquet, whose rows are runs.
 After prices and factors it prints what would turn the answer to "above 1?" round: half of the training seeds, and each pretraining seed alone.
 """
 
@@ -19,7 +19,6 @@ KEPT_FOR = 3  # a target counts once this many times its FLOPs were spent withou
 DRAWS = 10_000
 NEVER = 1e200  # FLOPs for a median that a draw does not have: its factor is infinite or 0, and 1 where neither arm has one
 TOLERANCE = 1e-9
-PLAIN = ("target", "sft")  # what the others are set against
 
 
 def price(run, share):
@@ -123,18 +122,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("record", type=Path, help="a lines.parquet, or the folder that holds it")
     parser.add_argument("--results", type=Path, help="results.json of the study's page, to compare with")
+    parser.add_argument(
+        "--plain",
+        nargs="+",
+        default=["target", "sft"],
+        help="arms that the others are set against: that whose name theirs begins with, else the first",
+    )
     arguments = parser.parse_args()
+    plain = arguments.plain
     results = json.loads(arguments.results.read_text()) if arguments.results else {}
     study = results.get("results", results).get("factors", {})
     cells = read_cells(arguments.record / "lines.parquet" if arguments.record.is_dir() else arguments.record)
     of_study, of_record = ([(rung, arm, name) for rung in side for arm in side[rung] for name in SHARES] for side in (study, cells))
     # what only one of the two has stays infinite
-    gaps = {key: math.inf for key in of_study + of_record if key[1] not in PLAIN}
+    gaps = {key: math.inf for key in of_study + of_record if key[1] not in plain}
     ends, bounds, attempts, rng = [], [], [], np.random.default_rng(2029)
     for key in of_record:
         rung, arm, name = key
         cell = cells[rung][arm][name]
-        base = cells[rung].get("sft" if arm.startswith("sft") else "target", {}).get(name, {})
+        base = cells[rung].get(next(filter(arm.startswith, plain[1:]), plain[0]), {}).get(name, {})
         (amount, known), (sign, value) = price_of(cell), factor(base, cell)
         runs, kept = (sum(count(part["kept"]) for part in cell.values()) for count in (len, sum))
         row = f"{rung:14} {arm:16} {name:16} {runs:3} runs, {kept:3} kept  {'' if known else '>':1} {amount / 1e9:<8.4g} GFLOP"
