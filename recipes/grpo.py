@@ -25,6 +25,7 @@ from bitsample_llm.training.rl_choices import (
     parsed_arguments,
     reward_function,
     trainer_of,
+    training_row,
 )
 from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
 
@@ -43,6 +44,8 @@ def main() -> None:
         if end.stop is not None and args.use_vllm:
             raise ValueError("--stop needs generation by transformers: set use_vllm to false")
         reserved = args.max_completion_length
+        if study.shots and study.rollout_prompt_column is not None:
+            raise ValueError("--shots and --rollout_prompt_column do not go together: write solved problems into that column")
         problems = problems_for_model(problems, model, tokenizer, study, reserved=reserved, end=end)
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed, end)
@@ -54,13 +57,14 @@ def main() -> None:
             model=model,
             reward_funcs=[reward_function(CREDITS[choices.reward].reward, verifier, args.seed)],
             args=args,
-            train_dataset=Dataset.from_list([{"prompt": p.prompt, "problem_id": p.problem_id} for p in problems.train]),
+            train_dataset=Dataset.from_list([training_row(problem) for problem in problems.train]),
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
             **extra,
         )
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    train_and_record(trainer, study, problems, manifest, checkpoint, verifier, reward_is_verdict=choices.reward != "random")
+    is_verdict = choices.reward != "random" and choices.vote is None  # the verdict on a vote is nobody's own
+    train_and_record(trainer, study, problems, manifest, checkpoint, verifier, reward_is_verdict=is_verdict)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,10 @@ def main() -> None:
         study, choices, args, model_args = parser.parse_args_and_config()
         report_processes()
         problems = load_problems(study)
+        if study.rollout_prompt_column is not None:
+            raise ValueError(
+                "--rollout_prompt_column is for grpo.py, which draws rollouts in rounds: use it with --trainer rejection"
+            )
         checkpoint = prepare_run_dir(args)
         unlimited_steps(args, study.flop_budget)
         model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)

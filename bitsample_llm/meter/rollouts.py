@@ -14,13 +14,14 @@ from bitsample_llm.meter.labels import surprisal_bits_of
 
 
 def sampling_settings(trainer) -> dict:
-    """How a trainer samples: temperature and truncation, and whether that is the model's own distribution."""
+    """How a trainer samples: temperature, truncation, under which prompt, and whether that is the model's own distribution."""
     args = trainer.args
     asked = {name: getattr(args, name, None) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
     asked |= {key: value for key, value in (args.generation_kwargs or {}).items() if key in asked}
     is_truncated = asked["top_p"] not in (None, 1) or (asked["top_k"] or 0) > 0 or bool(asked["min_p"])
-    is_own = not is_truncated and asked["temperature"] == 1 and asked["repetition_penalty"] in (None, 1)
-    return asked | {"is_truncated": is_truncated, "is_own_distribution": is_own}
+    is_other = getattr(trainer, "draws_under_other_prompt", False)
+    is_own = not (is_truncated or is_other) and asked["temperature"] == 1 and asked["repetition_penalty"] in (None, 1)
+    return asked | {"is_truncated": is_truncated, "is_own_distribution": is_own, "is_under_other_prompt": is_other}
 
 
 class GenerationObserver:
@@ -138,7 +139,9 @@ class GenerationObserver:
         rollouts = self.pending_rollouts()
         surprisals = [rollout["surprisal_bits"] for rollout in rollouts if rollout["surprisal_bits"] is not None]
         self.totals.observe("bits/surprisal_per_sample", surprisals)
-        if not self.sampling["is_truncated"]:  # the surprisal is then of another distribution than the sampler's
+        if not (
+            self.sampling["is_truncated"] or self.sampling["is_under_other_prompt"]
+        ):  # the surprisal is then of another distribution than the sampler's
             self.totals.observe("bits/believed_per_sample", believed_reward_bits(np.array(surprisals)).tolist())
         self._rollouts = self._logps_B = self._trained_B = None  # first, so that an interrupt between hands nothing on twice
         self.meter.add_rows("rollouts", rollouts)

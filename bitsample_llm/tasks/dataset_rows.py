@@ -34,7 +34,8 @@ POOL_BOUNDS = {"heldout": 0.15, "tuning_heldout": 0.20, "tuning": 0.30, "train":
 NARROW = {"float16": np.float16, "float32": np.float32}  # as Python's floats their 0.1 is 0.10000000149011612
 NAMED_BY_ROWS = ("exact", "numeric", "symbolic")  # verifiers; tasks of reasoning-gym bring their own
 SYSTEM_ROLES = ("system", "developer")  # of messages that say how to answer
-COLUMNS = ("prompt_column", "answer_column", "verifier_column", "level_column")  # of what is held out no level is asked
+COLUMNS = ("prompt_column", "answer_column", "verifier_column", "level_column", "rollout_prompt_column")
+OF_TRAINING = ("level_column", "rollout_prompt_column")  # what is held out needs none of these
 NAMED = 20  # rows of one fault that the terminal names; the manifest names all
 
 
@@ -55,6 +56,10 @@ class DataArguments:
     verifier: str = option("exact", "exact, numeric or symbolic (math-verify).")
     verifier_column: str | None = option(None, "Column that names the verifier of each row.")
     level_column: str | None = option(None, "Column of a problem's level, a number or a name, by which --selection chooses.")
+    rollout_prompt_column: str | None = option(
+        None,
+        "Column of a better prompt, under which the rollouts of grpo.py are drawn; they are trained on under the prompt itself.",
+    )
     prompt_format: str = option(
         "auto",
         "text: the prompt as it stands. chat: a message of the user, through the tokenizer's chat template. auto: "
@@ -186,6 +191,7 @@ def problems_of_rows(
         answer = None if answer is None else answer_text(narrow(answer))
         verifier = row[asked.verifier_column] if asked.verifier_column else asked.verifier
         level = str(row[asked.level_column]) if asked.level_column in row else None
+        rollout_prompt = row.get(asked.rollout_prompt_column)
         if asked.verifier_column and verifier not in NAMED_BY_ROWS:
             raise ValueError(f"row {label} asks for the verifier {verifier!r}; known: {', '.join(NAMED_BY_ROWS)}")
         if not _is_prompt(prompt):
@@ -196,6 +202,8 @@ def problems_of_rows(
             faults.add("the answer is not plainly one number", label)
         elif level in ("None", "nan"):
             faults.add("no level", label)
+        elif asked.rollout_prompt_column in row and not _is_prompt(rollout_prompt):
+            faults.add("no prompt for rollouts", label)
         elif (key := identity(prompt)) in heldout:
             faults.add(f"held out in {heldout_by}", label)
         elif key in answer_by_identity:
@@ -203,7 +211,8 @@ def problems_of_rows(
             faults.add("duplicate of an earlier prompt" + " with another answer" * is_other, label)
         else:
             answer_by_identity[key] = answer
-            problems.append(Problem(label, prompt, answer, difficulty=0, verifier=verifier, level=level))
+            about = {"verifier": verifier, "level": level, "rollout_prompt": rollout_prompt}
+            problems.append(Problem(label, prompt, answer, difficulty=0, **about))
     return problems
 
 
@@ -279,7 +288,12 @@ def read_dataset(
         if asked.heldout_split is not None:  # first, so that what is held out is what is not trained on
             of_file = Path(asked.heldout_split).suffix in READER_BY_SUFFIX
             source, split = (asked.heldout_split, "train") if of_file else (asked.dataset, asked.heldout_split)
-            rows = checked_columns(open_dataset(source, asked.dataset_config, split), asked, source, COLUMNS[:-1])
+            rows = checked_columns(
+                open_dataset(source, asked.dataset_config, split),
+                asked,
+                source,
+                [name for name in COLUMNS if name not in OF_TRAINING],
+            )
             heldout_by = Path(source).name if of_file else split
             held_apart = problems_of_rows(rows, heldout_by, asked, faults)
         name = Path(asked.dataset).name

@@ -28,7 +28,8 @@ class Problem:
     """One draw of a task: what the model is given and the answer that passes, after the worked `lines` of a scratchpad.
 
     The prompt is a text, or a conversation as TRL has it: a list of messages with `role` and `content`. `verifier` names what
-    judges a completion; `exact` accepts the answer and nothing else. Data may say of which `level` a problem is.
+    judges a completion; `exact` accepts the answer and nothing else. Data may say of which `level` a problem is, and under which
+    other prompt (`rollout_prompt`) rollouts are drawn.
     """
 
     problem_id: str
@@ -39,6 +40,7 @@ class Problem:
     lines: tuple[str, ...] = ()
     verifier: str = "exact"
     level: str | None = None
+    rollout_prompt: str | list[dict[str, str]] | None = None
 
     @property
     def has_one_accepted_string(self) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
-from bitsample_llm.scoring.likelihood import encode_answer
+from bitsample_llm.scoring.likelihood import encode_answer, encode_prompt
 from bitsample_llm.scoring.spellings import MAX_SPELLINGS, decoded
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.dataset_rows import SYSTEM_ROLES, Faults
@@ -24,10 +24,9 @@ def is_chat(prompt_format: str, tokenizer) -> bool:
 
 
 def as_messages(problem: Problem) -> Problem:
-    """The problem with its text as the user's message; a conversation stays as it is."""
-    if isinstance(problem.prompt, str):
-        return dataclasses.replace(problem, prompt=[{"role": "user", "content": problem.prompt}])
-    return problem
+    """The problem with its text, and the one that rollouts are drawn under, as the user's message; a conversation stays as it is."""
+    texts = {name: text for name in ("prompt", "rollout_prompt") if isinstance(text := getattr(problem, name), str)}
+    return dataclasses.replace(problem, **{name: [{"role": "user", "content": text}] for name, text in texts.items()})
 
 
 def can_write(tokenizer, text: str) -> bool:
@@ -80,7 +79,8 @@ def fault_of(problem: Problem, end: AnswerEnd, context: int | None, reserved: in
     prompt_ids, answer_ids = encode_answer(end.tokenizer, problem, end)
     if end.stop is not None and end.stop in problem.completion:
         return f"the answer holds the stop {end.stop!r}, at which sampling ends"
-    if context is not None and len(prompt_ids) + max(len(answer_ids), reserved) > context:
+    longest = max(len(prompt_ids), len(encode_prompt(end.tokenizer, problem.rollout_prompt or "")))
+    if context is not None and longest + max(len(answer_ids), reserved) > context:
         return f"prompt and answer are longer than {context} tokens"
     if problem.has_one_accepted_string and decoded(end.tokenizer, [answer_ids[:-1]])[0] != problem.completion:
         return "the tokenizer cannot write the answer"

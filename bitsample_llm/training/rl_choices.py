@@ -11,6 +11,7 @@ from trl.import_utils import is_vllm_available
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
+from bitsample_llm.tasks import Problem
 from bitsample_llm.training.arguments import OneLineParser, RunArguments
 from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.objectives import (
@@ -21,8 +22,10 @@ from bitsample_llm.training.objectives import (
 )
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import RandomReward, VerdictReward
+from bitsample_llm.training.rollout_prompt import drawing_under_other_prompt
 from bitsample_llm.training.selection import SelectionArguments, Selector, SelectsPrompts, selecting
 from bitsample_llm.training.value_function import ValueArguments, learning_value
+from bitsample_llm.training.votes import VoteArguments, voting
 
 TRAINERS = {  # the trainer and its configuration
     "grpo": (GRPOTrainer, GRPOConfig),
@@ -40,7 +43,7 @@ KNOWN_VALUES = {
 
 
 @dataclass
-class GRPOChoices(SelectionArguments, ValueArguments):
+class GRPOChoices(SelectionArguments, ValueArguments, VoteArguments):
     """Which trainer, and what it is told."""
 
     trainer: str = option(
@@ -90,6 +93,12 @@ def check_training_arguments(args) -> None:
         raise ValueError("--use_vllm true needs the package vllm: pip install 'trl[vllm]', or leave the option out")
 
 
+def training_row(problem: Problem) -> dict:
+    """A row of what TRL draws rollouts for."""
+    row = {"prompt": problem.prompt, "problem_id": problem.problem_id}
+    return row if problem.rollout_prompt is None else row | {"rollout_prompt": problem.rollout_prompt}
+
+
 def reward_function(name: str, verifier: RolloutVerifier, seed: int):
     """What TRL calls for the scalar reward."""
     if name == "random":
@@ -110,6 +119,16 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int) -> tu
                 f"--value_run_on must be above 0, since the value function learns from rollouts that run on, got {choices.value_run_on}"
             )
         trainer_class, extra = learning_value(trainer_class), extra | {"value": choices}
+    if choices.vote is not None:
+        if choices.reward != "outcome" or choices.trainer not in ("grpo", "rloo", "reinforce"):
+            raise ValueError("--vote needs --trainer grpo, rloo or reinforce, and --reward outcome")
+        if own := _which_read_verdicts(choices):
+            raise ValueError(f"--vote gives rollouts the verdict of others, and {own} their own: leave one of the two out")
+        trainer_class, extra = voting(trainer_class), extra | {"vote": choices, "verifier": verifier}
+    if any(problem.rollout_prompt is not None for problem in verifier.problem_by_id.values()):
+        if own := _which_read_verdicts(choices):
+            raise ValueError(f"--rollout_prompt_column and {own} do not go together: leave one of the two out")
+        trainer_class = drawing_under_other_prompt(trainer_class)
     if choices.selection == "shuffled":
         return trainer_class, extra
     if choices.reward != "outcome":
@@ -121,6 +140,13 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int) -> tu
     problems = list(verifier.problem_by_id.values())
     selector = Selector(choices, problems, seed, verifier.end, verifier)
     return selecting(trainer_class, SelectsPrompts), extra | {"selector": selector}
+
+
+def _which_read_verdicts(choices: GRPOChoices) -> str:
+    """The first of the chosen options that decide by a rollout's own verdict under its own prompt; empty if none does."""
+    chosen = {"--stop_at_first_error": choices.stop_at_first_error, "--stop_at_low_value": choices.stop_at_low_value}
+    chosen |= {"--value_baseline": choices.value_baseline, f"--selection {choices.selection}": choices.selection != "shuffled"}
+    return next((name for name, is_chosen in chosen.items() if is_chosen), "")
 
 
 def _plain_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
@@ -150,4 +176,5 @@ def arm_name(choices: GRPOChoices) -> str:
     words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
     words += [choices.selection * (choices.selection != "shuffled"), "stop_at_low_value" * choices.stop_at_low_value]
     words += ["value_baseline" * choices.value_baseline]
+    words += [f"{choices.vote}_of_{choices.vote_size}" if choices.vote else ""]
     return "_".join(word for word in words if word)
