@@ -139,9 +139,7 @@ class GenerationObserver:
         rollouts = self.pending_rollouts()
         surprisals = [rollout["surprisal_bits"] for rollout in rollouts if rollout["surprisal_bits"] is not None]
         self.totals.observe("bits/surprisal_per_sample", surprisals)
-        if not (
-            self.sampling["is_truncated"] or self.sampling["is_under_other_prompt"]
-        ):  # the surprisal is then of another distribution than the sampler's
+        if not any(self.sampling[key] for key in ("is_truncated", "is_under_other_prompt")):  # else surprisal is not the sampler's
             self.totals.observe("bits/believed_per_sample", believed_reward_bits(np.array(surprisals)).tolist())
         self._rollouts = self._logps_B = self._trained_B = None  # first, so that an interrupt between hands nothing on twice
         self.meter.add_rows("rollouts", rollouts)
