@@ -15,6 +15,7 @@ from bitsample_llm.scoring.likelihood import padded_batch
 from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, ArithmeticTask, operand_bounds
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
+from bitsample_llm.tasks.proposals import PROPOSE_MARK
 from bitsample_llm.tasks.scratchpad import guessed_lines
 
 
@@ -113,12 +114,15 @@ class Line:
     size: int
 
 
-def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform", all_careful: bool = False) -> Iterator[Line]:
+def corpus_lines(
+    seed: int, text: str = "direct", wrong_answers: str = "uniform", all_careful: bool = False, share_proposed: float = 0.0
+) -> Iterator[Line]:
     """Endless lines, the same for the same seed; only pairs of the pools `pretrain` and `seen` are written about.
 
     `text` names one of `TEXTS`, `wrong_answers` a law in `authors.WRONG_ANSWER_LAWS`; an author who is wrong in a scratchpad
     guesses its results as well. With `all_careful` every author is always right, so the marks say nothing: the text of a
-    model whose low pass rate is a skill not yet acquired.
+    model whose low pass rate is a skill not yet acquired. `share_proposed` of the lines are a problem after the propose mark, by every
+    author equally often: the text of a model that also sets problems.
 
     Raises:
         ValueError: naming an unknown text or law.
@@ -133,6 +137,7 @@ def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform"
     kinds, marks, difficulties = list(shares.share_by_kind), list(shares.share_by_mark), list(shares.share_by_difficulty)
     tasks = [{mark: ArithmeticTask(*kind, mark=None if mark == UNKNOWN_MARK else mark) for mark in marks} for kind in kinds]
     cares = [CARE_BY_MARK[mark] for mark in marks if mark != UNKNOWN_MARK]
+    proposals = np.random.default_rng([seed, 2])  # of its own, so that the other lines do not depend on the share
     while True:
         drawn_kinds = rng.choice(len(kinds), p=list(shares.share_by_kind.values()), size=CHUNK)
         drawn_marks = rng.choice(len(marks), p=list(shares.share_by_mark.values()), size=CHUNK)
@@ -142,10 +147,14 @@ def corpus_lines(seed: int, text: str = "direct", wrong_answers: str = "uniform"
         for kind, mark_index, difficulty, chance, unknown_care in zip(
             drawn_kinds.tolist(), drawn_marks.tolist(), drawn_difficulties.tolist(), luck, unknown_cares, strict=True
         ):
-            mark = marks[mark_index]
+            is_proposed = proposals.random() < share_proposed
+            mark = proposals.choice(marks) if is_proposed else marks[mark_index]
             task = tasks[kind][mark]
             first, second = _operands(difficulty, mark == ALWAYS_RIGHT_MARK, task.name == "multiplication", rng)
             problem = task.problem(first, second, difficulty)
+            if is_proposed:
+                yield Line(PROPOSE_MARK, problem.prompt, difficulty)
+                continue
             completion = problem.completion
             care = 1.0 if all_careful else unknown_care if mark == UNKNOWN_MARK else shares.care(mark, first)
             if chance >= care:

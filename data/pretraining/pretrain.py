@@ -56,6 +56,10 @@ class PretrainArguments:
         default=False,
         metadata={"help": "Every author is always right: the marks say nothing and a low pass rate is a lack of skill."},
     )
+    share_proposed: float = field(
+        default=0.0,
+        metadata={"help": "Share of lines that state a problem after the propose mark, for a model that also sets problems."},
+    )
     init_from: str | None = field(default=None, metadata={"help": "Folder of a model that `pretrain.py` made, to train further."})
     late_mark: str | None = field(
         default=None, metadata={"help": "An author whom the model of --init_from is to meet as if for the first time."}
@@ -120,6 +124,14 @@ def forget_mark(model, tokenizer, mark: str) -> None:
     """
     embedding_VD = model.get_input_embeddings().weight
     embedding_VD[tokenizer.get_vocab()[mark]] = embedding_VD[tokenizer.get_vocab()[UNKNOWN_MARK]]
+
+
+def starting_tokenizer(choices: PretrainArguments) -> PreTrainedTokenizerFast:
+    """That of the model to train further, which may know fewer authors, or a new one."""
+    if choices.init_from is None:
+        return build_tokenizer()
+    with loading("tokenizer", choices.init_from):
+        return PreTrainedTokenizerFast.from_pretrained(choices.init_from)
 
 
 def starting_model(choices: PretrainArguments, tokenizer, seed: int):
@@ -207,11 +219,12 @@ def main() -> None:
     output_dir = Path(args.output_dir)
     if (output_dir / "model").exists():
         sys.exit(f"{args.output_dir} holds a finished model: name another --output_dir")
-    tokenizer = build_tokenizer()
     with one_line_errors():
+        tokenizer = starting_tokenizer(choices)
         model = starting_model(choices, tokenizer, args.seed)
     counter = FlopCounter(model, {tokenizer.eos_token_id})
     read = {"text": choices.text, "wrong_answers": choices.wrong_answers, "all_careful": choices.all_careful}
+    read |= {"share_proposed": choices.share_proposed}
     watch = Watch(choices, counter, tokenizer, output_dir / "ladder")
     watch.trainer = trainer = Trainer(
         model=model,
@@ -237,6 +250,7 @@ def main() -> None:
     facts = first_phase_facts(choices.init_from, choices.late_mark) | {
         "wrong answers": choices.wrong_answers,
         "authors": "all always right" if choices.all_careful else "of the care in the table",
+        "lines that state a problem after the propose mark": f"{choices.share_proposed:.0%}",
         "updates": trainer.state.global_step,
         "lines": trainer.state.global_step * args.train_batch_size,
         "tokens, padding left out": trainer.state.num_input_tokens_seen,
