@@ -10,7 +10,6 @@ import sys
 from datasets import Dataset
 from trl import get_peft_config
 
-from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.scoring.likelihood import check_completion_length
 from bitsample_llm.training.arguments import one_line_errors
 from bitsample_llm.training.credit import CREDITS
@@ -26,6 +25,7 @@ from bitsample_llm.training.rl_choices import (
     reward_function,
     trainer_of,
     training_row,
+    verifier_class,
 )
 from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
 
@@ -50,9 +50,9 @@ def main() -> None:
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed, end)
         check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
+        verifier = verifier_class(choices)(problems.task, problems.train, tokenizer, end)
         study.arm = study.arm or arm_name(choices)
-        trainer_class, extra = trainer_of(choices, verifier, args.seed)
+        trainer_class, extra = trainer_of(choices, verifier, args.seed, reserved)
         trainer = trainer_class(
             model=model,
             reward_funcs=[reward_function(CREDITS[choices.reward].reward, verifier, args.seed)],

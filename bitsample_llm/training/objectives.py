@@ -76,6 +76,25 @@ class SkipsDeadUpdates:
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
+class SkipsDeadRows:
+    """Mixin before `SkipsDeadUpdates`, for batches of several groups: rows without an advantage cost no forward pass where they have no part in TRL's loss.
+
+    That is so where the loss is a sum over the tokens of a batch, divided by their number in the whole generation.
+    """
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """TRL's loss, from the rows that have an advantage; the others leave `inputs`, where who listens finds what was trained on."""
+        is_sum = self.loss_type in ("cispo", "dapo", "vespo") and self.top_entropy_quantile == 1.0
+        if self.model.training and is_sum and self.beta == 0.0 and not self._entropy_bonus_enabled:
+            alive_B = inputs["advantages"] != 0
+            alive_B[0] |= not alive_B.any()  # or a process would be missing where the others share a gradient
+            num_rows = len(alive_B)
+            for name, value in inputs.items():
+                if isinstance(value, torch.Tensor) and value.dim() and len(value) == num_rows:
+                    inputs[name] = value[alive_B]
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
 class ReinforceTrainer(GRPOTrainer):
     """GRPOTrainer without a baseline: the advantage of a rollout is its reward, so that only passes teach, each as much as any other."""
 

@@ -24,6 +24,7 @@ from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import RandomReward, VerdictReward
 from bitsample_llm.training.rollout_prompt import drawing_under_other_prompt
 from bitsample_llm.training.selection import SelectionArguments, Selector, SelectsPrompts, selecting
+from bitsample_llm.training.self_play import ProblemSetter, ProposalVerifier, SelfPlayArguments, self_playing
 from bitsample_llm.training.value_function import ValueArguments, learning_value
 from bitsample_llm.training.votes import VoteArguments, voting
 
@@ -43,7 +44,7 @@ KNOWN_VALUES = {
 
 
 @dataclass
-class GRPOChoices(SelectionArguments, ValueArguments, VoteArguments):
+class GRPOChoices(SelectionArguments, ValueArguments, VoteArguments, SelfPlayArguments):
     """Which trainer, and what it is told."""
 
     trainer: str = option(
@@ -106,7 +107,23 @@ def reward_function(name: str, verifier: RolloutVerifier, seed: int):
     return VerdictReward(verifier, name)
 
 
-def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int) -> tuple[type, dict]:
+def verifier_class(choices: GRPOChoices) -> type[RolloutVerifier]:
+    """What judges the rollouts."""
+    return RolloutVerifier if choices.self_play == "none" else ProposalVerifier
+
+
+def _check_self_play(choices: GRPOChoices, verifier: RolloutVerifier) -> None:
+    if choices.trainer != "grpo" or choices.reward != "outcome":
+        raise ValueError("--self_play needs --trainer grpo and --reward outcome")
+    if own := _which_read_verdicts(choices) or "--vote" * (choices.vote is not None):
+        raise ValueError(f"--self_play and {own} do not go together: leave one of the two out")
+    if any(problem.rollout_prompt is not None for problem in verifier.problem_by_id.values()):
+        raise ValueError("--self_play and --rollout_prompt_column do not go together: leave one of the two out")
+    if any(not isinstance(problem.prompt, str) for problem in verifier.problem_by_id.values()):
+        raise ValueError("--self_play reads problems from text, and the prompts are conversations: pass --prompt_format text")
+
+
+def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int, max_completion_length: int) -> tuple[type, dict]:
     """The trainer's class, and what it takes besides TRL's arguments; a ValueError for choices that do not go together."""
     trainer_class, extra = _plain_trainer_of(choices, verifier)
     if choices.stop_at_low_value or choices.value_baseline:
@@ -129,6 +146,10 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int) -> tu
         if own := _which_read_verdicts(choices):
             raise ValueError(f"--rollout_prompt_column and {own} do not go together: leave one of the two out")
         trainer_class = drawing_under_other_prompt(trainer_class)
+    if choices.self_play != "none":
+        _check_self_play(choices, verifier)
+        setter = ProblemSetter(verifier, max_completion_length)
+        return self_playing(trainer_class), extra | {"setter": setter, "trains_proposer": choices.self_play == "near_half"}
     if choices.selection == "shuffled":
         return trainer_class, extra
     if choices.reward != "outcome":
@@ -175,6 +196,6 @@ def arm_name(choices: GRPOChoices) -> str:
     """The trainer, with what it is told where that is not the outcome of a whole rollout."""
     words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
     words += [choices.selection * (choices.selection != "shuffled"), "stop_at_low_value" * choices.stop_at_low_value]
-    words += ["value_baseline" * choices.value_baseline]
-    words += [f"{choices.vote}_of_{choices.vote_size}" if choices.vote else ""]
+    words += ["value_baseline" * choices.value_baseline, f"{choices.vote}_of_{choices.vote_size}" * (choices.vote is not None)]
+    words += [f"self_play_{choices.self_play}" * (choices.self_play != "none")]
     return "_".join(word for word in words if word)

@@ -28,7 +28,8 @@ from bitsample_llm.training.prompt_format import labelled_rows
 STATE_FILE = "selection.json"  # in a checkpoint
 # Verdicts of so many generations ago weigh 1/e of those of today: the policy learns, and what was learned of one level moves others.
 MEMORY_GENERATIONS = 64
-SELECTIONS = ("shuffled", "easy_to_hard", "thompson", "probe", "exact_variance", "exact_half")
+BANDIT_RATE = 0.3  # by which a reward above the mean moves the log-odds of its level
+SELECTIONS = ("shuffled", "easy_to_hard", "thompson", "bandit", "probe", "exact_variance", "exact_half")
 
 
 @dataclass
@@ -38,7 +39,8 @@ class SelectionArguments:
     selection: str = option(
         "shuffled",
         "Which problem is asked next. shuffled: TRL's order. easy_to_hard: level after level (--level_column). thompson: one of the level that has the "
-        "largest p(1 - p), for p drawn from a Beta distribution of its verdicts, old ones counting less. probe: of some random candidates the one nearest to "
+        "largest p(1 - p), for p drawn from a Beta distribution of its verdicts, old ones counting less. bandit: one of a level that is drawn from a softmax, which learns by "
+        "policy gradient from the reward 1 - 2|p - 1/2| of each group, p being the share of its rollouts that passed. probe: of some random candidates the one nearest to "
         "p = .5, by rollouts that are drawn for that and charged. exact_half: the same by exact pass rates, whose cost is not counted: a bound, "
         "not a method. exact_variance: one of the candidates, with odds in proportion to their exact p(1 - p).",
         choices=list(SELECTIONS),
@@ -72,16 +74,17 @@ class Selector:
         self.level_of_row = np.array([place[name] for name in names])
         self.rows_by_level = [np.flatnonzero(self.level_of_row == index) for index in range(len(self.levels))]
         self.passes_L, self.fails_L = np.zeros(len(self.levels)), np.zeros(len(self.levels))
+        self.logits_L, self.mean_reward = np.zeros(len(self.levels)), 0.0  # of a bandit
         self.rng = np.random.default_rng([seed, 0x5E1EC7])
 
     def _check(self) -> None:
         """A ValueError where there is nothing to choose by."""
         name, is_exact = self.how.selection, self.how.selection.startswith("exact")
-        if self.verifier is None and name in ("thompson", "probe"):
+        if self.verifier is None and name in ("thompson", "bandit", "probe"):
             raise ValueError(
                 f"--selection {name} chooses by rollouts, and SFT has none: use easy_to_hard, exact_half or exact_variance"
             )
-        others = "easy_to_hard" if self.verifier is None else "thompson or probe"
+        others = "easy_to_hard" if self.verifier is None else "thompson, bandit or probe"
         if is_exact and not all(problem.has_one_accepted_string for problem in self.problems):
             raise ValueError(f"--selection {name} needs exact pass rates, and several answers pass: use {others}")
         if is_exact and any(self.end.spellings(problem.completion) is None for problem in self.problems):
@@ -92,7 +95,7 @@ class Selector:
     def chosen(
         self, num: int, step: int, pass_rates_of: Callable[[list[int]], Sequence[float]]
     ) -> tuple[list[int], list[float | None]]:
-        """Rows of `num` problems for the update `step`, and the pass rate that each was chosen for; None of easy_to_hard, which asks for none.
+        """Rows of `num` problems for the update `step`, and the pass rate that each was chosen for; None of easy_to_hard and bandit, which ask for none.
         `pass_rates_of` gives the pass rates of rows.
         """
         if self.how.selection == "easy_to_hard":
@@ -100,6 +103,9 @@ class Selector:
             return self._rows_of_level(level, num), [None] * num
         if self.how.selection == "thompson":
             return self._by_counts(num)
+        if self.how.selection == "bandit":
+            levels = self.rng.choice(len(self.levels), size=num, p=self._odds_L())
+            return [row for level in levels for row in self._rows_of_level(level, 1)], [None] * num
         candidates = self.rng.choice(
             len(self.problems), size=min(num * self.how.selection_candidates, len(self.problems)), replace=False
         )
@@ -121,6 +127,10 @@ class Selector:
             pass_rates.append(float(drawn_L[level]))
         return rows, pass_rates
 
+    def _odds_L(self) -> np.ndarray:
+        weights_L = np.exp(self.logits_L - self.logits_L.max())
+        return weights_L / weights_L.sum()
+
     def _rows_of_level(self, level: int, num: int) -> list[int]:
         rows = self.rows_by_level[level]
         return self.rng.choice(rows, size=num, replace=num > len(rows)).tolist()
@@ -132,10 +142,16 @@ class Selector:
         levels = self.level_of_row[list(rows)]
         np.add.at(self.passes_L, levels, num_passed)
         np.add.at(self.fails_L, levels, group_size - np.asarray(num_passed))
+        for level, reward in zip(levels, 1 - 2 * np.abs(np.asarray(num_passed) / group_size - 0.5), strict=True):
+            step_L = -self._odds_L()
+            step_L[level] += 1
+            self.logits_L += BANDIT_RATE * (reward - self.mean_reward) * step_L
+            self.mean_reward += (reward - self.mean_reward) / MEMORY_GENERATIONS
 
     def save(self, folder: Path) -> None:
         """Write what the next choice depends on into a checkpoint."""
         counts = {"passes": self.passes_L.tolist(), "fails": self.fails_L.tolist()}
+        counts |= {"logits": self.logits_L.tolist(), "mean_reward": self.mean_reward}
         state = {"selection": self.how.selection, "levels": self.levels, **counts, "rng": self.rng.bit_generator.state}
         (folder / STATE_FILE).write_text(json.dumps(state))
 
@@ -147,6 +163,7 @@ class Selector:
         if (state["selection"], state["levels"]) != (self.how.selection, self.levels):
             raise RecordError(f"{folder} is of another --selection or of data with other levels: resume with the same options")
         self.passes_L, self.fails_L = np.array(state["passes"]), np.array(state["fails"])
+        self.logits_L, self.mean_reward = np.array(state["logits"]), state["mean_reward"]
         self.rng.bit_generator.state = state["rng"]
 
 
