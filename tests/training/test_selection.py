@@ -59,6 +59,16 @@ def test_counts_lead_to_the_level_nearest_to_a_half_and_are_forgotten():
     assert len(set(level_of(chooses.chosen(100, 0, rates_of)[0]))) == 4
 
 
+def test_a_bandit_learns_the_level_nearest_to_a_half():
+    chooses = selector("bandit")
+    assert len(set(level_of(chooses.chosen(100, 0, rates_of)[0]))) == 4
+    for _ in range(200):
+        rows, pass_rates = chooses.chosen(1, 0, rates_of)
+        assert pass_rates == [None]
+        chooses.tell(rows, 8 * RATES[rows], 8)
+    assert level_of(chooses.chosen(100, 0, rates_of)[0]).count("1") > 80
+
+
 def test_pass_rates_choose_what_is_nearest_to_a_half_or_in_proportion_to_the_variance():
     rows, pass_rates = selector("exact_half", selection_candidates=32).chosen(1, 0, rates_of)
     assert (level_of(rows), pass_rates) == (["1"], [0.5])
@@ -134,7 +144,7 @@ def test_rollouts_that_only_probe_are_charged_and_not_counted_as_samples(monkeyp
     assert {row["selected_at_pass_rate"] for row in run.table("prompts").to_pylist()} <= {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
-@pytest.mark.parametrize("selection", ["thompson", "easy_to_hard"])
+@pytest.mark.parametrize("selection", ["thompson", "bandit", "easy_to_hard"])
 def test_a_resumed_run_goes_on_choosing(monkeypatch, tmp_path, pool, selection):
     options = {"selection": selection, "easy_to_hard_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-5}
     whole = grpo(monkeypatch, pool, tmp_path / "whole", max_steps=6, **options)
