@@ -184,8 +184,8 @@ def test_a_resumed_run_goes_on_proposing(monkeypatch, tmp_path):
     ("options", "told"),
     [
         ({"trainer": "rloo"}, "--self_play needs --trainer grpo"),
-        ({"selection": "thompson"}, "--self_play needs --trainer grpo, --reward outcome and --selection shuffled"),
-        ({"reward": "random"}, "--self_play needs --trainer grpo, --reward outcome"),
+        ({"selection": "thompson"}, "--self_play and --selection thompson do not go together"),
+        ({"reward": "random"}, "--self_play needs --trainer grpo and --reward outcome"),
         ({"stop_at_low_value": "true"}, "no value function"),
         ({"per_device_train_batch_size": 4}, "raise per_device_train_batch_size, best (1 + 4) x 4"),
         ({"self_play": "often"}, "invalid choice: 'often'"),
