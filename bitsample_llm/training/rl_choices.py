@@ -126,6 +126,8 @@ def _check_self_play(choices: GRPOChoices, verifier: RolloutVerifier) -> None:
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int, max_completion_length: int) -> tuple[type, dict]:
     """The trainer's class, and what it takes besides TRL's arguments; a ValueError for choices that do not go together."""
     trainer_class, extra = _plain_trainer_of(choices, verifier)
+    if choices.stop_as_others and not choices.stop_at_low_value:
+        raise ValueError("--stop_as_others is a control for --stop_at_low_value: pass that too")
     if choices.stop_at_low_value or choices.value_baseline:
         if choices.reward != "outcome" or choices.stop_at_first_error or choices.trainer not in ("grpo", "rloo"):
             raise ValueError(
@@ -196,6 +198,7 @@ def arm_name(choices: GRPOChoices) -> str:
     """The trainer, with what it is told where that is not the outcome of a whole rollout."""
     words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
     words += [choices.selection * (choices.selection != "shuffled"), "stop_at_low_value" * choices.stop_at_low_value]
-    words += ["value_baseline" * choices.value_baseline, f"{choices.vote}_of_{choices.vote_size}" * (choices.vote is not None)]
+    words += ["stop_as_others" * choices.stop_as_others, "value_baseline" * choices.value_baseline]
+    words += [f"{choices.vote}_of_{choices.vote_size}" * (choices.vote is not None)]
     words += [f"self_play_{choices.self_play}" * (choices.self_play != "none")]
     return "_".join(word for word in words if word)

@@ -25,6 +25,7 @@ from bitsample_llm.training.memorisation import write_ceiling
 from bitsample_llm.training.problems import RunProblems
 from bitsample_llm.training.processes import choose_num_threads, honour_fsdp_on_cpu, part
 from bitsample_llm.training.value_function import LearnsValue
+from bitsample_llm.training.value_record import VALUES_FILE, ValueRecord
 
 
 def set_up_process() -> None:
@@ -113,6 +114,10 @@ def train_and_record(
     trainer.add_callback(meter)
     if isinstance(trainer, LearnsValue):
         trainer.counter = meter.counter
+        record = run_dir / VALUES_FILE
+        if checkpoint is None and trainer.accelerator.is_main_process:  # of a run that was killed before its first checkpoint
+            record.unlink(missing_ok=True)
+        trainer.keep_record(ValueRecord(record, args.max_completion_length))
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(ProgressLine(meter, study.flop_budget))

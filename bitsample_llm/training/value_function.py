@@ -21,6 +21,7 @@ from bitsample_llm.options import option
 from bitsample_llm.records import RecordError
 from bitsample_llm.training.checkpoint_state import KeepsState
 from bitsample_llm.training.early_stop import StopsEarly
+from bitsample_llm.training.value_record import ValueRecord
 
 LEARNING_RATE, NUM_UPDATES, BATCH = 3e-2, 10, 32  # of the head, by Adam, after each generation, each on so many rollouts
 HISTORY = 512  # rollouts that the head learns from and a threshold is chosen by
@@ -43,6 +44,16 @@ class ValueArguments:
     value_run_on: float = option(
         0.25, "Share of each group that is never ended, from which the head learns and the threshold is chosen."
     )
+    stop_as_others: bool = option(
+        False,
+        "Control for --stop_at_low_value: end a rollout where the head would have ended another one, so that chance saves as many tokens.",
+    )
+
+
+def ends_after(values: np.ndarray, threshold: float) -> int | None:
+    """Tokens (of T values before them) of a rollout that ends at its first value below a threshold; None where there is none."""
+    below = values < threshold
+    return int(below.argmax()) + 1 if below.any() else None
 
 
 def best_threshold(values: Sequence[np.ndarray], passed: Sequence[bool], num_prompt_tokens: int, group_size: int) -> float:
@@ -59,7 +70,7 @@ def best_threshold(values: Sequence[np.ndarray], passed: Sequence[bool], num_pro
     lowest = np.array([of_rollout.min() for of_rollout in values])
     costs = {}
     for threshold in (0.0, *np.quantile(lowest, np.linspace(0, 1, CANDIDATES))):
-        lengths = [int(below.argmax()) + 1 if (below := of_rollout < threshold).any() else len(of_rollout) for of_rollout in values]
+        lengths = [ends_after(of_rollout, threshold) or len(of_rollout) for of_rollout in values]
         kept = (passed & (lowest >= threshold)).mean()
         if kept < (1 - MOST_LOST) * passed.mean():
             continue
@@ -112,6 +123,12 @@ class ValueFunction:
         values = [self.values(of_rollout).cpu().numpy() for of_rollout, _ in self.history]
         return best_threshold(values, [passed for _, passed in self.history], num_prompt_tokens, group_size)
 
+    def ends_of_others(self, threshold: float, num: int, process: int = 0) -> list[float]:
+        """After how many tokens the threshold ends `num` rollouts that are drawn from those remembered; infinitely many where it does not."""
+        rng = np.random.default_rng([self.num_told, process])  # the same after a resume
+        drawn = [self.history[index][0] for index in rng.integers(len(self.history), size=num)]
+        return [ends_after(self.values(of_rollout).cpu().numpy(), threshold) or math.inf for of_rollout in drawn]
+
     def save(self, folder: Path) -> None:
         """Write what learning goes on from."""
         tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
@@ -141,10 +158,14 @@ class ValueFunction:
 
 
 class StopAtLowValue(StoppingCriteria):
-    """Notes the hidden state and the value before each token of a generation, and ends rows below a threshold but for those that `run_on_B` names."""
+    """Notes the hidden state and the value before each token of a generation, and ends rows below a threshold but for those that `run_on_B` names;
+    with `ends_after_B` after so many tokens instead.
+    """
 
-    def __init__(self, model, value_function: ValueFunction, threshold: float, run_on_B: Sequence[bool]):
-        self.value_function, self.threshold = value_function, threshold
+    def __init__(
+        self, model, value_function: ValueFunction, threshold: float, run_on_B: Sequence[bool], ends_after_B: Sequence[float] = ()
+    ):
+        self.value_function, self.threshold, self.ends_after_B = value_function, threshold, ends_after_B
         self.run_on_B = torch.tensor(run_on_B)
         self.features: list[list[torch.Tensor]] = [[] for _ in run_on_B]
         self.values: list[list[float]] = [[] for _ in run_on_B]
@@ -165,7 +186,12 @@ class StopAtLowValue(StoppingCriteria):
         for number, hidden_D, value in zip(self._numbers.tolist(), self._hidden_BD, values_B.tolist(), strict=True):
             self.features[number].append(hidden_D)
             self.values[number].append(value)
-        return (values_B < self.threshold) & ~self.run_on_B[self._numbers].to(values_B.device)
+        ends_B = values_B < self.threshold
+        if self.ends_after_B:
+            ends_B = torch.tensor(
+                [len(self.values[n]) >= self.ends_after_B[n] for n in self._numbers.tolist()], device=values_B.device
+            )
+        return ends_B & ~self.run_on_B[self._numbers].to(values_B.device)
 
     def detach(self) -> None:
         """Listen to the model no longer."""
@@ -185,6 +211,7 @@ class LearnsValue(StopsEarly, KeepsState):
         self.num_run_on = math.ceil(value.value_run_on * self.num_generations)
         self.stop: StopAtLowValue | None = None
         self.counter = None  # a meter's FLOP counter, if one is told what the head costs
+        self.record: ValueRecord | None = None  # of what the head said, if one is kept
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         try:
@@ -203,7 +230,11 @@ class LearnsValue(StopsEarly, KeepsState):
         first = self.accelerator.process_index * len(prompt_ids)
         num_run_on = self.num_run_on if threshold > 0 else self.num_generations
         run_on_B = [(first + row) % self.num_generations < num_run_on for row in range(len(prompt_ids))]
-        self.stop = StopAtLowValue(self.accelerator.unwrap_model(self.model_wrapped), self.value_function, threshold, run_on_B)
+        ends_after_B = []
+        if self.value.stop_as_others and threshold > 0:
+            ends_after_B = self.value_function.ends_of_others(threshold, len(prompt_ids), self.accelerator.process_index)
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        self.stop = StopAtLowValue(model, self.value_function, threshold, run_on_B, ends_after_B)
         return self.stop
 
     def _calculate_rewards(self, *args, **kwargs):
@@ -220,15 +251,23 @@ class LearnsValue(StopsEarly, KeepsState):
         if self.value.value_baseline:
             output["advantages"] = self._token_advantages(output, passed)
         ran_on = self.stop.run_on_B.nonzero().flatten().tolist()
-        own = [(torch.stack(self.stop.features[row]).cpu(), passed[row]) for row in ran_on]
-        told = [(features.to(self.accelerator.device), is_pass) for features, is_pass in gather_object(own)]
-        self.value_function.tell(*zip(*told, strict=True))
+        own = [(torch.stack(self.stop.features[row]).cpu(), self.stop.values[row], passed[row]) for row in ran_on]
+        features, values, verdicts = zip(*gather_object(own), strict=True)
+        if self.record is not None and self.accelerator.is_main_process:
+            ends = [ends_after(np.array(of_rollout), self.stop.threshold) for of_rollout in values]
+            self.record.add(self.state.global_step, self.stop.threshold, list(zip(values, ends, verdicts, strict=True)))
+        self.value_function.tell([of_rollout.to(self.accelerator.device) for of_rollout in features], verdicts)
         self.value_function.learn()  # of the same rollouts on every process, so that the heads stay alike
         if self.counter is not None:
             for counted in (self.counter.executed_flops, self.counter.useful_flops):
                 counted["reward_model"] += self.value_function.flops
         self.value_function.flops = 0.0
         return output
+
+    def keep_record(self, record: ValueRecord) -> None:
+        """Note what the head says of rollouts that run on, before it is told how they ended."""
+        self.record = record
+        self.kept.append(record)
 
     def _token_advantages(self, output, passed: Sequence[bool]) -> torch.Tensor:
         """(B, T) reward minus the value before each token, 0 where there is padding."""

@@ -11,7 +11,15 @@ from test_processes import launched
 from test_real_models import ran
 
 from bitsample_llm.records import RecordError, read_run
-from bitsample_llm.training.value_function import FEWEST_PASSES, MOST_LOST, StopAtLowValue, ValueFunction, best_threshold
+from bitsample_llm.training.value_function import (
+    FEWEST_PASSES,
+    MOST_LOST,
+    StopAtLowValue,
+    ValueFunction,
+    best_threshold,
+    ends_after,
+)
+from bitsample_llm.training.value_record import VALUES_FILE, ValueRecord
 
 RISING = np.array([0.3, 0.5, 0.9])  # values before three tokens of a rollout that passes
 FALLING = np.array([0.3, 0.1, 0.1])
@@ -94,6 +102,32 @@ def test_rows_are_ended_below_the_threshold_but_for_those_that_run_on():
     assert [len(values) for values in criterion.values] == [2, 1, 2]
     criterion.detach()
     assert not module._forward_hooks
+    control = StopAtLowValue(SimpleNamespace(base_model=module), value_function, 0.5, [False, False, True], [1, 2, 1])
+    control._note(None, (), SimpleNamespace(last_hidden_state=torch.tensor([[[3.0, 0, 0, 0]]] * 3)))
+    assert control(None, None).tolist() == [True, False, False]  # whatever their values are
+
+
+def test_others_end_where_their_values_fall_below_the_threshold():
+    assert [ends_after(values, 0.2) for values in (RISING, FALLING)] == [None, 2]
+    value_function = told_value_function(400)
+    for _ in range(40):
+        value_function.learn()
+    drawn = value_function.ends_of_others(0.1, 1000)  # three quarters fail, and show it before their second token
+    assert drawn.count(2) == pytest.approx(750, abs=60) and drawn.count(np.inf) == 1000 - drawn.count(2)
+    assert drawn == value_function.ends_of_others(0.1, 1000) != value_function.ends_of_others(0.1, 1000, process=1)
+
+
+def test_a_record_drops_what_a_resumed_run_draws_again(tmp_path):
+    record = ValueRecord(tmp_path / VALUES_FILE, max_tokens=10)
+    for step in (0, 1, 1, 2):  # a batch without an update is generated at the same step
+        record.add(step, 0.25, [([0.5] * 9, None, True), ([0.2, 0.1, 0.1], 1, False)])
+    record.load(tmp_path / "checkpoint-2")
+    lines = [json.loads(line) for line in (tmp_path / VALUES_FILE).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 1]
+    assert lines[0] == {
+        **{"step": 0, "threshold": 0.25, "passed": [True, False], "num_tokens": [9, 3], "ends_after": [None, 1]},
+        "values": [[0.5, 0.5, None], [0.2, None, None]],
+    }
 
 
 SCRATCHPAD = {
@@ -123,7 +157,9 @@ def test_ended_rollouts_save_tokens_fail_and_are_none_of_those_that_run_on(monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"trainer": "rloo"}, {"use_peft": "true"}, {"value_baseline": "true"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"trainer": "rloo"}, {"use_peft": "true"}, {"value_baseline": "true"}, {"stop_as_others": "true"}], ids=str
+)
 def test_a_run_with_a_value_function_resumes(monkeypatch, tmp_path, options):
     options = SCRATCHPAD | options | {"stop_at_low_value": "true", "save_strategy": "steps", "save_steps": 3}
     start = BASE.parent / "base_scratchpad"
@@ -132,6 +168,8 @@ def test_a_run_with_a_value_function_resumes(monkeypatch, tmp_path, options):
     manifest = json.loads((tmp_path / "cut" / "manifest.json").read_text())
     (tmp_path / "cut" / "manifest.json").write_text(json.dumps(manifest | {"state": "running"}))
     cut = ran(monkeypatch, "grpo", start, tmp_path / "cut", max_steps=5, resume_from_checkpoint="last", **options)
+    noted = [(run.run_dir / VALUES_FILE).read_text().splitlines() for run in (whole, cut)]
+    assert [json.loads(line)["step"] for line in noted[0]] == [0, 1, 2, 3, 4] and noted[0] == noted[1]
     texts = [[row["text"] for row in run.table("rollouts").to_pylist()] for run in (whole, cut)]
     assert len(texts[0]) == 5 * 32 and texts[0] == texts[1]
     assert cut.steps[-1]["flops/total"] == pytest.approx(whole.steps[-1]["flops/total"], rel=1e-6)
@@ -144,6 +182,8 @@ def test_two_processes_learn_one_value_function(tmp_path):
     assert read_run(tmp_path / "two").manifest["state"] == "finished"
     assert run.steps[-1]["flops/reward_model"] > 0
     assert len(run.table("rollouts").to_pylist()) == 3 * 64
+    lines = [json.loads(line) for line in (tmp_path / "two" / VALUES_FILE).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2] and all(len(line["passed"]) == 64 for line in lines[:1])
 
 
 @pytest.mark.parametrize(
@@ -151,6 +191,7 @@ def test_two_processes_learn_one_value_function(tmp_path):
     [
         ({"stop_at_low_value": "true", "trainer": "reinforce"}, "need --trainer grpo or rloo"),
         ({"value_baseline": "true", "reward": "first_error"}, "--reward outcome"),
+        ({"stop_as_others": "true"}, "a control for --stop_at_low_value"),
         ({"stop_at_low_value": "true", "value_run_on": 0}, "--value_run_on must be above 0"),
         ({"stop_at_low_value": "true", "value_run_on": 1.5}, "--value_run_on must be"),
     ],
