@@ -26,14 +26,14 @@ _LIMITS: dict[str, Callable[[float], bool]] = {
 }
 _OPTIONS = {
     "at least 0": "learning_rate weight_decay adam_epsilon max_grad_norm beta epsilon epsilon_high delta top_k problem_seed "
-    "save_ladder num_kl_problems probe_learning_rate probe_shots probe_updates shots warmup_steps",
+    "save_ladder num_kl_problems judge_rollouts probe_learning_rate probe_shots probe_updates shots warmup_steps",
     "at least 1": "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps max_length "
     "dataset_num_proc rollouts_per_prompt num_train_problems num_heldout_problems num_evaluations num_eval_rollouts max_eval_tokens "
     "difficulty generation_batch_size steps_per_generation num_iterations max_completion_length lora_r lora_alpha batch_size "
     "watch_steps keep_target_for selection_candidates selection_rollouts easy_to_hard_steps vote_size",
     "at least 2": "num_generations groups_per_prompt",
     "above 0": "label_cost gpu_hour_price gpu_flops_per_second flop_budget first_evaluation_flops target_bits temperature repetition_penalty save_steps logging_steps",
-    "from 0 to 1": "value_run_on min_p lora_dropout stop_at_pass_rate",
+    "from 0 to 1": "value_run_on judge_share min_p lora_dropout stop_at_pass_rate",
     "from 0 to below 1": "adam_beta1 adam_beta2",
     "above 0 and at most 1": "top_p target_share target_pass_rate",
     f"from 0 to {MAX_SEED}": "seed",

@@ -12,17 +12,17 @@ from trl import get_peft_config
 
 from bitsample_llm.scoring.likelihood import check_completion_length
 from bitsample_llm.training.arguments import one_line_errors
-from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
 from bitsample_llm.training.manifest import run_manifest
 from bitsample_llm.training.problems import load_problems, to_memorise
 from bitsample_llm.training.processes import report_processes
 from bitsample_llm.training.prompt_format import problems_for_model
-from bitsample_llm.training.rl_choices import (
-    arm_name,
-    check_training_arguments,
-    parsed_arguments,
+from bitsample_llm.training.rl_choices import arm_name, check_training_arguments, parsed_arguments
+from bitsample_llm.training.rl_trainer import (
+    check_choices,
     reward_function,
+    reward_is_verdict,
+    rewarding_verifier,
     trainer_of,
     training_row,
     verifier_class,
@@ -52,10 +52,12 @@ def main() -> None:
         check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
         verifier = verifier_class(choices)(problems.task, problems.train, tokenizer, end)
         study.arm = study.arm or arm_name(choices)
-        trainer_class, extra = trainer_of(choices, verifier, args.seed, reserved)
+        check_choices(choices, verifier)
+        rewarding = rewarding_verifier(choices, verifier, model)
+        trainer_class, extra = trainer_of(choices, rewarding, args.seed, reserved)
         trainer = trainer_class(
             model=model,
-            reward_funcs=[reward_function(CREDITS[choices.reward].reward, verifier, args.seed)],
+            reward_funcs=[reward_function(choices, rewarding, args.seed)],
             args=args,
             train_dataset=Dataset.from_list([training_row(problem) for problem in problems.train]),
             processing_class=tokenizer,
@@ -63,7 +65,7 @@ def main() -> None:
             **extra,
         )
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    is_verdict = choices.reward != "random" and choices.vote is None  # the verdict on a vote is nobody's own
+    is_verdict = reward_is_verdict(choices)
     train_and_record(trainer, study, problems, manifest, checkpoint, verifier, reward_is_verdict=is_verdict)
 
 

@@ -505,7 +505,6 @@ CASES = [
     ("grpo --use_vllm true", "vllm"),
     ("grpo --trainer rloo --reward first_error", "need --trainer grpo, got rloo"),
     ("grpo --trainer verdict_likelihood --reward random", "learns from --reward outcome"),
-    ("grpo --reward first_error --skip_dead_updates true", "cannot be combined with --skip_dead_updates"),
     # models
     ("sft --model_name_or_path no/such/folder", "no/such/folder does not exist"),
     ("sft --model_name_or_path ''", "no model: pass --model_name_or_path FOLDER"),

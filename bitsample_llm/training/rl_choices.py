@@ -1,32 +1,26 @@
-"""Which trainer learns from rewards, what is it told, and which options go together?"""
+"""Which trainer learns from rewards, and what is it told?"""
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from accelerate import PartialState
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, RLOOConfig, RLOOTrainer
 from trl.import_utils import is_vllm_available
 
-from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
-from bitsample_llm.tasks import Problem
 from bitsample_llm.training.arguments import OneLineParser, RunArguments
 from bitsample_llm.training.credit import CREDITS
+from bitsample_llm.training.learned_reward import JudgeArguments
 from bitsample_llm.training.objectives import (
     ReinforceTrainer,
     RejectionTrainer,
     VerdictLikelihoodTrainer,
-    skipping_dead_updates,
 )
-from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
-from bitsample_llm.training.rewards import RandomReward, VerdictReward
-from bitsample_llm.training.rollout_prompt import drawing_under_other_prompt
-from bitsample_llm.training.selection import SelectionArguments, Selector, SelectsPrompts, selecting
-from bitsample_llm.training.self_play import ProblemSetter, ProposalVerifier, SelfPlayArguments, self_playing
-from bitsample_llm.training.value_function import ValueArguments, learning_value
-from bitsample_llm.training.votes import VoteArguments, voting
+from bitsample_llm.training.selection import SelectionArguments
+from bitsample_llm.training.self_play import SelfPlayArguments
+from bitsample_llm.training.value_function import ValueArguments
+from bitsample_llm.training.votes import VoteArguments
 
 TRAINERS = {  # the trainer and its configuration
     "grpo": (GRPOTrainer, GRPOConfig),
@@ -44,7 +38,7 @@ KNOWN_VALUES = {
 
 
 @dataclass
-class GRPOChoices(SelectionArguments, ValueArguments, VoteArguments, SelfPlayArguments):
+class GRPOChoices(SelectionArguments, ValueArguments, VoteArguments, SelfPlayArguments, JudgeArguments):
     """Which trainer, and what it is told."""
 
     trainer: str = option(
@@ -94,109 +88,10 @@ def check_training_arguments(args) -> None:
         raise ValueError("--use_vllm true needs the package vllm: pip install 'trl[vllm]', or leave the option out")
 
 
-def training_row(problem: Problem) -> dict:
-    """A row of what TRL draws rollouts for."""
-    row = {"prompt": problem.prompt, "problem_id": problem.problem_id}
-    return row if problem.rollout_prompt is None else row | {"rollout_prompt": problem.rollout_prompt}
-
-
-def reward_function(name: str, verifier: RolloutVerifier, seed: int):
-    """What TRL calls for the scalar reward."""
-    if name == "random":
-        return RandomReward(seed, PartialState().process_index)
-    return VerdictReward(verifier, name)
-
-
-def verifier_class(choices: GRPOChoices) -> type[RolloutVerifier]:
-    """What judges the rollouts."""
-    return RolloutVerifier if choices.self_play == "none" else ProposalVerifier
-
-
-def _check_self_play(choices: GRPOChoices, verifier: RolloutVerifier) -> None:
-    if choices.trainer != "grpo" or choices.reward != "outcome":
-        raise ValueError("--self_play needs --trainer grpo and --reward outcome")
-    if own := _which_read_verdicts(choices) or "--vote" * (choices.vote is not None):
-        raise ValueError(f"--self_play and {own} do not go together: leave one of the two out")
-    if any(problem.rollout_prompt is not None for problem in verifier.problem_by_id.values()):
-        raise ValueError("--self_play and --rollout_prompt_column do not go together: leave one of the two out")
-    if any(not isinstance(problem.prompt, str) for problem in verifier.problem_by_id.values()):
-        raise ValueError("--self_play reads problems from text, and the prompts are conversations: pass --prompt_format text")
-
-
-def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int, max_completion_length: int) -> tuple[type, dict]:
-    """The trainer's class, and what it takes besides TRL's arguments; a ValueError for choices that do not go together."""
-    trainer_class, extra = _plain_trainer_of(choices, verifier)
-    if choices.stop_as_others and not choices.stop_at_low_value:
-        raise ValueError("--stop_as_others is a control for --stop_at_low_value: pass that too")
-    if choices.stop_at_low_value or choices.value_baseline:
-        if choices.reward != "outcome" or choices.stop_at_first_error or choices.trainer not in ("grpo", "rloo"):
-            raise ValueError(
-                "--stop_at_low_value and --value_baseline need --trainer grpo or rloo, --reward outcome and no --stop_at_first_error"
-            )
-        if not choices.value_run_on > 0:
-            raise ValueError(
-                f"--value_run_on must be above 0, since the value function learns from rollouts that run on, got {choices.value_run_on}"
-            )
-        trainer_class, extra = learning_value(trainer_class), extra | {"value": choices}
-    if choices.vote is not None:
-        if choices.reward != "outcome" or choices.trainer not in ("grpo", "rloo", "reinforce"):
-            raise ValueError("--vote needs --trainer grpo, rloo or reinforce, and --reward outcome")
-        if own := _which_read_verdicts(choices):
-            raise ValueError(f"--vote gives rollouts the verdict of others, and {own} their own: leave one of the two out")
-        trainer_class, extra = voting(trainer_class), extra | {"vote": choices, "verifier": verifier}
-    if any(problem.rollout_prompt is not None for problem in verifier.problem_by_id.values()):
-        if own := _which_read_verdicts(choices):
-            raise ValueError(f"--rollout_prompt_column and {own} do not go together: leave one of the two out")
-        trainer_class = drawing_under_other_prompt(trainer_class)
-    if choices.self_play != "none":
-        _check_self_play(choices, verifier)
-        setter = ProblemSetter(verifier, max_completion_length)
-        return self_playing(trainer_class), extra | {"setter": setter, "trains_proposer": choices.self_play == "near_half"}
-    if choices.selection == "shuffled":
-        return trainer_class, extra
-    if choices.reward != "outcome":
-        raise ValueError(
-            f"--selection {choices.selection} chooses by verdicts, and --reward {choices.reward} is none: use --reward outcome"
-        )
-    if choices.selection == "probe" and (choices.stop_at_first_error or choices.stop_at_low_value):
-        raise ValueError("--selection probe needs rollouts that run on: no --stop_at_first_error and no --stop_at_low_value")
-    problems = list(verifier.problem_by_id.values())
-    selector = Selector(choices, problems, seed, verifier.end, verifier)
-    return selecting(trainer_class, SelectsPrompts), extra | {"selector": selector}
-
-
-def _which_read_verdicts(choices: GRPOChoices) -> str:
-    """The first of the chosen options that decide by a rollout's own verdict under its own prompt; empty if none does."""
-    chosen = {"--stop_at_first_error": choices.stop_at_first_error, "--stop_at_low_value": choices.stop_at_low_value}
-    chosen |= {"--value_baseline": choices.value_baseline, f"--selection {choices.selection}": choices.selection != "shuffled"}
-    return next((name for name, is_chosen in chosen.items() if is_chosen), "")
-
-
-def _plain_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
-    credit = CREDITS[choices.reward]
-    needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
-    if needs_steps and not getattr(verifier.task, "judges_steps", True):
-        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
-    if credit.step_advantages is None and not choices.stop_at_first_error:
-        if choices.trainer != "verdict_likelihood":
-            trainer_class = TRAINERS[choices.trainer][0]
-            return skipping_dead_updates(trainer_class) if choices.skip_dead_updates else trainer_class, {}
-        if choices.skip_dead_updates or choices.reward != "outcome":
-            raise ValueError(
-                "--trainer verdict_likelihood learns from --reward outcome, and from fails too: no --skip_dead_updates"
-            )
-        return VerdictLikelihoodTrainer, {"verifier": verifier}
-    if choices.trainer != "grpo":
-        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
-    if choices.skip_dead_updates and credit.step_advantages is not None:
-        raise ValueError(f"--reward {choices.reward} cannot be combined with --skip_dead_updates")
-    trainer_class = skipping_dead_updates(ProcessGRPOTrainer) if choices.skip_dead_updates else ProcessGRPOTrainer
-    return trainer_class, {"credit": credit, "verifier": verifier, "stop_at_first_error": choices.stop_at_first_error}
-
-
 def arm_name(choices: GRPOChoices) -> str:
     """The trainer, with what it is told where that is not the outcome of a whole rollout."""
     words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
+    words += ["learned" * bool(choices.judge_rollouts)]
     words += [choices.selection * (choices.selection != "shuffled"), "stop_at_low_value" * choices.stop_at_low_value]
     words += ["stop_as_others" * choices.stop_as_others, "value_baseline" * choices.value_baseline]
     words += [f"{choices.vote}_of_{choices.vote_size}" * (choices.vote is not None)]

@@ -21,6 +21,7 @@ from bitsample_llm.options import check_output_dir
 from bitsample_llm.records import RecordError, check_run_dir
 from bitsample_llm.training.arguments import RunArguments, one_line_errors
 from bitsample_llm.training.budget import FlopBudget, ProgressLine, TargetReached, Targets, end_before_the_first_step
+from bitsample_llm.training.learned_reward import LearnsReward
 from bitsample_llm.training.memorisation import write_ceiling
 from bitsample_llm.training.problems import RunProblems
 from bitsample_llm.training.processes import choose_num_threads, honour_fsdp_on_cpu, part
@@ -118,6 +119,8 @@ def train_and_record(
         if checkpoint is None and trainer.accelerator.is_main_process:  # of a run that was killed before its first checkpoint
             record.unlink(missing_ok=True)
         trainer.keep_record(ValueRecord(record, args.max_completion_length))
+    if isinstance(trainer, LearnsReward):
+        trainer.charge_to(meter.counter)
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(ProgressLine(meter, study.flop_budget))

@@ -179,10 +179,6 @@ BAD_INPUT = {
         ("grpo", "--trainer", "verdict_likelihood", "--reward", "random"),
         "learns from --reward outcome",
     ),
-    "step credit that skips": (
-        ("grpo", "--reward", "first_error", "--skip_dead_updates", "true"),
-        "cannot be combined with --skip_dead_updates",
-    ),
     "a scratchpad of subtraction": (
         ("grpo", "--task", "subtraction", "--answer_format", "scratchpad"),
         "subtraction has no scratchpad",
