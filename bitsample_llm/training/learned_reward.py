@@ -237,7 +237,7 @@ class LearnsReward(KeepsState):
                 if not self.how.judge_share:
                     judge.history.clear()
         if self.is_world_process_zero():
-            self._log([(correct_K, of_steps) for correct_K, of_steps, _ in everyone], is_judged=not is_first)
+            self._log([] if is_first else [(correct_K, of_steps) for correct_K, of_steps, _ in everyone])
         if self.counter is not None:
             for counted in (self.counter.executed_flops, self.counter.useful_flops):
                 counted["reward_model"] += judge.flops
@@ -252,16 +252,25 @@ class LearnsReward(KeepsState):
         device = self.accelerator.device  # of the same rollouts on every process, so that the heads stay alike
         judge.tell([features_KH.to(device) for features_KH in features], [correct_K.to(device) for correct_K in correct])
 
-    def _log(self, steps: Sequence[tuple[torch.Tensor, torch.Tensor]], is_judged: bool) -> None:
-        """Append a line to the file: how many steps there were, how many of them right, in bins of the judged probability."""
-        correct_N, of_steps_N = (torch.cat(parts).numpy() for parts in zip(*steps, strict=True))
-        bins_N = np.minimum((of_steps_N * NUM_BINS).astype(int), NUM_BINS - 1)
-        counts = {"steps": None, "right": correct_N, "probability": of_steps_N}
+    def _log(self, rollouts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Append a line to the file, of verdicts (K) and judged probabilities (K) of rollouts: how many steps there are and how many of them are right, in bins
+        of the probability; and the mean share of a rollout's steps before the first wrong one, by the verifier and by the judge. Nothing of it before the judge has learned.
+        """
         line = {"step": self.state.global_step + 1, "told": self.learned.judge.num_told}
-        if is_judged:
-            line |= {name: np.bincount(bins_N, weights, minlength=NUM_BINS).round(4).tolist() for name, weights in counts.items()}
+        if rollouts:
+            line["true_prefix"] = round(float(np.mean([prefix_share(correct_K) for correct_K, _ in rollouts])), 4)
+            line["judged_prefix"] = round(float(np.mean([prefix_share(of_steps > 0.5) for _, of_steps in rollouts])), 4)
+            correct_N, of_steps_N = (torch.cat(parts).numpy() for parts in zip(*rollouts, strict=True))
+            bins_N = np.minimum((of_steps_N * NUM_BINS).astype(int), NUM_BINS - 1)
+            for name, weights in {"steps": None, "right": correct_N, "probability": of_steps_N}.items():
+                line[name] = np.bincount(bins_N, weights, minlength=NUM_BINS).round(4).tolist()
         with open(self.log_file, "a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def prefix_share(right_K: torch.Tensor) -> float:
+    """Share of steps before the first wrong one."""
+    return float(right_K.float().cumprod(dim=0).mean())
 
 
 @cache
