@@ -1,33 +1,30 @@
-"""How far has pretraining come, and what has it cost? `python -m eval.studies.inference_scaling.make_ages LADDER... FILE` writes the exact pass rates of the checkpoints in the folders.
+"""How far has pretraining come, and what has it cost? `python -m eval.studies.inference_scaling.make_ages FOLDER... FILE`.
 
-A ladder is a folder `SEED/ladder` of `data/pretraining/pretrain.py`. The problems are those on which the runs from these ages are evaluated. One line per checkpoint, by name of the pretraining seed (ages0, ...).
+FOLDER is an output folder of `data/pretraining/pretrain.py` (ages-seed0, ...) with what it printed in `log.txt`: pass rates every few updates, on 128 held-out problems of its own. One line for each of these, and one for each checkpoint that was kept.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from bitsample_llm.scoring.likelihood import exact_pass_rates
-from bitsample_llm.tasks import load_task
+LOGGED = re.compile(r"'pass_rate/2/A': '([^']+)'.*?'num_input_tokens_seen': '?(\d+)")
 
 
 def main() -> None:
-    *ladders, file = map(Path, sys.argv[1:])
-    problems = load_task("addition", "reversed", difficulty=2, mark="E").problems("heldout", 128, seed=0)
-    rows = {}
-    for folder in (path for ladder in ladders for path in sorted(ladder.iterdir())):
-        cost = json.loads((folder / "pretraining.json").read_text())
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-        rates = exact_pass_rates(model, AutoTokenizer.from_pretrained(folder), problems)
-        name = folder.parts[-3].replace("ages-seed", "ages")
-        flops = cost["flops"]["train_forward"] + cost["flops"]["train_backward"]
-        state = {"pass_rate": float(rates.mean()), "flops": flops, "updates": cost["updates"]}
-        rows[name, cost["updates"]] = {"model": name, "age": folder.name.removeprefix("pass-rate-"), **state}
-    file.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
-    print(f"{file}: {len(rows)} checkpoints")
+    *folders, file = map(Path, sys.argv[1:])
+    rows = []
+    for folder in folders:
+        name, per_token = folder.name.replace("ages-seed", "ages"), None
+        for path in sorted(folder.glob("ladder/*/pretraining.json")):
+            cost = json.loads(path.read_text())
+            flops = cost["flops"]["train_forward"] + cost["flops"]["train_backward"]
+            per_token = flops / cost["tokens"]
+            rows.append({"model": name, "age": path.parent.name.removeprefix("pass-rate-"), "flops": flops, "pass_rate": None})
+        for rate, tokens in LOGGED.findall((folder / "log.txt").read_text()):
+            rows.append({"model": name, "age": None, "flops": int(tokens) * per_token, "pass_rate": float(rate)})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{file}: {len(rows)} states of {len(folders)} pretraining seeds")
 
 
 if __name__ == "__main__":
