@@ -32,8 +32,7 @@ class GenerationObserver:
     def __init__(self, trainer, meter, verifier, num_generations: int):
         self.trainer = trainer
         self.meter, self.totals, self.counter = meter, meter.totals, meter.counter
-        self.verifier = verifier
-        self.num_generations = num_generations
+        self.verifier, self.num_generations = verifier, num_generations
         self.sampling = sampling_settings(trainer)
         self.generation_step = 0
         self._rollouts: list[dict] | None = None  # the generation being trained on, of all processes

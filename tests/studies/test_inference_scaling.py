@@ -121,7 +121,7 @@ def test_training_pays_from_an_age_if_it_is_cheaper_than_going_on(found):
     assert rows["0.3", "sft"]["on"] == pytest.approx(3e11)  # .65 is lost again
     assert rows["0.1", "grpo"]["on"] == pytest.approx(2.3e12)
     assert pays([rows["0.3", "sft"]]) == "pays"
-    assert not rows["0.1", "grpo"]["kept"]
+    assert not rows["0.1", "grpo"]["reached"]
     assert pays([rows["0.1", "grpo"]]) == "undecided"  # a bound below what going on costs tells nothing
     assert pays([rows["0.3", "grpo"] | {"price": 4e11}]) == "does not pay"
     assert pays([]) == "undecided"

@@ -88,20 +88,21 @@ def votes_table(found: Found) -> Table:
 
 def ages_table(found: Found) -> Table:
     """What each age pays for a target."""
-    rows = [["target", "age", "arm", "GFLOP from there, by pretraining seed", "going on", "verdict"]]
+    rows = [["target", "age", "arm", "GFLOP from there, by pretraining seed", "kept", "going on", "verdict"]]
     for target in AGE_TARGETS:
         of_target = age_rows(found, target)
         for age, arm in sorted(
             {(row["age"], row["arm"]) for row in of_target}, key=lambda key: (float(key[0]), key[1] != "sft", key[1])
         ):
             chosen = sorted((row for row in of_target if (row["age"], row["arm"]) == (age, arm)), key=lambda row: row["model"])
-            paid = ", ".join(f"{'' if row['kept'] else '> '}{number_text(row['price'] * GIGA)}" for row in chosen)
+            paid = ", ".join(f"{'' if row['reached'] else '> '}{number_text(row['price'] * GIGA)}" for row in chosen)
             on = ", ".join(UNMEASURED if row["on"] is None else number_text(row["on"] * GIGA) for row in chosen)
-            rows.append([target.name, age, SPOKEN[arm], paid, on, pays([row for row in chosen if row["on"] is not None])])
+            kept = f"{sum(row['kept'] for row in chosen)} of {len(chosen)}"
+            rows.append([target.name, age, SPOKEN[arm], paid, kept, on, pays([row for row in chosen if row["on"] is not None])])
     return Table(
         "From which age does training pay, compared with going on with pretraining?",
         rows,
-        "In the order of the pretraining seeds. The verdict is of those seeds whose going on was measured.",
+        "In the order of the pretraining seeds. Not lost again until the run ends; after > it is not there at the end. Kept: for three times its FLOPs. The verdict is of those seeds whose going on was measured.",
     )
 
 
@@ -128,7 +129,7 @@ def inference_scaling_study(found: Found, command: str) -> Study:
             "ages",
             "Is there an age from which training is cheaper than going on with pretraining?",
             lambda: ages_figure(found),
-            "Open triangles: not kept in time, the price lies above. A point is a pretraining seed.",
+            "Open triangles: not there at the end of the run, the price lies above. A point is a pretraining seed.",
         )
     ]
     return Study(

@@ -156,34 +156,38 @@ def pretraining_flops(found: Found, model: str, age: str) -> float | None:
     return known[0] if known else None
 
 
+def not_lost_again(flops: Sequence[float], rates: Sequence[float], target: Target) -> float | None:
+    """FLOPs at the first evaluation from which the target holds until the last one; None where it does not hold at the last."""
+    below = [index for index, rate in enumerate(rates) if rate < target.pass_rate]
+    first = below[-1] + 1 if below else 0
+    return flops[first] if first < len(flops) else None
+
+
 def going_on(found: Found, model: str, target: Target) -> float | None:
-    """FLOPs of pretraining at the first pass rate from which the target is not lost again, as far as is known; None where it was not reached."""
+    """FLOPs of pretraining until the target; None where it was not reached."""
     path = sorted((row["flops"], row["pass_rate"]) for row in found.checkpoints if row["model"] == model and row["age"] is None)
-    is_above = [rate >= target.pass_rate for _, rate in path]
-    kept = [flops for index, (flops, _) in enumerate(path) if all(is_above[index:])]
-    return kept[0] if kept else None
+    return not_lost_again(*zip(*path, strict=True), target) if path else None
 
 
 def age_rows(found: Found, target: Target) -> list[dict]:
-    """What each run from an age paid for the target, what going on would have cost from there, and what pretraining had cost."""
+    """What each run from an age paid for the target, or all that it spent without it, and what going on would have cost from there."""
     rows = []
     for run in found.runs:
         start = pretraining_flops(found, run.model, age_of(run)) if run.tags.get("reason") == "unacquired" else None
         if start is None or run.arm not in ("sft", *RL) or run.has_before(target):
             continue
-        end, (price, is_kept) = going_on(found, run.model, target), run.price(target)
-        on = None if end is None else max(end - start, 0.0)
-        rows.append(
-            {"model": run.model, "age": age_of(run), "arm": run.arm, "start": start, "price": price, "kept": is_kept, "on": on}
-        )
+        end, price = going_on(found, run.model, target), not_lost_again(run.flops, run.pass_rate, target)
+        about = {"model": run.model, "age": age_of(run), "arm": run.arm, "start": start}
+        paid = {"price": run.flops[-1] if price is None else price, "reached": price is not None, "kept": run.price(target)[1]}
+        rows.append(about | paid | {"on": None if end is None else max(end - start, 0.0)})
     return rows
 
 
 def pays(rows: Sequence[dict]) -> str:
     """Whether the runs of an arm from an age are cheaper than going on with pretraining."""
-    known = [row for row in rows if row["on"] is not None and (row["kept"] or row["price"] > row["on"])]
+    known = [row for row in rows if row["on"] is not None and (row["reached"] or row["price"] > row["on"])]
     if known and len(known) == len(rows):
-        if all(row["kept"] and row["price"] < row["on"] for row in known):
+        if all(row["reached"] and row["price"] < row["on"] for row in known):
             return "pays"
         if all(row["price"] > row["on"] for row in known):
             return "does not pay"

@@ -49,12 +49,12 @@ def ages_figure(found: Found) -> Figure:
             name for name in ("sft", "grpo", "rloo", "reinforce") if any(row["arm"] == name for row in rows)
         ):
             shift = 1.06 ** (index - 1.5)
-            for is_kept in (True, False):
-                chosen = [row for row in rows if (row["arm"], row["kept"]) == (arm, is_kept)]
+            for is_reached in (True, False):
+                chosen = [row for row in rows if (row["arm"], row["reached"]) == (arm, is_reached)]
                 look = {
                     "color": COLOURS[index],
-                    "marker": MARKERS[index] if is_kept else "^",
-                    "fillstyle": "full" if is_kept else "none",
+                    "marker": MARKERS[index] if is_reached else "^",
+                    "fillstyle": "full" if is_reached else "none",
                 }
                 places = [float(row["age"]) * shift for row in chosen]
                 axis.plot(
@@ -62,7 +62,7 @@ def ages_figure(found: Found) -> Figure:
                     [row["price"] / 1e9 for row in chosen],
                     linestyle="none",
                     markersize=5,
-                    label=SPOKEN[arm] if is_kept or not any(row["kept"] for row in rows if row["arm"] == arm) else None,
+                    label=SPOKEN[arm] if is_reached or not any(row["reached"] for row in rows if row["arm"] == arm) else None,
                     **look,
                 )
         on = {(row["model"], row["age"]): row["on"] for row in rows if row["on"] is not None}
@@ -79,7 +79,7 @@ def ages_figure(found: Found) -> Figure:
         ages = sorted({float(row["age"]) for row in rows})
         axis.set_xticks(ages, [f"{age:g}" for age in ages])
         axis.xaxis.set_minor_locator(NullLocator())
-    axes[0].set_ylabel("GFLOP from there to the target, kept")
+    axes[0].set_ylabel("GFLOP from there to the target")
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
     return figure
