@@ -189,9 +189,9 @@ def test_credit_for_steps_may_skip_batches_without_an_advantage(monkeypatch, tmp
         ({"judge_rollouts": 8, "judge_share": 1.5}, "--judge_share must be"),
         ({"judge_rollouts": 8, "reward": "random"}, "a --reward that is made of verdicts"),
         ({"judge_rollouts": 8, "trainer": "rejection"}, "needs --trainer grpo or rloo"),
-        ({"judge_rollouts": 8, "selection": "thompson"}, "cannot be combined with --selection"),
-        ({"judge_rollouts": 8, "stop_at_low_value": "true"}, "cannot be combined with --stop_at_low_value"),
-        ({"judge_rollouts": 8, "stop_at_first_error": "true"}, "cannot be combined with --stop_at_first_error"),
+        ({"judge_rollouts": 8, "selection": "thompson"}, "--judge_rollouts and --selection do not go together"),
+        ({"judge_rollouts": 8, "stop_at_low_value": "true"}, "--stop_at_low_value and --judge_rollouts do not go together"),
+        ({"judge_rollouts": 8, "stop_at_first_error": "true"}, "--stop_at_first_error and --judge_rollouts do not go together"),
     ],
 )
 def test_what_no_judge_can_do_is_told_in_one_line(recipe, tmp_path, options, told):

@@ -171,7 +171,7 @@ def test_labels_are_chosen_too(monkeypatch, tmp_path, pool):
     ("recipe_name", "options", "told"),
     [
         ("sft", {"selection": "thompson"}, "chooses by rollouts, and SFT has none"),
-        ("grpo", {"selection": "thompson", "reward": "random"}, "--reward random is none: use --reward outcome"),
+        ("grpo", {"selection": "thompson", "reward": "random"}, "--selection needs --reward outcome, got random"),
         ("grpo", {"selection": "easy_to_hard", "level_column": "answer_kind"}, "has no column 'answer_kind': pass --level_column"),
         ("grpo", {"selection": "easy_to_hard", "level_column": "prompt"}, "needs levels that are numbers, got"),
         ("grpo", {"selection": "exact_half", "verifier": "numeric"}, "needs exact pass rates, and several answers pass"),

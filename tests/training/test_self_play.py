@@ -184,9 +184,9 @@ def test_a_resumed_run_goes_on_proposing(monkeypatch, tmp_path):
     ("options", "told"),
     [
         ({"trainer": "rloo"}, "--self_play needs --trainer grpo"),
-        ({"selection": "thompson"}, "--self_play and --selection thompson do not go together"),
-        ({"reward": "random"}, "--self_play needs --trainer grpo and --reward outcome"),
-        ({"stop_at_low_value": "true"}, "no value function"),
+        ({"selection": "thompson"}, "--self_play and --selection do not go together"),
+        ({"reward": "random"}, "--self_play needs --reward outcome, got random"),
+        ({"stop_at_low_value": "true"}, "--stop_at_low_value and --self_play do not go together"),
         ({"per_device_train_batch_size": 4}, "raise per_device_train_batch_size, best (1 + 4) x 4"),
         ({"self_play": "often"}, "invalid choice: 'often'"),
     ],

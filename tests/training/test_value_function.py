@@ -189,8 +189,8 @@ def test_two_processes_learn_one_value_function(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"stop_at_low_value": "true", "trainer": "reinforce"}, "need --trainer grpo or rloo"),
-        ({"value_baseline": "true", "reward": "first_error"}, "--reward outcome"),
+        ({"stop_at_low_value": "true", "trainer": "reinforce"}, "needs --trainer grpo or rloo, got reinforce"),
+        ({"value_baseline": "true", "reward": "first_error"}, "needs --reward outcome, got first_error"),
         ({"stop_as_others": "true"}, "a control for --stop_at_low_value"),
         ({"stop_at_low_value": "true", "value_run_on": 0}, "--value_run_on must be above 0"),
         ({"stop_at_low_value": "true", "value_run_on": 1.5}, "--value_run_on must be"),

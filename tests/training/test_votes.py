@@ -60,10 +60,10 @@ def test_members_are_rewarded_with_the_verdict_on_their_vote_and_recorded_with_t
         ({"vote": "best", "vote_size": 3}, "does not hold two or more votes of --vote_size 3: pass --num_generations 6"),
         ({"vote": "best", "vote_size": 0}, "--vote_size must be at least 1, got 0"),
         ({"vote": "worst"}, "invalid choice: 'worst'"),
-        ({"vote": "best", "reward": "random"}, "--vote needs --trainer grpo, rloo or reinforce, and --reward outcome"),
-        ({"vote": "best", "trainer": "rejection"}, "--vote needs --trainer grpo, rloo or reinforce, and --reward outcome"),
-        ({"vote": "best", "selection": "thompson"}, "and --selection thompson their own: leave one of the two out"),
-        ({"vote": "best", "stop_at_low_value": "true"}, "and --stop_at_low_value their own: leave one of the two out"),
+        ({"vote": "best", "reward": "random"}, "--vote needs --reward outcome, got random"),
+        ({"vote": "best", "trainer": "rejection"}, "--vote needs --trainer grpo or rloo or reinforce, got rejection"),
+        ({"vote": "best", "selection": "thompson"}, "--vote and --selection do not go together"),
+        ({"vote": "best", "stop_at_low_value": "true"}, "--stop_at_low_value and --vote do not go together"),
     ],
 )
 def test_votes_that_cannot_be_are_told_in_one_line(recipe, tmp_path, options, told):
