@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 
 class Kept(Protocol):
     """Something that learns or draws as training goes on."""
@@ -36,3 +38,22 @@ class KeepsState:
             for kept in self.kept:
                 kept.load(Path(checkpoint))
         return super()._load_optimizer_and_scheduler(checkpoint)
+
+
+def head_tensors(head: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All that a small head and its optimizer go on from, by names that begin with `head.` and `optimizer.`; contiguous, as safetensors wants it."""
+    tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def restore_head(head: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `head_tensors` gave; other names are left alone."""
+    head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")})
+    states: dict[int, dict] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            states.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

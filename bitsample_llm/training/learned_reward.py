@@ -25,7 +25,7 @@ from bitsample_llm.options import option
 from bitsample_llm.records import RecordError
 from bitsample_llm.scoring.likelihood import encode_prompt, padded_batch
 from bitsample_llm.tasks import Step, Verdict
-from bitsample_llm.training.checkpoint_state import KeepsState
+from bitsample_llm.training.checkpoint_state import KeepsState, head_tensors, restore_head
 from bitsample_llm.training.process_grpo import steps_of_completion
 
 LEARNING_RATE, BATCH = 3e-3, 64  # of the head, by AdamW, and the steps that each of its updates is made on
@@ -97,14 +97,12 @@ class StepJudge:
 
     def save(self, folder: Path) -> None:
         """Write what learning goes on from."""
-        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+        tensors = head_tensors(self.head, self.optimizer)
         tensors |= {"scale.centre": self.centre_H, "scale.spread": self.spread_H}
         tensors["scale.counts"] = torch.tensor([self.num_told, self.num_updates])
         for number, (features_KH, correct_K) in enumerate(self.history):
             tensors |= {f"features.{number}": features_KH, f"correct.{number}": correct_K}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / STATE_FILE)
+        save_file(tensors, folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; a RecordError if the checkpoint has none of it."""
@@ -112,20 +110,12 @@ class StepJudge:
             raise RecordError(
                 f"{folder} has no {STATE_FILE}: it is of a run without a learned reward, resume it without --judge_rollouts"
             )
-        by_kind: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in ("head", "optimizer", "scale", "features", "correct")}
-        for name, value in load_file(folder / STATE_FILE, device=str(self.head.weight.device)).items():
-            kind, _, rest = name.partition(".")
-            by_kind[kind][rest] = value
-        self.head.load_state_dict(by_kind["head"])
-        states: dict[int, dict] = {}
-        for name, value in by_kind["optimizer"].items():
-            number, key = name.split(".")
-            states.setdefault(int(number), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        self.centre_H, self.spread_H = by_kind["scale"]["centre"], by_kind["scale"]["spread"]
-        self.num_told, self.num_updates = by_kind["scale"]["counts"].tolist()
-        for number in sorted(by_kind["features"], key=int):
-            self.history.append((by_kind["features"][number], by_kind["correct"][number]))
+        tensors = load_file(folder / STATE_FILE, device=str(self.head.weight.device))
+        restore_head(self.head, self.optimizer, tensors)
+        self.centre_H, self.spread_H = tensors["scale.centre"], tensors["scale.spread"]
+        self.num_told, self.num_updates = tensors["scale.counts"].tolist()
+        num_remembered = sum(name.startswith("features.") for name in tensors)
+        self.history.extend((tensors[f"features.{number}"], tensors[f"correct.{number}"]) for number in range(num_remembered))
 
 
 class LearnedVerifier(RolloutVerifier):

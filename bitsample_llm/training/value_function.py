@@ -19,7 +19,7 @@ from transformers import StoppingCriteria
 
 from bitsample_llm.options import option
 from bitsample_llm.records import RecordError
-from bitsample_llm.training.checkpoint_state import KeepsState
+from bitsample_llm.training.checkpoint_state import KeepsState, head_tensors, restore_head
 from bitsample_llm.training.early_stop import StopsEarly
 from bitsample_llm.training.value_record import ValueRecord
 
@@ -131,30 +131,19 @@ class ValueFunction:
 
     def save(self, folder: Path) -> None:
         """Write what learning goes on from."""
-        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        tensors["told"] = torch.tensor([self.num_told])
+        tensors = head_tensors(self.head, self.optimizer) | {"told": torch.tensor([self.num_told])}
         tensors |= {f"history.{number}.{int(passed)}": of_rollout for number, (of_rollout, passed) in enumerate(self.history)}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / STATE_FILE)
+        save_file(tensors, folder / STATE_FILE)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; a RecordError if the checkpoint has none of it."""
         if not (folder / STATE_FILE).is_file():
             raise RecordError(f"{folder} has no {STATE_FILE}: it is of a run without a value function, resume it without")
-        by_kind: dict[str, dict[str, torch.Tensor]] = {"head": {}, "optimizer": {}, "history": {}, "told": {}}
-        for name, value in load_file(folder / STATE_FILE, device=str(self.head.weight.device)).items():
-            kind, _, rest = name.partition(".")
-            by_kind[kind][rest] = value
-        self.head.load_state_dict(by_kind["head"])
-        states: dict[int, dict] = {}
-        for name, value in by_kind["optimizer"].items():
-            number, key = name.split(".")
-            states.setdefault(int(number), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        places = sorted(by_kind["history"].items(), key=lambda item: int(item[0].partition(".")[0]))
-        self.num_told = int(by_kind["told"][""])
-        self.history.extend((value, name.endswith(".1")) for name, value in places)
+        tensors = load_file(folder / STATE_FILE, device=str(self.head.weight.device))
+        restore_head(self.head, self.optimizer, tensors)
+        self.num_told = int(tensors["told"])
+        remembered = sorted((name for name in tensors if name.startswith("history.")), key=lambda name: int(name.split(".")[1]))
+        self.history.extend((tensors[name], name.endswith(".1")) for name in remembered)
 
 
 class StopAtLowValue(StoppingCriteria):
