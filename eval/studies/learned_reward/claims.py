@@ -1,0 +1,191 @@
+"""The statistics of README.md: factors, the closed form of the judge's own price, and what the policy made of the judge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bitsample_llm.estimators import wilson_interval
+from bitsample_llm.report.claims import Answers, Claim, judged
+from bitsample_llm.report.estimates import Estimate, number_text, over_seeds
+from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, Target
+from bitsample_llm.report.remedies import Factor, Prices, factor, prices_of
+from eval.studies.learned_reward.courses import PARTS, Course
+
+SPOKEN = {
+    "outcome": "the outcome",
+    "exact": "exact verdicts on steps",
+    "learned_16": "judge of 16 rollouts",
+    "learned_64": "judge of 64 rollouts",
+    "learned_256": "judge of 256 rollouts",
+    "learned_16_on": "judge of 16, learning on",
+    "shuffled": "judge of shuffled verdicts",
+}
+JUDGES = {"learned_16": 16, "learned_64": 64, "learned_256": 256}  # frozen ones: rollouts that they learned from
+GIVEN = " given"  # after an arm: what its runs paid once the judge had its verdicts
+HELPS, CLOSE, MUCH = 1.1, 1.5, 0.1
+# FLOPs per rollout of three digits: `flops/prefill` + `flops/decode` of drawing it, and `flops/reward_model` of a judge that reads it
+DRAW_FLOPS, READ_FLOPS = 27.5e6, 29.6e6
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs, by their evaluations and by their updates, and the factors that were asked for so far."""
+
+    runs: Sequence[PricedRun]
+    courses: Sequence[Course]
+    _factors: dict[tuple, Factor] = field(default_factory=dict)
+
+    @property
+    def rungs(self) -> list[str]:
+        """The starts, in the order of their names."""
+        return sorted({run.rung for run in self.runs})
+
+    def arms(self, rung: str) -> list[str]:
+        """The arms that were run at a start, in the order in which they are spoken of."""
+        return [arm for arm in SPOKEN if any((run.rung, run.arm) == (rung, arm) for run in self.runs)]
+
+    def pairs(self, rung: str, arm: str) -> list[tuple[PricedRun, Course]]:
+        """The runs of an arm at a start, each with its course."""
+        courses = {course.key: course for course in self.courses if course.arm == arm}
+        of_arm = [run for run in self.runs if (run.rung, run.arm) == (rung, arm)]
+        return [(run, courses[run.rung, run.model, run.seed]) for run in sorted(of_arm, key=lambda run: (run.model, run.seed))]
+
+    def prices(self, rung: str, arm: str, target: Target) -> Prices:
+        """What an arm paid, or paid after its judge had its verdicts."""
+        if not arm.endswith(GIVEN):
+            return prices_of(self.runs, rung, arm, target)
+        arm = arm.removesuffix(GIVEN)
+        return prices_of([since(run, course.judged_flops) for run, course in self.pairs(rung, arm)], rung, arm, target)
+
+    def factor(self, rung: str, arm: str, target: Target, plain: str = "outcome") -> Factor:
+        """What an arm saves compared with the plain one."""
+        key = (rung, arm, target.name, plain)
+        if key not in self._factors:
+            self._factors[key] = factor(self.prices(rung, plain, target), self.prices(rung, arm, target))
+        return self._factors[key]
+
+
+def since(run: PricedRun, flops: float) -> PricedRun:
+    """The run as if these first FLOPs, in which the policy stood still, had not been spent."""
+    kept = [0, *(index for index, spent in enumerate(run.flops) if spent > flops)]
+    cut = {name: [getattr(run, name)[index] for index in kept] for name in ("updates", "samples", "log2_p", "pass_rate", "kl_bits")}
+    return replace(run, flops=[0.0, *(run.flops[index] - flops for index in kept[1:])], useful_flops=[], seconds=[], **cut)
+
+
+def as_good_as_exact(found: Found, rung: str, arm: str, target: Target) -> Factor:
+    """What the closed form says that a judge as good as the verifier would cost, over what was paid."""
+    by_model: dict[str, list[tuple[float, bool]]] = {}
+    for run, _ in found.pairs(rung, "exact"):
+        (flops, is_kept), (rollouts, _) = run.price(target), run.price(target, "samples")
+        price = flops + JUDGES[arm] * (DRAW_FLOPS + READ_FLOPS) + rollouts * READ_FLOPS
+        by_model.setdefault(run.model, []).append((price, is_kept))
+    return factor(Prices(by_model), found.prices(rung, arm, target))
+
+
+def is_overrated(course: Course) -> bool:
+    """Whether in the last fifth the judge takes more for right than is right."""
+    return bool(course.part(course.judged_share, -1).mean() - course.part(course.true_share, -1).mean() > MUCH)
+
+
+def is_unlearned(run: PricedRun, course: Course) -> bool:
+    """Whether the held-out pass rate ends below what it was, and the judge has not seen it fall."""
+    true, judged_shares = (
+        [course.part(values, number).mean() for number in range(PARTS)] for values in (course.true_share, course.judged_share)
+    )
+    return bool(max(run.pass_rate) - run.pass_rate[-1] > MUCH and judged_shares[-1] >= judged_shares[int(np.argmax(true))])
+
+
+def exploited_counts(pairs: Sequence[tuple[PricedRun, Course]]) -> tuple[int, int, int]:
+    """How many runs are overrated, unlearned, either."""
+    flags = [(is_overrated(course), is_unlearned(run, course)) for run, course in pairs]
+    return sum(a for a, _ in flags), sum(b for _, b in flags), sum(a or b for a, b in flags)
+
+
+def exploited_claim(found: Found, rung: str, arm: str) -> Claim:
+    """Whether a reward is exploited in more than half of its runs."""
+    pairs = found.pairs(rung, arm)
+    num = exploited_counts(pairs)[2]
+    share = num / len(pairs)
+    low, high = (float(end) for end in wilson_interval(num, len(pairs)))
+    verdict = ("yes" if share > 0.5 else "no") + ", but the interval holds a half" * (low <= 0.5 <= high)
+    statistic = f"{rung}: share of runs that are overrated or unlearned, more than .5"
+    return Claim(f"Is the {SPOKEN[arm]} exploited?", statistic, Estimate(share, (low, high), len(pairs)), verdict)
+
+
+def paired_ends(found: Found, rung: str, arm: str, other: str) -> Estimate:
+    """Held-out pass rate in the end, of an arm minus another one with the same start and seed."""
+    ends = [{course.key: run.pass_rate[-1] for run, course in found.pairs(rung, name)} for name in (arm, other)]
+    return over_seeds([ends[0][key] - ends[1][key] for key in sorted(ends[0].keys() & ends[1].keys())])
+
+
+def drift(found: Found, rung: str, arm: str) -> Estimate:
+    """Accuracy of a judge in the last fifth, minus that in the first."""
+    return over_seeds([course.accuracy(-1) - course.accuracy(0) for _, course in found.pairs(rung, arm)])
+
+
+def claims_of(found: Found) -> list[Claim]:
+    """Every question of README.md at every start whose runs are there."""
+    claims = []
+    for rung in found.rungs:
+        arms = set(found.arms(rung))
+        pays = Answers("yes", "no: between", "no, it costs more")
+        asked = [("exact", "Do exact verdicts on steps save FLOPs?", Answers("helps", "neither", "hurts"), 8)]
+        asked += [(arm, f"Does a {SPOKEN[arm]} save FLOPs?", pays, None) for arm in ("learned_64", "learned_256")]
+        asked += [
+            (arm + GIVEN, f"Does a {SPOKEN[arm]} save FLOPs where it is given?", pays, None)
+            for arm in ("learned_64", "learned_256")
+        ]
+        for arm, text, answers, number in asked:
+            if {arm.removesuffix(GIVEN), "outcome"} <= arms:
+                saved = found.factor(rung, arm, HALF)
+                statistic = f"{rung}: FLOPs of plain GRPO over those with it, {HALF.name}; thresholds {HELPS:g} and 1/{HELPS:g}"
+                claims.append(
+                    judged(text, statistic, saved.estimate, (1 / HELPS, HELPS), answers, 1, f"no price ({saved.text()})", number)
+                )
+        for arm in (arm for arm in JUDGES if {arm, "exact"} <= arms):
+            for target in (HALF, NINE_TENTHS):
+                saved = as_good_as_exact(found, rung, arm, target)
+                statistic = f"{rung}: price of a judge as good as the verifier over that of the {SPOKEN[arm]}, {target.name}; within {CLOSE:g}"
+                answers = Answers("yes, better", "yes", "no, worse")
+                text = f"Is the {SPOKEN[arm]} as good as the verifier?"
+                claims.append(judged(text, statistic, saved.estimate, (1 / CLOSE, CLOSE), answers, 1, f"no price ({saved.text()})"))
+        claims += [exploited_claim(found, rung, arm) for arm in SPOKEN if arm in arms and arm not in ("outcome", "shuffled")]
+        if {"learned_16", "learned_16_on"} <= arms:
+            text = "Does learning on repair the judge of 16 rollouts?"
+            statistic = f"{rung}: held-out pass rate in the end, learning on minus frozen; threshold {MUCH:g}"
+            repaired = paired_ends(found, rung, "learned_16_on", "learned_16")
+            claims.append(judged(text, statistic, repaired, (-MUCH, MUCH), Answers("yes", "no", "no, it harms"), 2, "too few runs"))
+        for arm in (arm for arm in (*JUDGES, "learned_16_on") if arm in arms):
+            statistic = f"{rung}: accuracy on steps, last fifth minus first; thresholds {MUCH:g}"
+            answers = Answers("it rises", f"it stays within {MUCH:g}", "it falls")
+            claims.append(
+                judged(
+                    f"How does the {SPOKEN[arm]} drift?",
+                    statistic,
+                    drift(found, rung, arm),
+                    (-MUCH, MUCH),
+                    answers,
+                    2,
+                    "too few runs",
+                )
+            )
+        if "shuffled" in arms:
+            kept = found.prices(rung, "shuffled", HALF).kept_text()
+            num, of = (int(word) for word in kept.split(" of "))
+            low, high = (float(end) for end in wilson_interval(num, of))
+            text = "Does a judge of shuffled verdicts teach?"
+            claims.append(
+                Claim(
+                    text,
+                    f"{rung}: share of runs that kept {HALF.name}",
+                    Estimate(num / of, (low, high), of),
+                    f"{'yes' if num else 'no'}: {kept}",
+                )
+            )
+    return claims
+
+
+def mean_text(values: Sequence[float | None]) -> str:
+    """Mean over runs."""
+    return number_text(float(np.mean(values))) if values and None not in values else number_text(None)

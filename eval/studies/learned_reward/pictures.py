@@ -1,0 +1,134 @@
+"""The pictures: pass rates and shares over training, what a reward saves, and what a judge's probability is worth."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from bitsample_llm.report.prices import HALF, NINE_TENTHS
+from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
+from eval.studies.learned_reward.claims import GIVEN, JUDGES, SPOKEN, Found
+from eval.studies.learned_reward.courses import PARTS
+
+LEARNED = (*JUDGES, "learned_16_on")
+SHOWN_FACTORS = (0.1, 8.0)  # an interval without an end goes to the edge
+
+
+def training_figure(found: Found) -> Figure:
+    """True and judged share of right steps by fifths of the updates (means over runs), and the held-out pass rate of each run, a column per judge and a row per start."""
+    rungs, shown = found.rungs, ("exact", *LEARNED)
+    figure, axes = plt.subplots(
+        len(rungs), len(shown), figsize=(2.5 * len(shown) + 0.8, 2.6 * len(rungs) + 0.6), sharey=True, squeeze=False
+    )
+    for row, rung in enumerate(rungs):
+        for axis, arm in zip(axes[row], shown, strict=True):
+            pairs = found.pairs(rung, arm)
+            for run, _ in pairs:
+                axis.plot(
+                    np.array(run.flops[1:]) / 1e9,
+                    run.pass_rate[1:],
+                    color=GREY,
+                    linewidth=0.6,
+                    alpha=0.6,
+                    label="held-out pass rate of a run",
+                )
+            for values, look, name in (("true_share", "-", "true share of steps"), ("judged_share", "--", "judged share of steps")):
+                if pairs:
+                    at, means = (
+                        [np.mean([course.part(getattr(course, of), n).mean() for _, course in pairs]) for n in range(PARTS)]
+                        for of in ("flops", values)
+                    )
+                    axis.plot(
+                        np.array(at) / 1e9,
+                        means,
+                        look,
+                        color=COLOURS[0 if look == "-" else 1],
+                        marker="o",
+                        markersize=3,
+                        label=name,
+                    )
+            axis.set(xscale="log", xlim=(1, None), ylim=(0, 1), title=f"{SPOKEN[arm]}\n{rung}")
+            axis.title.set_fontsize(8.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("training GFLOP")
+    handles = dict(zip(*reversed(axes[0][1].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+def factors_figure(found: Found) -> Figure:
+    """Remedy factors with intervals, a panel per start; an arrow where there is only a bound."""
+    rungs = found.rungs
+    figure, axes = plt.subplots(1, len(rungs), figsize=(4.2 * len(rungs) + 2.0, 3.8), sharey=True, squeeze=False)
+    arms = [
+        name for arm in SPOKEN if arm not in ("outcome", "shuffled") for name in ((arm, arm + GIVEN) if arm in JUDGES else (arm,))
+    ]
+    for axis, rung in zip(axes[0], rungs, strict=True):
+        axis.axvline(1, color=GREY, linewidth=0.8)
+        for index, target in enumerate((HALF, NINE_TENTHS)):
+            for row, arm in enumerate(reversed(arms)):
+                if arm.removesuffix(GIVEN) not in found.arms(rung):
+                    continue
+                saved, place = found.factor(rung, arm, target), row + 0.12 - 0.24 * index
+                look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
+                if saved.bound is not None:
+                    axis.plot(
+                        [np.clip(saved.bound, *SHOWN_FACTORS)],
+                        [place],
+                        **look | {"marker": ">" if saved.is_above else "<", "fillstyle": "none"},
+                    )
+                elif saved.estimate.mean is not None:
+                    axis.plot(np.clip(saved.estimate.interval, *SHOWN_FACTORS), [place, place], color=COLOURS[index], linewidth=1)
+                    axis.plot([saved.estimate.mean], [place], **look, label=target.name)
+        axis.set(xscale="log", xlim=SHOWN_FACTORS, title=rung, xlabel="FLOPs of plain GRPO over FLOPs with it")
+        axis.set_yticks(
+            range(len(arms)),
+            [SPOKEN[arm.removesuffix(GIVEN)] + (", given" if arm.endswith(GIVEN) else "") for arm in reversed(arms)],
+        )
+        axis.xaxis.set_major_locator(LogLocator(base=2))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    handles = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def reliability_figure(found: Found) -> Figure:
+    """Share of right steps against the judge's probability, in bins, in the first and in the last fifth of the updates; all runs of a judge together."""
+    rungs = found.rungs
+    figure, axes = plt.subplots(
+        len(rungs),
+        len(LEARNED),
+        figsize=(2.6 * len(LEARNED) + 0.8, 2.6 * len(rungs) + 0.6),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for row, rung in enumerate(rungs):
+        for axis, arm in zip(axes[row], LEARNED, strict=True):
+            axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
+            courses = [course for _, course in found.pairs(rung, arm)]
+            for index, (number, name) in enumerate(((0, "first fifth of the updates"), (-1, "last fifth"))):
+                if not courses:
+                    continue
+                steps, right, total = (
+                    sum(course.part(getattr(course, of), number).sum(axis=0) for course in courses)
+                    for of in ("steps", "right", "probability")
+                )
+                full = steps >= 20
+                axis.plot(
+                    total[full] / steps[full],
+                    right[full] / steps[full],
+                    color=COLOURS[index],
+                    marker=MARKERS[index],
+                    markersize=4,
+                    label=name,
+                )
+            axis.set(xlim=(0, 1), ylim=(0, 1), title=f"{SPOKEN[arm]}\n{rung}")
+            axis.title.set_fontsize(8.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("judged probability")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share that is right")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure
