@@ -113,7 +113,7 @@ def test_the_page_says_what_was_found(found):
     assert said["Is the judge of 16 rollouts exploited?"] == "yes" and said["Is the judge of 64 rollouts exploited?"] == "no"
     assert said["Does a judge of shuffled verdicts teach?"] == "no: 0 of 6"
     assert said["How does the judge of 64 rollouts drift?"] == "it falls"
-    assert said["Does learning on repair the judge of 16 rollouts?"] == "yes"
+    assert said["Is the judge of 16, learning on, better in the end than the judge of 16 rollouts?"] == "yes"
     row = next(row for row in courses_table(found).rows if row[1] == "judge of 16 rollouts")
     assert row[2] == "6" and row[-4:] == ["0", "6", "0.9", "0.5"]
     for picture in study.all_pictures:

@@ -19,9 +19,12 @@ SPOKEN = {
     "learned_64": "judge of 64 rollouts",
     "learned_256": "judge of 256 rollouts",
     "learned_16_on": "judge of 16, learning on",
+    "learned_64_on": "judge of 64, learning on",
+    "learned_64_kl": "judge of 64, KL penalty",
     "shuffled": "judge of shuffled verdicts",
 }
 JUDGES = {"learned_16": 16, "learned_64": 64, "learned_256": 256}  # frozen ones: rollouts that they learned from
+REMEDIES = {"learned_16_on": "learned_16", "learned_64_on": "learned_64", "learned_64_kl": "learned_64"}
 GIVEN = " given"  # after an arm: what its runs paid once the judge had its verdicts
 HELPS, CLOSE, MUCH = 1.1, 1.5, 0.1
 # FLOPs per rollout of three digits: `flops/prefill` + `flops/decode` of drawing it, and `flops/reward_model` of a judge that reads it
@@ -131,7 +134,7 @@ def claims_of(found: Found) -> list[Claim]:
         arms = set(found.arms(rung))
         pays = Answers("yes", "no: between", "no, it costs more")
         asked = [("exact", "Do exact verdicts on steps save FLOPs?", Answers("helps", "neither", "hurts"), 8)]
-        asked += [(arm, f"Does a {SPOKEN[arm]} save FLOPs?", pays, None) for arm in ("learned_64", "learned_256")]
+        asked += [(arm, f"Does a {SPOKEN[arm]} save FLOPs?", pays, None) for arm in ("learned_64", "learned_256", "learned_64_on")]
         asked += [
             (arm + GIVEN, f"Does a {SPOKEN[arm]} save FLOPs where it is given?", pays, None)
             for arm in ("learned_64", "learned_256")
@@ -151,12 +154,12 @@ def claims_of(found: Found) -> list[Claim]:
                 text = f"Is the {SPOKEN[arm]} as good as the verifier?"
                 claims.append(judged(text, statistic, saved.estimate, (1 / CLOSE, CLOSE), answers, 1, f"no price ({saved.text()})"))
         claims += [exploited_claim(found, rung, arm) for arm in SPOKEN if arm in arms and arm not in ("outcome", "shuffled")]
-        if {"learned_16", "learned_16_on"} <= arms:
-            text = "Does learning on repair the judge of 16 rollouts?"
-            statistic = f"{rung}: held-out pass rate in the end, learning on minus frozen; threshold {MUCH:g}"
-            repaired = paired_ends(found, rung, "learned_16_on", "learned_16")
+        for arm, plain in (pair for pair in REMEDIES.items() if set(pair) <= arms):
+            text = f"Is the {SPOKEN[arm]}, better in the end than the {SPOKEN[plain]}?"
+            statistic = f"{rung}: held-out pass rate in the end, difference by run; threshold {MUCH:g}"
+            repaired = paired_ends(found, rung, arm, plain)
             claims.append(judged(text, statistic, repaired, (-MUCH, MUCH), Answers("yes", "no", "no, it harms"), 2, "too few runs"))
-        for arm in (arm for arm in (*JUDGES, "learned_16_on") if arm in arms):
+        for arm in (arm for arm in (*JUDGES, *REMEDIES) if arm in arms):
             statistic = f"{rung}: accuracy on steps, last fifth minus first; thresholds {MUCH:g}"
             answers = Answers("it rises", f"it stays within {MUCH:g}", "it falls")
             claims.append(

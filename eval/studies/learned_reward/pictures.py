@@ -6,10 +6,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from bitsample_llm.report.prices import HALF, NINE_TENTHS
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
-from eval.studies.learned_reward.claims import GIVEN, JUDGES, SPOKEN, Found
+from eval.studies.learned_reward.claims import GIVEN, JUDGES, REMEDIES, SPOKEN, Found
 from eval.studies.learned_reward.courses import PARTS
 
-LEARNED = (*JUDGES, "learned_16_on")
+LEARNED = (*JUDGES, *REMEDIES)
 SHOWN_FACTORS = (0.1, 8.0)  # an interval without an end goes to the edge
 
 
