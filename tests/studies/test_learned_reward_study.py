@@ -103,7 +103,7 @@ def test_a_policy_unlearns_where_truth_falls_and_the_judge_does_not_see_it():
 
 
 def test_the_page_says_what_was_found(found):
-    assert exploited_counts(found.pairs("latent G", "learned_16")) == (0, 6, 6)
+    assert exploited_counts(found.pairs("latent G", "learned_16")) == (6, 0, 6, 6)
     assert drift(found, "latent G", "learned_64").mean == pytest.approx(-0.4)
     study = learned_reward_study(found, "made")
     verdicts = {(claim.text, claim.statistic.split(", ")[-1]): claim.verdict for claim in study.claims}

@@ -11,7 +11,7 @@ from bitsample_llm.report.command import report
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, pack_prices, read_prices
 from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.study import Headline, Picture, Study, Table
-from eval.studies.learned_reward.claims import GIVEN, JUDGES, SPOKEN, Found, claims_of, exploited_counts, mean_text
+from eval.studies.learned_reward.claims import GIVEN, JUDGES, REMEDIES, SPOKEN, Found, claims_of, exploited_counts, mean_text
 from eval.studies.learned_reward.courses import pack_courses, read_courses
 from eval.studies.learned_reward.pictures import factors_figure, reliability_figure, training_figure
 
@@ -50,26 +50,12 @@ def prices_table(found: Found, after: str = "") -> Table:
 
 def courses_table(found: Found) -> Table:
     """What the policy made of each reward."""
-    rows = [
-        [
-            "start",
-            "reward",
-            "runs",
-            "verdicts",
-            "best p",
-            "p in the end",
-            "true share",
-            "judged share",
-            "overrated",
-            "unlearned",
-            "accuracy, first",
-            "last",
-        ]
-    ]
+    columns = "start/reward/runs/verdicts/best p/p in the end/true share/judged share/fell/overrated/unlearned/accuracy, first/last"
+    rows = [columns.split("/")]
     for rung in found.rungs:
         for arm in found.arms(rung):
             pairs = found.pairs(rung, arm)
-            overrated, unlearned, _ = exploited_counts(pairs)
+            fell, overrated, unlearned, _ = exploited_counts(pairs)
             shares = [
                 mean_text([float(course.part(getattr(course, of), -1).mean()) for _, course in pairs])
                 for of in ("true_share", "judged_share")
@@ -78,10 +64,22 @@ def courses_table(found: Found) -> Table:
             verdicts = mean_text([course.verdicts for _, course in pairs]) if pairs[0][1].steps else "all"
             accuracies = [mean_text([course.accuracy(number) for _, course in pairs]) for number in (0, -1)]
             rows.append(
-                [rung, SPOKEN[arm], str(len(pairs)), verdicts, *rates, *shares, str(overrated), str(unlearned), *accuracies]
+                [
+                    rung,
+                    SPOKEN[arm],
+                    str(len(pairs)),
+                    verdicts,
+                    *rates,
+                    *shares,
+                    str(fell),
+                    str(overrated),
+                    str(unlearned),
+                    *accuracies,
+                ]
             )
     note = (
         "Means over runs. Verdicts: rollouts whose steps the verifier judged. p: held-out pass rate. Shares: of a rollout's steps before the first wrong one, in the last fifth of the updates. "
+        "Fell: runs whose p ended more than .1 below its best. Overrated, unlearned: runs that the judge led astray, see README.md. "
         "Accuracy: share of the steps that the judge judges as the verifier does, in the first and in the last fifth after it was trained."
     )
     return Table("What the policy makes of it", rows, note)
@@ -95,14 +93,18 @@ def narrow(table: Table) -> Table:
 def learned_reward_study(found: Found, command: str) -> Study:
     """The page of learned rewards."""
     rungs, claims, table = found.rungs, claims_of(found), prices_table(found)
-    said = "; ".join(
-        f"at {rung} exact verdicts on steps take plain GRPO's FLOPs over {found.factor(rung, 'exact', HALF).text()}, a judge of 64 rollouts over {found.factor(rung, 'learned_64', HALF).text()}"
+    said = " and ".join(
+        f"{found.factor(rung, 'exact', HALF).text()} times the FLOPs of exact step verdicts and {found.factor(rung, 'learned_64', HALF).text()} times those of a judge of 64 rollouts at {rung}"
         for rung in rungs
+    )
+    exploited = ", ".join(
+        f"{sum(exploited_counts(found.pairs(rung, arm))[-1] for rung in rungs)} of {sum(len(found.pairs(rung, arm)) for rung in rungs)} ({SPOKEN[arm]})"
+        for arm in (*JUDGES, *REMEDIES)
     )
     return Study(
         title="What does a learned process reward gain, and is it exploited?",
         question="How many FLOPs does a reward by a learned judge of steps take until a target is reached and kept, and what does the policy make of it?",
-        answer=f"To half of the bits, {said}.",
+        answer=f"To half of the bits, plain GRPO takes {said}. In the long run these judges are exploited: {exploited}.",
         main=Picture(
             "training",
             "What is rewarded, and what is true, over training",
