@@ -100,6 +100,7 @@ def learned_reward_study(found: Found, command: str) -> Study:
     exploited = ", ".join(
         f"{sum(exploited_counts(found.pairs(rung, arm))[-1] for rung in rungs)} of {sum(len(found.pairs(rung, arm)) for rung in rungs)} ({SPOKEN[arm]})"
         for arm in (*JUDGES, *REMEDIES)
+        if any(run.arm == arm for run in found.runs)
     )
     return Study(
         title="What does a learned process reward gain, and is it exploited?",

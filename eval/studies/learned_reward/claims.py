@@ -107,7 +107,8 @@ def has_fallen(run: PricedRun) -> bool:
 def exploited_counts(pairs: Sequence[tuple[PricedRun, Course]]) -> tuple[int, int, int, int]:
     """How many runs have fallen, are overrated, are unlearned, and one of the last two."""
     flags = [(has_fallen(run), is_overrated(course), is_unlearned(run, course)) for run, course in pairs]
-    return tuple(map(sum, zip(*((fell, over, under, over or under) for fell, over, under in flags), strict=True)))
+    fell, overrated, unlearned = (sum(flag[place] for flag in flags) for place in range(3))
+    return fell, overrated, unlearned, sum(flag[1] or flag[2] for flag in flags)
 
 
 def exploited_claim(found: Found, rung: str, arm: str) -> Claim:
