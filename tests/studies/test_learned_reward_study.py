@@ -65,7 +65,7 @@ def made_course(model: str, arm: str, seed: int, true=(0.1, 0.4, 0.8, 0.6, 0.4),
     )
     judged_shares = [value for value in seen for _ in range(2)] if is_judge else shares
     about = ("latent G", model, arm, seed, SPENT.get(arm, 0.0), 16 if is_judge else 0)
-    return Course(*about, (np.arange(1, 11) * 2e10).tolist(), shares, shares, shares, judged_shares, **counts)
+    return Course(*about, (np.arange(1, 11) * 2e10).tolist(), shares, shares, shares, shares, judged_shares, **counts)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def prices_table(found: Found, after: str = "") -> Table:
 
 def courses_table(found: Found) -> Table:
     """What the policy made of each reward."""
-    columns = "start/reward/runs/verdicts/best p/p in the end/true share/judged share/fell/overrated/unlearned/accuracy, first/last"
+    columns = "start/reward/runs/verdicts/best p/p in the end/true share/judged share/too short/fell/overrated/unlearned/accuracy, first/last"
     rows = [columns.split("/")]
     for rung in found.rungs:
         for arm in found.arms(rung):
@@ -58,7 +58,7 @@ def courses_table(found: Found) -> Table:
             fell, overrated, unlearned, _ = exploited_counts(pairs)
             shares = [
                 mean_text([float(course.part(getattr(course, of), -1).mean()) for _, course in pairs])
-                for of in ("true_share", "judged_share")
+                for of in ("true_share", "judged_share", "too_short")
             ]
             rates = [mean_text([of(run.pass_rate) for run, _ in pairs]) for of in (max, lambda rates: rates[-1])]
             verdicts = mean_text([course.verdicts for _, course in pairs]) if pairs[0][1].steps else "all"
@@ -78,7 +78,7 @@ def courses_table(found: Found) -> Table:
                 ]
             )
     note = (
-        "Means over runs. Verdicts: rollouts whose steps the verifier judged. p: held-out pass rate. Shares: of a rollout's steps before the first wrong one, in the last fifth of the updates. "
+        "Means over runs. Verdicts: rollouts whose steps the verifier judged. p: held-out pass rate. Shares: of a rollout's steps before the first wrong one, in the last fifth of the updates. Too short: share of the rollouts that are right as far as they go and end too early, there. "
         "Fell: runs whose p ended more than .1 below its best. Overrated, unlearned: runs that the judge led astray, see README.md. "
         "Accuracy: share of the steps that the judge judges as the verifier does, in the first and in the last fifth after it was trained."
     )

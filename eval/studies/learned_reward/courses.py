@@ -30,6 +30,7 @@ class Course:
     flops: list[float]  # so far, at each update, as the rest
     passed: list[float]  # share of its rollouts, as the next
     rewarded: list[float]
+    too_short: list[float]  # share of those that are right as far as they go, and end too early
     true_share: list[float]  # mean share of a rollout's steps before the first wrong one, by the verifier
     judged_share: list[float]  # and by what gives the reward, a judge or the verifier
     steps: list[list[float]]  # numbers of steps in ten bins of the judged probability; empty without a judge
@@ -76,6 +77,7 @@ def course_of(run: Run) -> Course:
         verdicts=max((line["told"] for line in lines.values()), default=0),
         flops=[flops[step] for step in shown],
         passed=[float(np.mean([row["passed"] for row in of_step[step]])) for step in shown],
+        too_short=[float(np.mean([row["reason"] == "too_short" for row in of_step[step]])) for step in shown],
         rewarded=[float(np.mean([row["reward"] == 1 for row in of_step[step]])) for step in shown],
         true_share=[true[step] for step in shown],
         judged_share=[learned[step]["judged_prefix"] if lines else true[step] for step in shown],
