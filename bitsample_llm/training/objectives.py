@@ -8,6 +8,7 @@ verdicts of GRPO, without a policy gradient. B samples, T tokens.
 from functools import cache
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer, SFTTrainer
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
@@ -87,11 +88,11 @@ class SkipsDeadRows:
         is_sum = self.loss_type in ("cispo", "dapo", "vespo") and self.top_entropy_quantile == 1.0
         if self.model.training and is_sum and self.beta == 0.0 and not self._entropy_bonus_enabled:
             alive_B = inputs["advantages"] != 0
-            alive_B[0] |= not alive_B.any()  # or a process would be missing where the others share a gradient
-            num_rows = len(alive_B)
+            most = max(1, *gather_object([int(alive_B.sum())]))  # on every process as many: TRL gathers what it logs by row
+            kept, num_rows = torch.argsort(~alive_B, stable=True)[:most], len(alive_B)
             for name, value in inputs.items():
                 if isinstance(value, torch.Tensor) and value.dim() and len(value) == num_rows:
-                    inputs[name] = value[alive_B]
+                    inputs[name] = value[kept]
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
