@@ -130,6 +130,8 @@ def starting_tokenizer(choices: PretrainArguments) -> PreTrainedTokenizerFast:
     """That of the model to train further, which may know fewer authors, or a new one."""
     if choices.init_from is None:
         return build_tokenizer()
+    if not (Path(choices.init_from) / "tokenizer.json").is_file():
+        raise ValueError(f"--init_from {choices.init_from} holds no model")
     with loading("tokenizer", choices.init_from):
         return PreTrainedTokenizerFast.from_pretrained(choices.init_from)
 
