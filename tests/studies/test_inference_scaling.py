@@ -54,7 +54,10 @@ def found(tmp_path_factory):
     """The runs of a packed record, with what lies beside them."""
     folder = tmp_path_factory.mktemp("record")
     runs = [
-        made_run("latent G", model, arm, seed, 0.01, cost) for model in "ab" for arm, cost in PRICE.items() for seed in (1, 2, 3)
+        made_run("latent G", model, arm, seed, 0.01, cost)
+        for model in ("base", "rungs2")
+        for arm, cost in PRICE.items()
+        for seed in (1, 2, 3)
     ]
     for age, p in (("0.1", 0.1), ("0.3", 0.3)):
         runs += [
@@ -65,7 +68,7 @@ def found(tmp_path_factory):
     path = ((1e13, 0.1), (1.2e13, 0.3), (1.21e13, 0.65), (1.22e13, 0.5), (1.23e13, 0.7), (1.25e13, 0.95))
     states += [{"model": "ages0", "age": None, "flops": flops, "pass_rate": rate} for flops, rate in path]
     (folder / "ages.jsonl").write_text("".join(json.dumps(state) + "\n" for state in states))
-    vote = {"rung": "latent G", "model": "a", "exact": [0.01, 0.02], "passed": 0.015, "best": 0.06, "majority": 0.016}
+    vote = {"rung": "latent G", "model": "base", "exact": [0.01, 0.02], "passed": 0.015, "best": 0.06, "majority": 0.016}
     (folder / "votes.jsonl").write_text(json.dumps(vote) + "\n")
     return read([str(folder)])
 
@@ -98,7 +101,7 @@ def test_the_page_says_what_each_arm_saves(found):
     for arm, cost in PRICE.items():
         if arm != "grpo":
             for target in (HALF, NINE_TENTHS):
-                assert found.factor("latent G", arm, target).estimate.mean == pytest.approx(PRICE["grpo"] / cost, rel=0.02)
+                assert found.remedies.factor("latent G", arm, target).estimate.mean == pytest.approx(PRICE["grpo"] / cost, rel=0.02)
     study = inference_scaling_study(found, "made")
     verdicts = {(claim.text, claim.statistic.split(",")[1].split(" against")[0].strip()): claim.verdict for claim in study.claims}
     assert verdicts["Does prompt distillation cost SFT plus its rollouts?", "SFT on passes under A"] == "yes, within 1.5"
@@ -109,8 +112,9 @@ def test_the_page_says_what_each_arm_saves(found):
     assert by_text["RL under the better prompt saves FLOPs under the target's."] == "supported"
     assert [table.title for table in study.tables] == [
         "What votes offer before training",
-        "From which age does training pay, compared with going on with pretraining?",
+        "From which age is training cheaper than going on with pretraining?",
         "What GRPO absorbs in 300 GFLOP at each age",
+        "Settings",
     ]
     for picture in study.all_pictures:
         assert picture.draw().axes

@@ -3,14 +3,14 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import Estimate, number_text
 from bitsample_llm.report.prices import HALF, PricedRun, Target
-from bitsample_llm.report.remedies import Factor, factor, prices_of
+from bitsample_llm.report.remedy_runs import RemedyRuns
 
 SPOKEN = {
     "grpo": "plain GRPO",
@@ -23,10 +23,10 @@ SPOKEN = {
     "distil_C": "SFT on passes under C",
     "distil_A": "SFT on passes under A",
     "sft": "SFT on labels",
-    "rloo": "RLOO",
-    "reinforce": "REINFORCE",
 }
-RL = ("grpo", "rloo", "reinforce")
+PLAIN_OF = dict.fromkeys(SPOKEN, "grpo")
+STARTS = dict.fromkeys(("latent E", "latent G"), ("base", "rungs2"))  # rung -> pretraining seeds
+SPOKEN_AT_AGES = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "reinforce": "REINFORCE"}
 CLOSE = 1.5
 # MFLOP per rollout of three digits, of drawing it and of training on it (record of curricula)
 DRAW, TRAIN = 27.6, 81.0
@@ -37,33 +37,15 @@ AGE_TARGETS = (Target("p = .6", pass_rate=0.6), Target("p = .9", pass_rate=0.9))
 
 @dataclass(frozen=True)
 class Found:
-    """The runs, the checkpoints of pretraining, votes over the models' own answers, and what was made of them."""
+    """The runs of remedies, those from ages of pretraining, and what was measured beside them: states of pretraining, votes over the models' own answers,
+    learning curves of worked steps.
+    """
 
-    runs: Sequence[PricedRun]
+    remedies: RemedyRuns
+    of_ages: Sequence[PricedRun] = ()
     checkpoints: Sequence[dict] = ()
     votes: Sequence[dict] = ()
     worked: Sequence[dict] = ()
-    _factors: dict[tuple, Factor] = field(default_factory=dict)
-
-    def of(self, rung: str, arm: str) -> list[PricedRun]:
-        """The runs of an arm at a start."""
-        return [run for run in self.runs if (run.rung, run.arm) == (rung, arm)]
-
-    @property
-    def rungs(self) -> list[str]:
-        """The starts of remedies, in the order of their names."""
-        return sorted({run.rung for run in self.runs if run.arm in ("plain_8", "distil_C", "better_C")})
-
-    def arms(self, rung: str) -> list[str]:
-        """The arms that were run at a start, in the order in which they are spoken of."""
-        return [arm for arm in SPOKEN if self.of(rung, arm)]
-
-    def factor(self, rung: str, arm: str, target: Target, plain: str = "grpo") -> Factor:
-        """What an arm saves compared with the plain one."""
-        key = (rung, arm, target.name, plain)
-        if key not in self._factors:
-            self._factors[key] = factor(*(prices_of(self.runs, rung, name, target) for name in (plain, arm)))
-        return self._factors[key]
 
 
 # ---- votes and prompts -----------------------------------------------------------------------------------------------
@@ -97,7 +79,7 @@ def predicted_distillation_factor(p: float, group: int) -> float:
     return GRPO_OVER_SFT * TRAIN / (group * (DRAW / informative + TRAIN))
 
 
-def close_to(found: Found, rung: str, arm: str, plain: str, predicted: float, text: str) -> Claim:
+def close_to(found: RemedyRuns, rung: str, arm: str, plain: str, predicted: float, text: str) -> Claim:
     """Whether a closed form says what an arm saves."""
     measured = found.factor(rung, arm, HALF, plain)
     estimate = measured.estimate
@@ -109,12 +91,12 @@ def close_to(found: Found, rung: str, arm: str, plain: str, predicted: float, te
     return judged(text, statistic, estimate, (1 / CLOSE, CLOSE), answers, 1, f"no price ({measured.text()})")
 
 
-def remedy_claims(found: Found) -> list[Claim]:
+def remedy_claims(found: RemedyRuns) -> list[Claim]:
     """Questions 4 to 9 at every start whose runs are there."""
     claims = []
     for rung in found.rungs:
         arms = found.arms(rung)
-        p = float(np.mean([run.pass_rate[0] for run in found.of(rung, "grpo")]))
+        p = found.pass_rate(rung)
         for arm, of_prompt in (("distil_A", 0.98), ("distil_C", 0.48)):
             if arm in arms:
                 predicted = predicted_distillation_factor(of_prompt, found.of(rung, arm)[0].settings["num_generations"])
@@ -172,9 +154,9 @@ def going_on(found: Found, model: str, target: Target) -> float | None:
 def age_rows(found: Found, target: Target) -> list[dict]:
     """What each run from an age paid for the target, or all that it spent without it, and what going on would have cost from there."""
     rows = []
-    for run in found.runs:
-        start = pretraining_flops(found, run.model, age_of(run)) if run.tags.get("reason") == "unacquired" else None
-        if start is None or run.arm not in ("sft", *RL) or run.has_before(target):
+    for run in found.of_ages:
+        start = pretraining_flops(found, run.model, age_of(run))
+        if start is None or run.has_before(target):
             continue
         end, price = going_on(found, run.model, target), not_lost_again(run.flops, run.pass_rate, target)
         about = {"model": run.model, "age": age_of(run), "arm": run.arm, "start": start}
@@ -197,7 +179,7 @@ def pays(rows: Sequence[dict]) -> str:
 def bits_per_flop(found: Found, budget: float = 3e11) -> dict[tuple[str, str], tuple[float, float]]:
     """Held-out bits that GRPO absorbs in `budget` FLOPs, by pretraining seed and age: over pretraining's FLOPs and these, and over these alone."""
     values = {}
-    for run in (run for run in found.runs if run.arm == "grpo" and run.tags.get("reason") == "unacquired"):
+    for run in (run for run in found.of_ages if run.arm == "grpo"):
         start = pretraining_flops(found, run.model, age_of(run))
         if start is not None:
             gained = float(np.interp(budget, run.flops, run.log2_p)) - run.log2_p[0]
