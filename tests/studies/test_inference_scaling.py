@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -153,13 +154,15 @@ def test_checkpoints_and_what_was_logged_become_states(tmp_path, monkeypatch):
     cost = {"updates": 10, "tokens": 1000, "flops": {"train_forward": 1e9, "train_backward": 2e9, "evaluation": 5e9}}
     (folder / "ladder" / "pass-rate-0.1" / "pretraining.json").write_text(json.dumps(cost))
     (folder / "log.txt").write_text("it\r{'pass_rate/2/A': '0.25', 'pass_rate/2/C': '0.2', 'num_input_tokens_seen': 2000}\n")
-    monkeypatch.setattr("sys.argv", ["make_ages", str(folder), str(tmp_path / "ages.jsonl")])
+    bare = tmp_path / "ages-seed4"
+    shutil.copytree(folder / "ladder", bare / "ladder")
+    monkeypatch.setattr("sys.argv", ["make_ages", str(folder), str(bare), str(tmp_path / "ages.jsonl")])
     make_ages()
     rows = [json.loads(line) for line in (tmp_path / "ages.jsonl").read_text().splitlines()]
-    assert rows == [
-        {"model": "ages3", "age": "0.1", "flops": 3e9, "pass_rate": None},
-        {"model": "ages3", "age": None, "flops": 6e9, "pass_rate": 0.25},
-    ]
+    kept = {"age": "0.1", "flops": 3e9, "pass_rate": None}
+    assert rows[:2] == [{"model": "ages3", **kept}, {"model": "ages3", "age": None, "flops": 6e9, "pass_rate": 0.25}]
+    # without a log the checkpoint is what is known
+    assert rows[2:] == [{"model": "ages4", **kept}, {"model": "ages4", "age": None, "flops": 3e9, "pass_rate": 0.1}]
 
 
 def operands(prompt: str) -> frozenset[str]:
