@@ -1,7 +1,7 @@
 """Does raising the pass rate before the reward pay? `python -m eval.studies.inference_scaling FOLDER...` makes the page of the runs in the folders; plain runs are those of the record of prices.
 
 Question, statistics and thresholds are in README.md. A folder may hold `ages.jsonl`, `votes.jsonl` and `worked.jsonl` too. `python -m eval.studies.inference_scaling pack FOLDER... RECORD` writes the runs that the page
-is of into one Parquet file of a record, `pack_worked FOLDER FILE` those of part D into a file of curves.
+is of into a Parquet file of a record, those from ages of pretraining into one in its folder `ages`; `pack_worked FOLDER FILE` those of part D into a file of curves.
 """
 
 import sys
@@ -139,7 +139,8 @@ def inference_scaling_study(found: Found, command: str) -> Study:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["pack"]:
         found = read(sys.argv[2:-1])
-        pack_prices([*found.remedies.runs, *found.of_ages], Path(sys.argv[-1]))
+        pack_prices(found.remedies.runs, Path(sys.argv[-1]))
+        pack_prices(found.of_ages, Path(sys.argv[-1]) / "ages")
     elif sys.argv[1:2] == ["pack_worked"]:
         pack(*map(Path, sys.argv[2:]))
     else:
