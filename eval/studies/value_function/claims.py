@@ -9,6 +9,7 @@ from bitsample_llm.information import informative_group_probability
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import Estimate, number_text, ratio_over_seeds
 from bitsample_llm.report.prices import HALF, Target
+from bitsample_llm.report.remedies import prices_of
 from bitsample_llm.report.remedy_runs import RemedyRuns
 from bitsample_llm.report.stops import PLACES, StopRun, calibration, lost_passes
 
@@ -26,6 +27,7 @@ NUM_RUN_ON, GROUP = 2, 8
 CLOSE, SAME = 1.5, 1.25
 MOST_LOST, NOTHING, MUCH = 0.1, 0.1, 1 / 3
 EARLY_FLOPS = 5e10
+FEWEST_RUNS = 3  # of an arm per pretraining seed, for a verdict
 STEPS = 64  # of the mean over the way
 YES = Answers("yes", "undecided", "no")
 
@@ -92,9 +94,27 @@ def claims_at(found: Found, rung: str) -> list[Claim]:
         estimate = saved.estimate
         if scale != 1.0 and estimate.mean is not None:
             estimate = Estimate(estimate.mean / scale, tuple(end / scale for end in estimate.interval), estimate.n)
+        few = any(
+            len(of_model) < FEWEST_RUNS
+            for side in (arm, plain)
+            for of_model in prices_of(found.runs, rung, side, HALF).by_model.values()
+        )
+        if few and estimate.mean is not None:  # a bootstrap over two runs knows nothing of a third
+            estimate = Estimate(estimate.mean, None, estimate.n)
         margins = threshold if isinstance(threshold, tuple) else (threshold, threshold)
         statistic = f"{rung}: FLOPs of {SPOKEN[plain]} over those of {SPOKEN[arm]}{' over the form' * (scale != 1)}, {HALF.name}; threshold {' to '.join(map(number_text, sorted(set(margins))))}"
-        claims.append(judged(text, statistic, estimate, margins, answers, 1, f"no price ({saved.text()})", number))
+        claims.append(
+            judged(
+                text,
+                statistic,
+                estimate,
+                margins,
+                answers,
+                1,
+                f"fewer than {FEWEST_RUNS} runs of an arm" if few else f"no price ({saved.text()})",
+                number,
+            )
+        )
 
     for arm, what in (("first_error", "An ideal value function"), ("low_value", "A learned value function")):
         expected = predicted(found, rung, arm)
