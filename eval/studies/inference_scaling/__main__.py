@@ -104,7 +104,7 @@ def inference_scaling_study(found: Found, command: str) -> Study:
         "ages",
         "Is there an age from which training is cheaper than going on with pretraining?",
         lambda: ages_figure(found),
-        "Open triangles: not there at the end of the run, the price lies above. A point is a pretraining seed.",
+        "Open marks: not there at the end of the run, the price lies above. A point is a pretraining seed.",
     )
     return Study(
         title="Does raising the pass rate before the reward make RL cheaper?",

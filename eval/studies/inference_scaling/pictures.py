@@ -14,24 +14,12 @@ def ages_figure(found: Found) -> Figure:
         rows = age_rows(found, target)
         for index, arm in enumerate(name for name in SPOKEN_AT_AGES if any(row["arm"] == name for row in rows)):
             shift = 1.06 ** (index - 1.5)
-            for is_reached in (True, False):
+            look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
+            for is_reached, fill in ((True, "full"), (False, "none")):
                 chosen = [row for row in rows if (row["arm"], row["reached"]) == (arm, is_reached)]
-                look = {
-                    "color": COLOURS[index],
-                    "marker": MARKERS[index] if is_reached else "^",
-                    "fillstyle": "full" if is_reached else "none",
-                }
-                places = [float(row["age"]) * shift for row in chosen]
-                axis.plot(
-                    places,
-                    [row["price"] / 1e9 for row in chosen],
-                    linestyle="none",
-                    markersize=5,
-                    label=SPOKEN_AT_AGES[arm]
-                    if is_reached or not any(row["reached"] for row in rows if row["arm"] == arm)
-                    else None,
-                    **look,
-                )
+                places, prices = [float(row["age"]) * shift for row in chosen], [row["price"] / 1e9 for row in chosen]
+                axis.plot(places, prices, fillstyle=fill, **look)
+            axis.plot([], [], label=SPOKEN_AT_AGES[arm], **look)
         on = {(row["model"], row["age"]): row["on"] for row in rows if row["on"] is not None}
         axis.plot(
             [float(age) * 1.2 for _, age in on],
