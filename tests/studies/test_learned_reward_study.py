@@ -110,7 +110,10 @@ def test_the_page_says_what_was_found(found):
     said = {text: verdict for (text, _), verdict in verdicts.items()}
     assert said["Do exact verdicts on steps save FLOPs?"] == "helps"
     assert said["Does a judge of 256 rollouts save FLOPs?"] == "no, it costs more"
-    assert said["Is the judge of 16 rollouts exploited?"] == "yes" and said["Is the judge of 64 rollouts exploited?"] == "no"
+    assert (
+        said["Is the reward exploited, judge of 16 rollouts?"] == "yes"
+        and said["Is the reward exploited, judge of 64 rollouts?"] == "no"
+    )
     assert said["Does a judge of shuffled verdicts teach?"] == "no: 0 of 6"
     assert said["How does the judge of 64 rollouts drift?"] == "it falls"
     assert said["Is the judge of 16, learning on, better in the end than the judge of 16 rollouts?"] == "yes"

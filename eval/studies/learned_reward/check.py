@@ -152,8 +152,13 @@ def main():
                 "judge of 64, KL penalty": "learned_64_kl",
             }
             spoken |= {f"judge of {number} rollouts": f"learned_{number}" for number in (16, 64, 256)}
-            chosen = [run for run in of_rung for words, arm in spoken.items() if run["arm"] == arm and f"the {words} " in text]
-            if start == rung and text.endswith("exploited?"):
+            chosen = [
+                run
+                for run in of_rung
+                for words, arm in spoken.items()
+                if run["arm"] == arm and (f" {words}?" in text or f" {words} drift" in text)
+            ]
+            if start == rung and text.startswith("Is the reward exploited"):
                 gaps[text, rung] = (np.mean([led_astray(run) for run in chosen]), mean)
             if start == rung and text.endswith("drift?"):
                 gaps[text, rung] = (np.mean([agreement(run, 4) - agreement(run, 0) for run in chosen]), mean)

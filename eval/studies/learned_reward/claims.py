@@ -119,7 +119,7 @@ def exploited_claim(found: Found, rung: str, arm: str) -> Claim:
     low, high = (float(end) for end in wilson_interval(num, len(pairs)))
     verdict = ("yes" if share > 0.5 else "no") + ", but the interval holds a half" * (low <= 0.5 <= high)
     statistic = f"{rung}: share of runs that are overrated or unlearned, more than .5"
-    return Claim(f"Is the {SPOKEN[arm]} exploited?", statistic, Estimate(share, (low, high), len(pairs)), verdict)
+    return Claim(f"Is the reward exploited, {SPOKEN[arm]}?", statistic, Estimate(share, (low, high), len(pairs)), verdict)
 
 
 def paired_ends(found: Found, rung: str, arm: str, other: str) -> Estimate:
