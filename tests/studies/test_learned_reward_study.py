@@ -8,6 +8,7 @@ from conftest import BASE
 from test_real_models import ran
 
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, pack_prices
+from bitsample_llm.report.remedies import prices_of
 from eval.studies.learned_reward.__main__ import courses_table, learned_reward_study, read
 from eval.studies.learned_reward.claims import (
     DRAW_FLOPS,
@@ -81,7 +82,7 @@ def found(tmp_path_factory):
 def test_factors_are_quotients_of_prices_and_a_judge_that_is_given_is_cheaper_by_what_it_took(found):
     assert found.factor("latent G", "exact", HALF).estimate.mean == pytest.approx(2, rel=0.02)
     assert found.factor("latent G", "learned_256", NINE_TENTHS).estimate.mean == pytest.approx(2 / 3, rel=0.02)
-    given = found.prices("latent G", "learned_64" + GIVEN, NINE_TENTHS).by_model["a"][0]
+    given = prices_of(found.runs, "latent G", "learned_64" + GIVEN, NINE_TENTHS).by_model["a"][0]
     assert given == (pytest.approx(1.6e10 - 4e9, rel=0.02), True)
     run = since(made_run("a", "learned_64", 1, falls=False), 4e9)
     assert run.flops[0] == 0 and run.flops[1] > 0 and len(run.flops) == len(run.log2_p) == len(run.pass_rate)

@@ -8,44 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitsample_llm.report.command import report
-from bitsample_llm.report.prices import HALF, NINE_TENTHS, pack_prices, read_prices
-from bitsample_llm.report.remedies import price_text
+from bitsample_llm.report.prices import HALF, pack_prices, read_prices
+from bitsample_llm.report.remedy_runs import HOW_TO_READ, factors_figure, factors_table, narrow, settings_table
 from bitsample_llm.report.study import Headline, Picture, Study, Table
-from eval.studies.learned_reward.claims import GIVEN, JUDGES, REMEDIES, SPOKEN, Found, claims_of, exploited_counts, mean_text
-from eval.studies.learned_reward.courses import pack_courses, read_courses
-from eval.studies.learned_reward.pictures import factors_figure, reliability_figure, training_figure
-
-HOW_TO_READ = (
-    "A factor above 1 says that the reward saves FLOPs, all that the judge costs included. A target counts once it is kept until three times its FLOPs were spent. "
-    "Brackets: 95 % bootstrap over pretraining seeds and training seeds."
+from eval.studies.learned_reward.claims import (
+    GIVEN,
+    JUDGES,
+    REMEDIES,
+    SPOKEN,
+    Found,
+    claims_of,
+    exploited_counts,
+    found_of,
+    mean_text,
 )
-GIGA = 1e-9
-TARGETS = (HALF, NINE_TENTHS)
+from eval.studies.learned_reward.courses import pack_courses, read_courses
+from eval.studies.learned_reward.pictures import reliability_figure, training_figure
+
+NOTE = "Factor: FLOPs of plain GRPO over those with the reward. Given: FLOPs since the judge had its first verdicts."
 
 
 def read(paths: Sequence[str]) -> Found:
     """The runs in the folders."""
-    return Found(read_prices(paths), read_courses(paths))
-
-
-def prices_table(found: Found, after: str = "") -> Table:
-    """What each reward pays and saves; `after` its judge had its verdicts, of judges alone."""
-    rows = [["start", "reward", *(text for target in TARGETS for text in (f"GFLOP to {target.name}", "kept", "factor"))]]
-    for rung in found.rungs:
-        for arm in (arm for arm in found.arms(rung) if not after or arm in JUDGES):
-            row = [rung, SPOKEN[arm]]
-            for target in TARGETS:
-                prices = found.prices(rung, arm + after, target)
-                row += [
-                    price_text(prices, GIGA),
-                    prices.kept_text(),
-                    "1" if arm == "outcome" else found.factor(rung, arm + after, target).text(),
-                ]
-            rows.append(row)
-    note = "Factor: FLOPs of plain GRPO over those with the reward. Kept: runs known to have reached and kept it. After > or <: one of the two has no price."
-    return Table(
-        "The same where the judge is given: FLOPs since it had its first verdicts" if after else "What a reward costs", rows, note
-    )
+    return found_of(read_prices(paths), read_courses(paths))
 
 
 def courses_table(found: Found) -> Table:
@@ -53,7 +38,7 @@ def courses_table(found: Found) -> Table:
     columns = "start/reward/runs/verdicts/best p/p in the end/true share/judged share/too short/fell/overrated/unlearned/accuracy, first/last"
     rows = [columns.split("/")]
     for rung in found.rungs:
-        for arm in found.arms(rung):
+        for arm in (arm for arm in found.arms(rung) if not arm.endswith(GIVEN)):
             pairs = found.pairs(rung, arm)
             fell, overrated, unlearned, _ = exploited_counts(pairs)
             shares = [
@@ -85,14 +70,9 @@ def courses_table(found: Found) -> Table:
     return Table("What the policy makes of it", rows, note)
 
 
-def narrow(table: Table) -> Table:
-    """The columns that fit a terminal."""
-    return Table(table.title, [[row[0], row[1], row[2], row[4]] for row in table.rows])
-
-
 def learned_reward_study(found: Found, command: str) -> Study:
     """The page of learned rewards."""
-    rungs, claims, table = found.rungs, claims_of(found), prices_table(found)
+    rungs, claims, table = found.rungs, claims_of(found), factors_table(found, "What a reward costs", "reward", NOTE)
     said = " and ".join(
         f"{found.factor(rung, 'exact', HALF).text()} times the FLOPs of exact step verdicts and {found.factor(rung, 'learned_64', HALF).text()} times those of a judge of 64 rollouts at {rung}"
         for rung in rungs
@@ -115,7 +95,7 @@ def learned_reward_study(found: Found, command: str) -> Study:
         table=table,
         terminal=[narrow(table)],
         how_to_read=HOW_TO_READ,
-        provenance=f"{len(found.runs)} runs. Made by: {command}",
+        provenance=f"{len(found.courses)} runs. Made by: {command}",
         headlines=[
             Headline(found.factor(rung, "learned_64", HALF).text(), f"factor of a judge of 64 rollouts, {rung}", HALF.name)
             for rung in rungs
@@ -124,7 +104,7 @@ def learned_reward_study(found: Found, command: str) -> Study:
             :5
         ],
         claims=claims,
-        tables=[prices_table(found, GIVEN), courses_table(found)],
+        tables=[courses_table(found), settings_table(found, "reward")],
         pictures=[
             Picture(
                 "factors",
@@ -139,23 +119,7 @@ def learned_reward_study(found: Found, command: str) -> Study:
                 "On the line it is what it says. Bins of fewer than 20 steps are left out.",
             ),
         ],
-        results={
-            "factors": {
-                rung: {
-                    arm: {
-                        target.name: {
-                            **found.factor(rung, arm, target).estimate.fields(),
-                            "text": found.factor(rung, arm, target).text(),
-                        }
-                        for target in TARGETS
-                    }
-                    for name in found.arms(rung)
-                    if name != "outcome"
-                    for arm in ((name, name + GIVEN) if name in JUDGES else (name,))
-                }
-                for rung in rungs
-            }
-        },
+        results={"factors": found.factor_fields()},
     )
 
 

@@ -1,7 +1,7 @@
 """The statistics of README.md: factors, the closed form of the judge's own price, and what the policy made of the judge."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,63 +10,49 @@ from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import Estimate, number_text, over_seeds
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, Target
 from bitsample_llm.report.remedies import Factor, Prices, factor, prices_of
+from bitsample_llm.report.remedy_runs import RemedyRuns
 from eval.studies.learned_reward.courses import PARTS, Course
 
+GIVEN = " given"  # after an arm: what its runs paid once the judge had its verdicts
+JUDGES = {"learned_16": 16, "learned_64": 64, "learned_256": 256}  # frozen ones: rollouts that they learned from
 SPOKEN = {
     "outcome": "the outcome",
     "exact": "exact verdicts on steps",
-    "learned_16": "judge of 16 rollouts",
-    "learned_64": "judge of 64 rollouts",
-    "learned_256": "judge of 256 rollouts",
+    **{
+        name: text
+        for arm, num in JUDGES.items()
+        for name, text in ((arm, f"judge of {num} rollouts"), (arm + GIVEN, f"judge of {num}, given"))
+    },
     "learned_16_on": "judge of 16, learning on",
     "learned_64_on": "judge of 64, learning on",
     "learned_64_kl": "judge of 64, KL penalty",
     "shuffled": "judge of shuffled verdicts",
 }
-JUDGES = {"learned_16": 16, "learned_64": 64, "learned_256": 256}  # frozen ones: rollouts that they learned from
+PLAIN_OF = dict.fromkeys(SPOKEN, "outcome")
 REMEDIES = {"learned_16_on": "learned_16", "learned_64_on": "learned_64", "learned_64_kl": "learned_64"}
-GIVEN = " given"  # after an arm: what its runs paid once the judge had its verdicts
 HELPS, CLOSE, MUCH = 1.1, 1.5, 0.1
 # FLOPs per rollout of three digits: `flops/prefill` + `flops/decode` of drawing it, and `flops/reward_model` of a judge that reads it
 DRAW_FLOPS, READ_FLOPS = 27.5e6, 29.6e6
 
 
 @dataclass(frozen=True)
-class Found:
-    """The runs, by their evaluations and by their updates, and the factors that were asked for so far."""
+class Found(RemedyRuns):
+    """The runs by their evaluations, judges once more as if they had been given, and by their updates."""
 
-    runs: Sequence[PricedRun]
-    courses: Sequence[Course]
-    _factors: dict[tuple, Factor] = field(default_factory=dict)
-
-    @property
-    def rungs(self) -> list[str]:
-        """The starts, in the order of their names."""
-        return sorted({run.rung for run in self.runs})
-
-    def arms(self, rung: str) -> list[str]:
-        """The arms that were run at a start, in the order in which they are spoken of."""
-        return [arm for arm in SPOKEN if any((run.rung, run.arm) == (rung, arm) for run in self.runs)]
+    courses: Sequence[Course] = ()
 
     def pairs(self, rung: str, arm: str) -> list[tuple[PricedRun, Course]]:
         """The runs of an arm at a start, each with its course."""
         courses = {course.key: course for course in self.courses if course.arm == arm}
-        of_arm = [run for run in self.runs if (run.rung, run.arm) == (rung, arm)]
-        return [(run, courses[run.rung, run.model, run.seed]) for run in sorted(of_arm, key=lambda run: (run.model, run.seed))]
+        of_arm = sorted(self.of(rung, arm), key=lambda run: (run.model, run.seed))
+        return [(run, courses[run.rung, run.model, run.seed]) for run in of_arm]
 
-    def prices(self, rung: str, arm: str, target: Target) -> Prices:
-        """What an arm paid, or paid after its judge had its verdicts."""
-        if not arm.endswith(GIVEN):
-            return prices_of(self.runs, rung, arm, target)
-        arm = arm.removesuffix(GIVEN)
-        return prices_of([since(run, course.judged_flops) for run, course in self.pairs(rung, arm)], rung, arm, target)
 
-    def factor(self, rung: str, arm: str, target: Target, plain: str = "outcome") -> Factor:
-        """What an arm saves compared with the plain one."""
-        key = (rung, arm, target.name, plain)
-        if key not in self._factors:
-            self._factors[key] = factor(self.prices(rung, plain, target), self.prices(rung, arm, target))
-        return self._factors[key]
+def found_of(runs: Sequence[PricedRun], courses: Sequence[Course]) -> Found:
+    """The runs of the study with their courses."""
+    first_flops = {(course.arm, *course.key): course.judged_flops for course in courses}
+    given = [since(run, first_flops[run.arm, run.rung, run.model, run.seed]) for run in runs if run.arm in JUDGES]
+    return Found([*runs, *(replace(run, arm=run.arm + GIVEN) for run in given)], SPOKEN, PLAIN_OF, courses=courses)
 
 
 def since(run: PricedRun, flops: float) -> PricedRun:
@@ -83,7 +69,7 @@ def as_good_as_exact(found: Found, rung: str, arm: str, target: Target) -> Facto
         (flops, is_kept), (rollouts, _) = run.price(target), run.price(target, "samples")
         price = flops + JUDGES[arm] * (DRAW_FLOPS + READ_FLOPS) + rollouts * READ_FLOPS
         by_model.setdefault(run.model, []).append((price, is_kept))
-    return factor(Prices(by_model), found.prices(rung, arm, target))
+    return factor(Prices(by_model), prices_of(found.runs, rung, arm, target))
 
 
 def is_overrated(course: Course) -> bool:
@@ -146,7 +132,7 @@ def claims_of(found: Found) -> list[Claim]:
             for arm in ("learned_64", "learned_256")
         ]
         for arm, text, answers, number in asked:
-            if {arm.removesuffix(GIVEN), "outcome"} <= arms:
+            if {arm, "outcome"} <= arms:
                 saved = found.factor(rung, arm, HALF)
                 statistic = f"{rung}: FLOPs of plain GRPO over those with it, {HALF.name}; thresholds {HELPS:g} and 1/{HELPS:g}"
                 claims.append(
@@ -159,7 +145,11 @@ def claims_of(found: Found) -> list[Claim]:
                 answers = Answers("yes, better", "yes", "no, worse")
                 text = f"Is the {SPOKEN[arm]} as good as the verifier?"
                 claims.append(judged(text, statistic, saved.estimate, (1 / CLOSE, CLOSE), answers, 1, f"no price ({saved.text()})"))
-        claims += [exploited_claim(found, rung, arm) for arm in SPOKEN if arm in arms and arm not in ("outcome", "shuffled")]
+        claims += [
+            exploited_claim(found, rung, arm)
+            for arm in SPOKEN
+            if arm in arms and not arm.endswith(GIVEN) and arm not in ("outcome", "shuffled")
+        ]
         for arm, plain in (pair for pair in REMEDIES.items() if set(pair) <= arms):
             text = f"Is the {SPOKEN[arm]}, better in the end than the {SPOKEN[plain]}?"
             statistic = f"{rung}: held-out pass rate in the end, difference by run; threshold {MUCH:g}"
@@ -180,7 +170,7 @@ def claims_of(found: Found) -> list[Claim]:
                 )
             )
         if "shuffled" in arms:
-            kept = found.prices(rung, "shuffled", HALF).kept_text()
+            kept = prices_of(found.runs, rung, "shuffled", HALF).kept_text()
             num, of = (int(word) for word in kept.split(" of "))
             low, high = (float(end) for end in wilson_interval(num, of))
             text = "Does a judge of shuffled verdicts teach?"

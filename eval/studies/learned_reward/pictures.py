@@ -1,16 +1,13 @@
-"""The pictures: pass rates and shares over training, what a reward saves, and what a judge's probability is worth."""
+"""The pictures: pass rates and shares over training, and what a judge's probability is worth."""
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
-from bitsample_llm.report.prices import HALF, NINE_TENTHS
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
-from eval.studies.learned_reward.claims import GIVEN, JUDGES, REMEDIES, SPOKEN, Found
+from eval.studies.learned_reward.claims import JUDGES, REMEDIES, SPOKEN, Found
 from eval.studies.learned_reward.courses import PARTS
 
 LEARNED = (*JUDGES, *REMEDIES)
-SHOWN_FACTORS = (0.1, 8.0)  # an interval without an end goes to the edge
 
 
 def training_figure(found: Found) -> Figure:
@@ -52,44 +49,6 @@ def training_figure(found: Found) -> Figure:
         axis.set_xlabel("training GFLOP")
     handles = dict(zip(*reversed(axes[0][1].get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
-    return figure
-
-
-def factors_figure(found: Found) -> Figure:
-    """Remedy factors with intervals, a panel per start; an arrow where there is only a bound."""
-    rungs = found.rungs
-    figure, axes = plt.subplots(1, len(rungs), figsize=(4.2 * len(rungs) + 2.0, 3.8), sharey=True, squeeze=False)
-    arms = [
-        name for arm in SPOKEN if arm not in ("outcome", "shuffled") for name in ((arm, arm + GIVEN) if arm in JUDGES else (arm,))
-    ]
-    for axis, rung in zip(axes[0], rungs, strict=True):
-        axis.axvline(1, color=GREY, linewidth=0.8)
-        for index, target in enumerate((HALF, NINE_TENTHS)):
-            for row, arm in enumerate(reversed(arms)):
-                if arm.removesuffix(GIVEN) not in found.arms(rung):
-                    continue
-                saved, place = found.factor(rung, arm, target), row + 0.12 - 0.24 * index
-                look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
-                if saved.bound is not None:
-                    axis.plot(
-                        [np.clip(saved.bound, *SHOWN_FACTORS)],
-                        [place],
-                        **look | {"marker": ">" if saved.is_above else "<", "fillstyle": "none"},
-                    )
-                elif saved.estimate.mean is not None:
-                    axis.plot(np.clip(saved.estimate.interval, *SHOWN_FACTORS), [place, place], color=COLOURS[index], linewidth=1)
-                    axis.plot([saved.estimate.mean], [place], **look, label=target.name)
-        axis.set(xscale="log", xlim=SHOWN_FACTORS, title=rung, xlabel="FLOPs of plain GRPO over FLOPs with it")
-        axis.set_yticks(
-            range(len(arms)),
-            [SPOKEN[arm.removesuffix(GIVEN)] + (", given" if arm.endswith(GIVEN) else "") for arm in reversed(arms)],
-        )
-        axis.xaxis.set_major_locator(LogLocator(base=2))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    handles = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
