@@ -27,6 +27,7 @@ from eval.studies.value_function.claims import (
     SPOKEN,
     Found,
     claims_of,
+    has_enough,
     predicted_factors,
     samples_per_flop,
 )
@@ -88,7 +89,8 @@ def forms_table(found: Found) -> Table:
 def value_study(found: Found, command: str) -> Study:
     """The page of the value function."""
     claims, table = claims_of(found), factors_table(found, "What a value function saves", "arm", NOTE)
-    said = {arm: " and ".join(f"{found.factor(rung, arm, HALF).text()} at {rung}" for rung in found.rungs) for arm in SPOKEN}
+    rungs = [rung for rung in found.rungs if has_enough(found, rung, "plain", "low_value", "first_error")]
+    said = {arm: " and ".join(f"{found.factor(rung, arm, HALF).text()} at {rung}" for rung in rungs) for arm in SPOKEN}
     return Study(
         title="Does a value function pay?",
         question="How many FLOPs does it save to end rollouts that will not pass, until a held-out target is reached and kept?",
@@ -109,9 +111,13 @@ def value_study(found: Found, command: str) -> Study:
                 f"times the FLOPs saved, {rung}",
                 f"p = {number_text(found.pass_rate(rung))}",
             )
-            for rung in found.rungs
+            for rung in rungs
         ],
-        sentences=[claim.sentence("pretraining seeds") for claim in claims if not claim.verdict.startswith("undecided")][:5],
+        sentences=[
+            claim.sentence("pretraining seeds")
+            for claim in claims
+            if "FLOPs of" in claim.statistic and not claim.verdict.startswith("undecided")
+        ],
         claims=claims,
         tables=[forms_table(found), ends_table(found), calibration_table(found), settings_table(found, "arm")],
         pictures=[

@@ -78,6 +78,12 @@ def samples_per_flop(found: Found, rung: str, arm: str) -> Estimate:
     return ratio_over_seeds([float(mine / other) for mine, other in drawn])
 
 
+def has_enough(found: Found, rung: str, *arms: str) -> bool:
+    """Whether every pretraining seed has runs enough of the arms for a verdict on a factor."""
+    sides = [prices_of(found.runs, rung, arm, HALF).by_model.values() for arm in arms]
+    return all(side and min(map(len, side)) >= FEWEST_RUNS for side in sides)
+
+
 def claims_of(found: Found) -> list[Claim]:
     """Every question of README.md at every start whose runs are there."""
     return [claim for rung in found.rungs if found.of(rung, "plain") for claim in claims_at(found, rung)]
@@ -94,11 +100,7 @@ def claims_at(found: Found, rung: str) -> list[Claim]:
         estimate = saved.estimate
         if scale != 1.0 and estimate.mean is not None:
             estimate = Estimate(estimate.mean / scale, tuple(end / scale for end in estimate.interval), estimate.n)
-        few = any(
-            len(of_model) < FEWEST_RUNS
-            for side in (arm, plain)
-            for of_model in prices_of(found.runs, rung, side, HALF).by_model.values()
-        )
+        few = not has_enough(found, rung, arm, plain)
         if few and estimate.mean is not None:  # a bootstrap over two runs knows nothing of a third
             estimate = Estimate(estimate.mean, None, estimate.n)
         margins = threshold if isinstance(threshold, tuple) else (threshold, threshold)
