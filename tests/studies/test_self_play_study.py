@@ -76,7 +76,7 @@ def test_the_page_says_what_was_saved_and_whether_the_pass_rate_was_held(found):
     assert verdicts["Do the proposals stay near a half (self-play)?"] == "no"
     assert [row[1] for row in study.table.rows[1:]] == list(SPOKEN.values())
     proposals = next(table for table in study.tables if table.title == "What became of the proposals")
-    assert proposals.rows[1][:5] == ["self-play", "a", "240", "50.0%", "0.0%"]
+    assert proposals.rows[1] == ["self-play", "1 to 10", "120", "50.0%", "0.0%", "50.0%", "0.0%", "0.0%", "16.7%", "100.0%"]
     for picture in study.all_pictures:
         assert picture.draw().axes
 

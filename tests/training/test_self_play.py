@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import BASE
+from safetensors.torch import load_file
 from test_processes import launched
 from test_real_models import ran
 from transformers import AutoTokenizer
@@ -160,6 +161,19 @@ def test_an_untrained_proposer_gets_no_reward_and_is_not_trained(monkeypatch, tm
     # dead rows are not trained on, and no surprisal of them is known
     assert all(row["surprisal_bits"] is None for row in rows)
     assert runs["untrained"].steps[-1]["flops/prefill"] == pytest.approx(runs["near_half"].steps[-1]["flops/prefill"])
+
+
+def test_rows_without_an_advantage_cost_nothing_and_change_nothing(monkeypatch, tmp_path):
+    replaced(monkeypatch, lambda step: [GOOD[0], "B+31", GOOD[3], HELD_OUT])
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "optim": "sgd", "learning_rate": 0.1}
+    runs = {name: grpo(monkeypatch, tmp_path / name, skip_dead_updates=name, **options) for name in ("true", "false")}
+    start, *ends = (
+        torch.cat([tensor.float().flatten() for _, tensor in sorted(load_file(file).items())])
+        for file in (f"{BASE}/model.safetensors", *(tmp_path / name / "model" / "model.safetensors" for name in runs))
+    )
+    assert (ends[0] - ends[1]).abs().max() < 1e-4 * (ends[0] - start).abs().max() > 0
+    trained = {name: run.steps[-1]["flops/train_forward"] for name, run in runs.items()}
+    assert 0 < trained["true"] < trained["false"]
 
 
 def test_a_resumed_run_goes_on_proposing(monkeypatch, tmp_path):

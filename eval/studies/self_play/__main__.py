@@ -3,10 +3,13 @@
 Question, statistics and thresholds are in README.md. `python -m eval.studies.self_play pack FOLDER... RECORD` writes the runs, and what they asked, into the files of a record.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from bitsample_llm.report.asked import Asked, pack_asked, read_asked
 from bitsample_llm.report.command import report
@@ -48,23 +51,19 @@ def read(paths: Sequence[str]) -> Found:
 
 
 def proposals_table(found: Found) -> Table:
-    """What became of the proposals of each arm."""
-    rows = [["arm", "start", "proposals", *STATUSES.values(), "distinct", "authors"]]
-    for arm, model in sorted({(row.arm, row.model) for row in found.asked if row.text is not None}):
-        told = [row for row in found.asked if (row.arm, row.model) == (arm, model)]
-        shares = [f"{sum(row.status == status for row in told) / len(told):.1%}" for status in STATUSES]
-        texts = [row.text for row in told if row.author]
-        rows.append(
-            [
-                SPOKEN[arm],
-                model,
-                str(len(told)),
-                *shares,
-                f"{len(set(texts)) / len(texts):.1%}",
-                str(len({text[0] for text in texts})),
-            ]
+    """What became of the proposals of each arm, window by window."""
+    rows = [["arm", "updates", "proposals", *STATUSES.values(), "distinct", "by C, D or ?"]]
+    for arm, (name, (first, last)) in itertools.product(("self_play", "self_play_untrained"), WINDOWS.items()):
+        told = [row for row in found.asked if row.arm == arm and first <= row.step <= last]
+        stated = [row for row in told if row.author]
+        counts = [sum(row.status == status for row in told) for status in STATUSES]
+        shares = [num / len(told) for num in counts] if told else []
+        shares += (
+            [len({row.text for row in stated}) / len(stated), np.mean([row.author in "CD?" for row in stated])] if stated else []
         )
-    note = "Distinct: different problems among all that were stated, over all training seeds. Held out: operands of a pool that is evaluated on. Authors: how many of them were proposed at least once."
+        if stated:
+            rows.append([SPOKEN[arm], name, str(len(told)), *(f"{share:.1%}" for share in shares)])
+    note = "Distinct: different problems among those that were stated, over all runs. Held out: operands of a pool that is evaluated on. By C, D or ?: of the problems that were stated."
     return Table("What became of the proposals", rows, note)
 
 
@@ -91,13 +90,11 @@ def self_play_study(found: Found, command: str) -> Study:
     saved = {rung: remedies.factor(rung, "self_play", HALF).text() for rung in rungs}
     pool = {rung: remedies.factor(rung, "uniform", HALF).text() for rung in rungs}
     late = share_near_half(found.asked, "self_play", WINDOWS["31 on"])
-    said = " and ".join(
-        f"{saved[rung]} times fewer FLOPs than the target alone at {rung} (the pool in turn: {pool[rung]})" for rung in rungs
-    )
+    said = " and ".join(f"{saved[rung]} at {rung} (of the pool in turn: {pool[rung]})" for rung in rungs)
     return Study(
         title="Does self-play pay?",
         question="How many FLOPs does a model save that sets its own problems, until a hard target is reached and kept?",
-        answer=f"To half of the bits self-play takes {said}; {late.text()} of its late proposals pass about every other time.",
+        answer=f"To half of the bits the remedy factor of self-play is {said}; of what it asks from update 31 on, a share of {late.text()} has a pass rate near a half.",
         main=Picture(
             "pass_rates",
             "Does a proposer keep the pass rate near a half?",
