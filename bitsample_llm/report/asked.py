@@ -39,7 +39,7 @@ def asked_in(run: Run) -> list[Asked]:
     groups = run.table("prompts").select(["step", "problem_id", "pass_rate"]).to_pylist()
     flops = {line["step"]: line["flops/total"] for line in run.steps}
     about = run.manifest["arm"], run.manifest["tags"]["model"], run.manifest["seed"]
-    if not (file := run.run_dir / "proposals.jsonl").is_file():
+    if not (file := run.run_dir / PROPOSALS_FILE).is_file():
         rows = [(group["step"], "asked", None, group["pass_rate"]) for group in groups]
     else:
         rates = {(group["step"], group["problem_id"]): group["pass_rate"] for group in groups}
