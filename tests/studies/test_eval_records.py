@@ -14,7 +14,7 @@ from eval.archive import archive, read_archive
 
 RECORDS = sorted(path.parent for path in (REPOSITORY / "eval" / "records").glob("*/README.md"))
 FILE = re.compile(r"[\w./-]+\.(?:py|yaml|md|txt|json|jsonl|parquet|png|html)|(?:[\w.-]+/)+[\w.-]*")
-NO_RAW_RUNS = re.compile(r"raw runs (?:are lost|were never kept)", re.IGNORECASE)
+NO_RAW_RUNS = re.compile(r"raw runs (?:are lost|were never kept|are those of the records)", re.IGNORECASE)
 
 
 def git(*arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess:

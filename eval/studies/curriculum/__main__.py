@@ -23,7 +23,17 @@ from bitsample_llm.report.study import Headline, Picture, Study
 from eval.studies.curriculum.claims import PLAIN_OF, SPOKEN, claims_of
 
 NOTE = "Factor: FLOPs of the target alone, by RL or by SFT, over those of the arm."
-SHOWN = ("target", "uniform", "easy_to_hard", "thompson", "probe", "exact_half", "sft")  # in the learning curves
+SHOWN = (
+    "target",
+    "uniform",
+    "only_C",
+    "only_E",
+    "easy_to_hard",
+    "thompson",
+    "probe",
+    "exact_half",
+    "sft",
+)  # in the learning curves
 
 
 def read(paths: Sequence[str]) -> RemedyRuns:

@@ -86,6 +86,22 @@ def claims_of(found: RemedyRuns) -> list[Claim]:
                 None,
             ),
             (
+                "only_E",
+                "target",
+                "Author E alone, easier than the target, saves FLOPs of RL.",
+                SAVES,
+                Answers("supported", "undecided", "contradicted"),
+                None,
+            ),
+            (
+                "only_C",
+                "only_E",
+                "Author C alone, whose pass rate is a half, is cheaper than author E alone.",
+                SAVES,
+                Answers("supported", "undecided", "contradicted"),
+                None,
+            ),
+            (
                 "probe",
                 "uniform",
                 "Are probing rollouts worth their price, compared with the pool in turn?",

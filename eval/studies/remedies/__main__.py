@@ -23,7 +23,7 @@ from bitsample_llm.report.style import plt
 LISTED = Path(__file__).with_name("remedies.yaml")
 PAYS = 1.1
 STARTS = ("rare", "middling", "unacquired", "pretrained")
-SHOWN = (0.02, 50.0)
+SHOWN = (0.125, 50.0)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Cell:
         saved = self.factors[0]
         if saved.bound is not None:
             if saved.is_above and saved.bound > PAYS:
-                return "pays, by the bound"
-            return "costs more, by the bound" if not saved.is_above and saved.bound < 1 / PAYS else "undecided"
+                return "pays, bounded"
+            return "costs more, bounded" if not saved.is_above and saved.bound < 1 / PAYS else "undecided"
         if saved.estimate.mean is None:
             return "no price"
         low, high = saved.estimate.interval
@@ -163,7 +163,12 @@ def remedies_study(cells: Sequence[Cell], command: str) -> Study:
             "FLOPs to half of the bits. Right of the line the remedy saves FLOPs. Open marks: a bound, since one of the two arms has no price.",
         ),
         table=table,
-        terminal=[Table(table.title, [[row[0], row[1], row[3], row[6]] for row in table.rows])],
+        terminal=[
+            Table(
+                table.title,
+                [["remedy", "start", "factor", "verdict"], *([row[0], row[1], row[3], row[6]] for row in table.rows[1:])],
+            )
+        ],
         how_to_read=HOW_TO_READ,
         provenance=f"{len(cells)} cells of {LISTED.name}. Made by: {command}",
         tables=[essay_table(cells)],
