@@ -160,7 +160,7 @@ def remedies_study(cells: Sequence[Cell], command: str) -> Study:
             "remedies",
             "What does each remedy save?",
             lambda: factors_figure(cells),
-            "FLOPs to half of the bits. Right of the line the remedy saves FLOPs. Open marks: a bound, since one of the two arms has no price.",
+            "FLOPs to half of the bits. Right of the line the remedy saves FLOPs. Open marks: the factor lies on that side of the mark, since one of the two arms has no price. (bound): something that the remedy needs is free.",
         ),
         table=table,
         terminal=[
