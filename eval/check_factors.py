@@ -161,13 +161,14 @@ def main():
             bounds.append((f"{sign} {value:.3g}" if sign != "?" else "–", found["text"], *key))
     print("\nWhat would turn a factor round:", *attempts, sep="\n")
     if not study:
-        return 0
-    worst, finite = max(gaps, key=gaps.get), [end for end in ends if math.isfinite(end[0])]
-    print(f"\n{len(gaps)} factors compared; largest relative difference {gaps[worst]:.2g} ({', '.join(worst)})")
+        return int(arguments.results is not None)  # nothing to compare with
+    worst, finite = max(gaps, key=gaps.get, default=None), [end for end in ends if math.isfinite(end[0])]
+    if worst is not None:
+        print(f"\n{len(gaps)} factors compared; largest relative difference {gaps[worst]:.2g} ({', '.join(worst)})")
     print(f"{len(bounds)} bounds compared; other in the study: {[bound for bound in bounds if bound[0] != bound[1]]}")
     print(f"{len(ends)} ends of intervals compared; largest difference of ln {max(finite, default=None)}", end="; ")
     print(f"infinite or 0 in one of the two alone: {[end[1:] for end in ends if math.isinf(end[0])]}")
-    return int(gaps[worst] > TOLERANCE)
+    return int((worst is not None and gaps[worst] > TOLERANCE) or any(bound[0] != bound[1] for bound in bounds))
 
 
 if __name__ == "__main__":

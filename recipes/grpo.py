@@ -46,12 +46,18 @@ def main() -> None:
         reserved = args.max_completion_length
         if study.shots and study.rollout_prompt_column is not None:
             raise ValueError("--shots and --rollout_prompt_column do not go together: write solved problems into that column")
+        if choices.self_play != "none" and (study.shots or study.memorise):
+            raise ValueError("--self_play sets bare problems with their true answers: no --shots and no --memorise")
         problems = problems_for_model(problems, model, tokenizer, study, reserved=reserved, end=end)
         if study.memorise:
             problems = to_memorise(problems, model, tokenizer, args.seed, end)
         check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
         verifier = verifier_class(choices)(problems.task, problems.train, tokenizer, end)
-        study.arm = study.arm or arm_name(choices)
+        if choices.self_play != "none":
+            verifier.evaluated_prompts = {
+                problem.prompt for name, part in problems.evaluation_sets.items() if name != "train" for problem in part
+            }
+        study.arm = study.arm or arm_name(choices) + "_distilled" * (study.rollout_prompt_column is not None)
         check_choices(choices, verifier)
         rewarding = rewarding_verifier(choices, verifier, model)
         trainer_class, extra = trainer_of(choices, rewarding, args.seed, reserved)

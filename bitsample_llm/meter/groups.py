@@ -36,9 +36,8 @@ class RolloutObserver(GenerationObserver):
         for rollout, rewards_F in zip(rollouts, self._rewards_BF, strict=True):
             is_scored = not np.isnan(rewards_F).all()
             rollout["reward"] = float(np.nansum(rewards_F * weights_F)) if is_scored else None
-            rollout["rewards"] = {
-                name: None if np.isnan(reward) else reward for name, reward in zip(names, rewards_F.tolist(), strict=True)
-            }
+            named = zip(names, rewards_F.tolist(), strict=True)
+            rollout["rewards"] = {name: None if np.isnan(reward) else reward for name, reward in named}
             if self.verifier is None:
                 rollout["passed"] = self._passes(rollout["reward"]) if is_scored else None
         self._record_groups([rollouts[at : at + self.num_generations] for at in range(0, len(rollouts), self.num_generations)])
@@ -62,9 +61,8 @@ class RolloutObserver(GenerationObserver):
         rows, verdicts, selected = [], [], getattr(self.trainer, "selected_pass_rates", [None] * len(groups))
         for problem_id, group, pass_rates, selected_at in zip(problem_ids, groups, exact, selected, strict=True):
             passed = [rollout["passed"] for rollout in group if rollout["passed"] is not None]
-            row = {"problem_id": problem_id, "group_size": len(passed), "num_passed": sum(passed), **pass_rates}
-            row["selected_at_pass_rate"] = selected_at
-            rows.append(row | self._first_error_bits(row, group))
+            row = pass_rates | {"problem_id": problem_id, "group_size": len(passed), "num_passed": sum(passed)}
+            rows.append(row | {"selected_at_pass_rate": selected_at} | self._first_error_bits(row, group))
             verdicts += map(float, passed)
         if self.reward_is_verdict:  # else what the reward tells is not measured: null
             self._add_offered_bits(rows)
@@ -76,8 +74,9 @@ class RolloutObserver(GenerationObserver):
         ):
             self.totals.observe(metric, [row[column] for row in rows if column in row])
         self.totals.observe("group/pass_rate_estimate", verdicts)
-        scored = [[rollout["reward"] for rollout in group if rollout["reward"] is not None] for group in groups]
-        self.totals.observe("group/informative_fraction", [float(len(set(rewards)) > 1) for rewards in scored])
+        judged = [group for group, row in zip(groups, rows, strict=True) if self.verifier is None or row["group_size"]]
+        scored = [{rollout["reward"] for rollout in group} - {None} for group in judged]
+        self.totals.observe("group/informative_fraction", [float(len(rewards) > 1) for rewards in scored])
         if self.reward_is_verdict:
             pass_rates = np.array([row["pass_rate"] for row in rows if "pass_rate" in row])
             predicted = informative_group_probability(pass_rates, self.num_generations)

@@ -119,14 +119,15 @@ class GenerationObserver:
         self.totals.observe("train/loss", [loss])
         if self._rollouts is None:  # handed on: later iterations on the same rollouts are not the policy's own
             return
-        rows = inputs["rollout_index"].tolist()
+        rows = np.array(inputs["rollout_index"].tolist())
+        is_first_B = ~self._trained_B[rows]  # rows that left the batch keep a generation here for its later iterations
         self._trained_B[rows] = True
         if logps_BT is not None:
             is_scored_B = inputs["completion_mask"].any(dim=1)  # TRL may mask truncated completions: they have no surprisal
             if (own_BT := inputs.get("tool_mask")) is not None:  # what tools answered was not sampled; before it is the prompt
                 logps_BT = logps_BT[:, -own_BT.shape[1] :] * own_BT
             logps_B = torch.where(is_scored_B, logps_BT.sum(dim=1).double(), torch.nan)
-            self._logps_B[rows] = logps_B.cpu().numpy()
+            self._logps_B[rows[is_first_B]] = logps_B.cpu().numpy()[is_first_B]
 
     def end_step(self) -> None:
         """Hand on the generation if all of it has been trained on."""

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bitsample_llm.records import Run, read_run
+from bitsample_llm.records.added_files import PROPOSALS_FILE
 from bitsample_llm.report.runs import run_dirs_in
 
 PACKED = "asked.parquet"
-PROPOSALS_FILE = "proposals.jsonl"  # in the directory of a run that sets its own problems
 
 
 @dataclass(frozen=True)

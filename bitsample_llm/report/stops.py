@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.records import Run, read_run
+from bitsample_llm.records.added_files import VALUES_FILE
 from bitsample_llm.report.estimates import Estimate, over_seeds
 from bitsample_llm.report.runs import run_dirs_in
 
@@ -105,7 +106,7 @@ def stop_run(run: Run) -> StopRun:
     most = manifest["config"]["training"]["max_completion_length"]
     ended = pc.and_(pc.invert(rollouts["ended"]), pc.less(rollouts["num_tokens"], most))
     groups = run.table("prompts").select(["num_passed", "group_size"]).to_pylist()
-    notes = run.run_dir / "values.jsonl"
+    notes = run.run_dir / VALUES_FILE
     return StopRun(
         rung=manifest["tags"]["rung"],
         model=manifest["tags"]["model"],

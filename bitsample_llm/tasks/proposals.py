@@ -2,7 +2,7 @@
 
 import re
 
-from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask
+from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask
 from bitsample_llm.tasks.authors import CARE_BY_MARK
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, Problem, pool_of_pair
 
@@ -10,7 +10,7 @@ PROPOSE_MARK = "."  # the whole prompt of a proposal; a model trained on text in
 EVALUATED_POOLS = ("heldout", "shifted", "tuning", "tuning_heldout")  # of operand pairs that training must not touch
 
 _TASK_BY_OPERATOR = {operator: name for name, operator in OPERATOR_BY_TASK.items()}
-_FORMAT_BY_SIGN = {SIGN_BY_FORMAT[name]: name for name in ("plain", *COPIES_BY_FORMAT)}  # one accepted string each
+_FORMAT_BY_SIGN = {SIGN_BY_FORMAT[name]: name for name in DIRECT_FORMATS}  # one accepted string each
 _PROPOSAL = re.compile(r"(?P<mark>[A-Z?])(?P<first>[0-9]{1,100})(?P<operator>[-+*])(?P<second>[0-9]{1,100})(?P<sign>[=<;]+)")
 
 

@@ -1,5 +1,7 @@
 """What does a trainer of ours keep in a checkpoint besides what TRL's own does?"""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +40,12 @@ class KeepsState:
             for kept in self.kept:
                 kept.load(Path(checkpoint))
         return super()._load_optimizer_and_scheduler(checkpoint)
+
+
+def keep_lines(file: Path, is_kept: Callable[[int], bool]) -> None:
+    """Drop the lines of a file of JSON lines whose `step` is made anew, and one that a kill has cut."""
+    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+    file.write_text("".join(line for line in lines if line.endswith("\n") and is_kept(json.loads(line)["step"])))
 
 
 def head_tensors(head: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

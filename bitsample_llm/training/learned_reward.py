@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
 from bitsample_llm.records import RecordError
+from bitsample_llm.records.added_files import JUDGE_FILE
 from bitsample_llm.scoring.likelihood import encode_prompt, padded_batch
 from bitsample_llm.tasks import Step, Verdict
-from bitsample_llm.training.checkpoint_state import KeepsState, head_tensors, restore_head
+from bitsample_llm.training.checkpoint_state import KeepsState, head_tensors, keep_lines, restore_head
 from bitsample_llm.training.process_grpo import steps_of_completion
 
 LEARNING_RATE, BATCH = 3e-3, 64  # of the head, by AdamW, and the steps that each of its updates is made on
@@ -33,7 +34,7 @@ FIRST_UPDATES, LATER_UPDATES = 200, 10  # once enough rollouts were judged, and 
 HISTORY = 512  # rollouts that it learns from, the last ones
 SMALLEST_SPREAD = 1e-2  # of a hidden unit over steps, below which it is not magnified
 NUM_BINS = 10  # of probabilities, in the file
-STATE_FILE, LOG_FILE = "step_judge.safetensors", "judge.jsonl"  # in a checkpoint, and in the run directory
+STATE_FILE = "step_judge.safetensors"  # in a checkpoint
 
 
 @dataclass
@@ -186,7 +187,7 @@ class LearnsReward(KeepsState):
         self.learned, self.how = learned, learned.how
         learned.to(self.accelerator.device)
         self.kept.append(learned.judge)
-        self.log_file = Path(self.args.output_dir).parent / LOG_FILE
+        self.log_file = Path(self.args.output_dir).parent / JUDGE_FILE
         self.counter = None  # a meter's FLOP counter, if one is told what the judge costs
 
     def charge_to(self, counter) -> None:
@@ -195,10 +196,9 @@ class LearnsReward(KeepsState):
         self.counter = counter
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        if self.is_world_process_zero() and self.log_file.is_file():  # what came after the checkpoint is made anew
+        if self.is_world_process_zero():  # what came after the checkpoint is made anew
             last = int(Path(checkpoint).name.split("-")[1]) if checkpoint is not None else 0
-            lines = [line for line in self.log_file.read_text().splitlines() if json.loads(line)["step"] <= last]
-            self.log_file.write_text("".join(f"{line}\n" for line in lines))
+            keep_lines(self.log_file, lambda step: step <= last)
         return super()._load_optimizer_and_scheduler(checkpoint)
 
     def _generate_and_score_completions(self, inputs):

@@ -101,8 +101,12 @@ class ReinforceTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args, **kwargs):
         rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # of all processes
-        self._rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        self.take_rewards(rewards_per_func)
         return rewards_per_func
+
+    def take_rewards(self, rewards_BF: torch.Tensor) -> None:
+        """What the next advantages are made of, of all processes."""
+        self._rewards = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)

@@ -9,7 +9,15 @@ from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import longest_answer
 from bitsample_llm.tasks import Problem, load_task
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
-from bitsample_llm.tasks.dataset_rows import DataArguments, Faults, checked_columns, open_dataset, problems_of_rows, read_dataset
+from bitsample_llm.tasks.dataset_rows import (
+    GYM,
+    DataArguments,
+    Faults,
+    checked_columns,
+    open_dataset,
+    problems_of_rows,
+    read_dataset,
+)
 from bitsample_llm.tasks.problem import NO_MARK, UNKNOWN_MARK
 from bitsample_llm.training.arguments import RunArguments, check_run_arguments
 from bitsample_llm.training.memorisation import relabelled
@@ -37,6 +45,8 @@ def load_problems(study: RunArguments) -> RunProblems:
             data that cannot be read.
     """
     check_run_arguments(study)
+    if study.rollout_prompt_column is not None and (study.dataset is None or study.dataset.startswith(GYM)):
+        raise ValueError("--rollout_prompt_column needs data with columns: pass --dataset FILE.jsonl or FILE.parquet")
     problems = _of_dataset(study) if study.dataset is not None else _of_task(study)
     problems.texts = read_texts(study, taken=problems.evaluation_sets)
     return problems

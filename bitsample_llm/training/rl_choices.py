@@ -91,7 +91,7 @@ def check_training_arguments(args) -> None:
 def arm_name(choices: GRPOChoices) -> str:
     """The trainer, with what it is told where that is not the outcome of a whole rollout."""
     words = [choices.trainer, choices.reward * (choices.reward != "outcome"), "stop" * choices.stop_at_first_error]
-    words += ["learned" * bool(choices.judge_rollouts)]
+    words += ["learned" * bool(choices.judge_rollouts), "shuffled" * (choices.judge_verdicts == "shuffled")]
     words += [choices.selection * (choices.selection != "shuffled"), "stop_at_low_value" * choices.stop_at_low_value]
     words += ["stop_as_others" * choices.stop_as_others, "value_baseline" * choices.value_baseline]
     words += [f"{choices.vote}_of_{choices.vote_size}" * (choices.vote is not None)]

@@ -19,6 +19,7 @@ from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import check_output_dir
 from bitsample_llm.records import RecordError, check_run_dir
+from bitsample_llm.records.added_files import VALUES_FILE
 from bitsample_llm.training.arguments import RunArguments, one_line_errors
 from bitsample_llm.training.budget import FlopBudget, ProgressLine, TargetReached, Targets, end_before_the_first_step
 from bitsample_llm.training.learned_reward import LearnsReward
@@ -26,7 +27,7 @@ from bitsample_llm.training.memorisation import write_ceiling
 from bitsample_llm.training.problems import RunProblems
 from bitsample_llm.training.processes import choose_num_threads, honour_fsdp_on_cpu, part
 from bitsample_llm.training.value_function import LearnsValue
-from bitsample_llm.training.value_record import VALUES_FILE, ValueRecord
+from bitsample_llm.training.value_record import ValueRecord
 
 
 def set_up_process() -> None:

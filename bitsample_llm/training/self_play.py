@@ -18,16 +18,16 @@ from accelerate.utils import gather_object
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
 from bitsample_llm.records import RecordError
+from bitsample_llm.records.added_files import PROPOSALS_FILE
 from bitsample_llm.scoring.likelihood import encode_answer
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.proposals import PROPOSE_MARK, is_evaluated, proposed_problem
-from bitsample_llm.training.checkpoint_state import KeepsState
+from bitsample_llm.training.checkpoint_state import KeepsState, keep_lines
 from bitsample_llm.training.objectives import SkipsDeadRows, SkipsDeadUpdates
 
 PROPOSER = "proposer"  # the problem id of a proposal's own row
 REMEMBERED = 1024  # problems that were lately proposed: to propose one again earns nothing
 STATE_FILE = "self_play.json"  # in a checkpoint
-PROPOSALS_FILE = "proposals.jsonl"  # in the run directory, beside the checkpoints
 # What becomes of a proposal. Only the last three are problems; one that came too late for a place in the batch earns neither more nor less than the others.
 STATUSES = ("invalid", "held_out", "repeated", "no_place", "asked")
 
@@ -67,6 +67,7 @@ class ProposalVerifier(RolloutVerifier):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.problem_by_id[PROPOSER] = Problem(PROPOSER, PROPOSE_MARK, "", difficulty=0)
+        self.evaluated_prompts: set = set()  # of data, which is held out by other rules than operand pairs
 
     def rows(self, problem_ids: Sequence[str], completion_ids: Sequence[list[int]]) -> list[dict]:
         """Rows of the table `rollouts`."""
@@ -95,7 +96,7 @@ class ProblemSetter:
             proposals.append(proposal)
             if (problem := proposal.problem) is None or len(self._answer_ids(problem)) > self.longest:
                 continue
-            if is_evaluated(problem):
+            if is_evaluated(problem) or problem.prompt in self.verifier.evaluated_prompts:
                 proposal.status = "held_out"
             elif text in self.recent:
                 proposal.status = "repeated"
@@ -127,18 +128,16 @@ class ProposalLog:
         self.path = path
         self._is_open = False
 
-    def add(self, step: int, proposals: Sequence[Proposal]) -> None:
-        """Write the proposals of a step."""
+    def add(self, step: int, proposals: Sequence[Proposal], earned: Sequence[float | None]) -> None:
+        """Write the proposals of a step, and what each of them earned."""
         if not self._is_open:
-            lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-            # a kill may have cut the last line; it is of a step that is made again, or the run had no checkpoint
-            self.path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step))
+            keep_lines(self.path, lambda kept: kept < step)
             self._is_open = True
         with self.path.open("a") as file:
-            for proposal in proposals:
+            for proposal, reward in zip(proposals, earned, strict=True):
                 told = {"text": proposal.text, "status": proposal.status, "pass_rate_estimate": proposal.pass_rate_estimate}
                 name = proposal.problem and proposal.problem.problem_id
-                file.write(json.dumps({"step": step, "problem_id": name, **told, "reward": proposal.reward}) + "\n")
+                file.write(json.dumps({"step": step, "problem_id": name, **told, "reward": reward}) + "\n")
 
 
 class SelfPlays(KeepsState):
@@ -204,7 +203,7 @@ class SelfPlays(KeepsState):
         # TRL takes a reward that is no number for none at all: the rollout teaches nothing
         rewards_BF[: len(earned), 0] = torch.tensor([torch.nan if reward is None else reward for reward in earned])
         if self.is_world_process_zero():
-            self.log_of_proposals.add(self.state.global_step + 1, self.proposals)
+            self.log_of_proposals.add(self.state.global_step + 1, self.proposals, earned)
         return rewards_BF
 
 

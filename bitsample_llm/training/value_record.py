@@ -4,7 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-VALUES_FILE = "values.jsonl"
+from accelerate import PartialState
+
+from bitsample_llm.training.checkpoint_state import keep_lines
+
 PLACES = (0.0, 0.5, 0.9)  # shares of the longest completion, at whose tokens the values of a rollout are noted
 
 
@@ -36,6 +39,5 @@ class ValueRecord:
     def load(self, folder: Path) -> None:
         """Drop the generations after the checkpoint `checkpoint-STEP`, which are drawn again."""
         step = int(folder.name.rpartition("-")[2])
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        if PartialState().is_main_process:
+            keep_lines(self.path, lambda kept: kept < step)

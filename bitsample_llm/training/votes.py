@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
+from bitsample_llm.training.objectives import ReinforceTrainer
 
 
 @dataclass
@@ -80,7 +81,10 @@ class Votes:
         problem_ids = [example["problem_id"] for example in inputs]
         judged = self.verifier.judged(problem_ids, [list(map(int, ids)) for ids in completion_ids_list])
         answers = gather_object([(text, ended) for text, ended, _ in judged])
-        return vote_rewards(rewards_BF, answers, self.vote.vote, self.vote.vote_size)
+        voted_BF = vote_rewards(rewards_BF, answers, self.vote.vote, self.vote.vote_size)
+        if isinstance(self, ReinforceTrainer):  # which has taken the rewards before the vote
+            self.take_rewards(voted_BF)
+        return voted_BF
 
 
 @cache

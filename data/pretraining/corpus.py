@@ -137,7 +137,7 @@ def corpus_lines(
     kinds, marks, difficulties = list(shares.share_by_kind), list(shares.share_by_mark), list(shares.share_by_difficulty)
     tasks = [{mark: ArithmeticTask(*kind, mark=None if mark == UNKNOWN_MARK else mark) for mark in marks} for kind in kinds]
     cares = [CARE_BY_MARK[mark] for mark in marks if mark != UNKNOWN_MARK]
-    proposals = np.random.default_rng([seed, 2])  # of its own, so that the other lines do not depend on the share
+    proposals = np.random.default_rng([seed, 2])  # of its own, so that a share of 0 leaves the text as it was
     while True:
         drawn_kinds = rng.choice(len(kinds), p=list(shares.share_by_kind.values()), size=CHUNK)
         drawn_marks = rng.choice(len(marks), p=list(shares.share_by_mark.values()), size=CHUNK)

@@ -36,6 +36,7 @@ from bitsample_llm.scoring.likelihood import exact_pass_rates
 from bitsample_llm.tasks import load_task
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
 from bitsample_llm.tasks.problem import UNKNOWN_MARK
+from bitsample_llm.tasks.proposals import PROPOSE_MARK
 from bitsample_llm.training.arguments import OneLineParser, one_line_errors
 from bitsample_llm.training.loading import loading
 from bitsample_llm.training.manifest import git_state
@@ -223,6 +224,13 @@ def main() -> None:
         sys.exit(f"{args.output_dir} holds a finished model: name another --output_dir")
     with one_line_errors():
         tokenizer = starting_tokenizer(choices)
+        marks = {
+            *TEXTS[choices.text].share_by_mark,
+            *filter(None, [choices.late_mark]),
+            *PROPOSE_MARK * (choices.share_proposed > 0),
+        }
+        if unknown := sorted(marks - set(tokenizer.get_vocab())):
+            raise ValueError(f"the model of --init_from has no token for {', '.join(unknown)}: name another --text or model")
         model = starting_model(choices, tokenizer, args.seed)
     counter = FlopCounter(model, {tokenizer.eos_token_id})
     read = {"text": choices.text, "wrong_answers": choices.wrong_answers, "all_careful": choices.all_careful}

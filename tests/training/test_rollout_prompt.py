@@ -70,13 +70,16 @@ def test_passes_under_the_better_prompt_teach_the_own_one(monkeypatch, tmp_path,
     [
         ("sft", {}, "--rollout_prompt_column is for grpo.py"),
         ("grpo", {"rollout_prompt_column": "worse"}, "has no column 'worse': pass --rollout_prompt_column"),
+        ("grpo", {"dataset": None, "heldout_split": None}, "needs data with columns"),
         ("grpo", {"shots": 2}, "write solved problems into that column"),
         ("grpo", {"selection": "thompson"}, "--rollout_prompt_column and --selection do not go together"),
         ("grpo", {"stop_at_first_error": "true"}, "--stop_at_first_error and --rollout_prompt_column do not go together"),
     ],
 )
 def test_what_does_not_go_together_is_told_in_one_line(recipe, tmp_path, data, recipe_name, options, told):
-    words = [word for name, value in (SMALL | data | BETTER | options).items() for word in (f"--{name}", value)]
+    words = [
+        word for name, value in (SMALL | data | BETTER | options).items() if value is not None for word in (f"--{name}", value)
+    ]
     done = recipe(recipe_name, *words, "--output_dir", tmp_path / "run")
     assert done.returncode == 1
     assert told in done.stderr and done.stderr.count("\n") == 1, done.stderr[-500:]

@@ -158,6 +158,7 @@ def test_an_untrained_proposer_gets_no_reward_and_is_not_trained(monkeypatch, tm
     }
     rows = [row for row in runs["untrained"].table("rollouts").to_pylist() if row["problem_id"] == PROPOSER]
     assert [row["reward"] for row in rows] == [None] * 8
+    assert {row["reward"] for row in proposals_of(tmp_path / "untrained")} == {None}
     # dead rows are not trained on, and no surprisal of them is known
     assert all(row["surprisal_bits"] is None for row in rows)
     assert runs["untrained"].steps[-1]["flops/prefill"] == pytest.approx(runs["near_half"].steps[-1]["flops/prefill"])
@@ -201,6 +202,7 @@ def test_a_resumed_run_goes_on_proposing(monkeypatch, tmp_path):
         ({"reward": "random"}, "--self_play needs --reward outcome, got random"),
         ({"stop_at_low_value": "true"}, "--stop_at_low_value and --self_play do not go together"),
         ({"per_device_train_batch_size": 4}, "raise per_device_train_batch_size, best (1 + 4) x 4"),
+        ({"shots": 2}, "no --shots and no --memorise"),
         ({"self_play": "often"}, "invalid choice: 'often'"),
     ],
 )

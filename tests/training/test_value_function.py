@@ -11,6 +11,7 @@ from test_processes import launched
 from test_real_models import ran
 
 from bitsample_llm.records import RecordError, read_run
+from bitsample_llm.records.added_files import VALUES_FILE
 from bitsample_llm.training.value_function import (
     FEWEST_PASSES,
     MOST_LOST,
@@ -19,7 +20,7 @@ from bitsample_llm.training.value_function import (
     best_threshold,
     ends_after,
 )
-from bitsample_llm.training.value_record import VALUES_FILE, ValueRecord
+from bitsample_llm.training.value_record import ValueRecord
 
 RISING = np.array([0.3, 0.5, 0.9])  # values before three tokens of a rollout that passes
 FALLING = np.array([0.3, 0.1, 0.1])
@@ -121,6 +122,8 @@ def test_a_record_drops_what_a_resumed_run_draws_again(tmp_path):
     record = ValueRecord(tmp_path / VALUES_FILE, max_tokens=10)
     for step in (0, 1, 1, 2):  # a batch without an update is generated at the same step
         record.add(step, 0.25, [([0.5] * 9, None, True), ([0.2, 0.1, 0.1], 1, False)])
+    with (tmp_path / VALUES_FILE).open("a") as file:
+        file.write('{"step": 2, "thre')  # a kill in the middle of a line
     record.load(tmp_path / "checkpoint-2")
     lines = [json.loads(line) for line in (tmp_path / VALUES_FILE).read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 1]

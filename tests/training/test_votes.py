@@ -7,6 +7,7 @@ from conftest import BASE
 from test_processes import launched
 from test_real_models import ran
 
+from bitsample_llm.training.objectives import ReinforceTrainer
 from bitsample_llm.training.votes import vote_rewards
 
 OPTIONS = {
@@ -51,6 +52,22 @@ def test_members_are_rewarded_with_the_verdict_on_their_vote_and_recorded_with_t
     recorded = [line["group/informative_fraction"] for line in run.steps]
     assert recorded == pytest.approx(np.reshape(unequal, (3, 2)).mean(axis=1))
     assert run.manifest["arm"] == f"grpo_{vote}_of_4"
+
+
+def test_a_trainer_without_a_baseline_learns_from_the_vote_too(monkeypatch, tmp_path):
+    advantages = []
+
+    def noted(original, self, inputs):
+        output = original(self, inputs)
+        advantages.append(output["advantages"].tolist())
+        return output
+
+    original = ReinforceTrainer._generate_and_score_completions
+    monkeypatch.setattr(ReinforceTrainer, "_generate_and_score_completions", lambda self, inputs: noted(original, self, inputs))
+    run = ran(monkeypatch, "grpo", BASE, tmp_path / "run", vote="best", trainer="reinforce", **OPTIONS | BATCH)
+    rewards = [row["reward"] for row in run.table("rollouts").to_pylist()]
+    assert [advantage for of_batch in advantages for advantage in of_batch] == rewards
+    assert any(row["passed"] != bool(row["reward"]) for row in run.table("rollouts").to_pylist())
 
 
 @pytest.mark.parametrize(

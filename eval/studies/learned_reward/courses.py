@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bitsample_llm.records import Run, read_run
+from bitsample_llm.records.added_files import JUDGE_FILE
 from bitsample_llm.report.runs import run_dirs_in
 
 PACKED = "courses.parquet"
@@ -66,7 +67,7 @@ def course_of(run: Run) -> Course:
         step: float(np.mean([r["num_correct_before_first_error"] / r["num_steps"] for r in group]))
         for step, group in of_step.items()
     }
-    file = run.run_dir / "judge.jsonl"
+    file = run.run_dir / JUDGE_FILE
     lines = {line["step"]: line for line in map(json.loads, file.read_text().splitlines())} if file.is_file() else {}
     learned = {step: line for step, line in lines.items() if "steps" in line}
     shown = sorted(learned if lines else of_step)
