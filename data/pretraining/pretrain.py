@@ -226,7 +226,7 @@ def main() -> None:
         tokenizer = starting_tokenizer(choices)
         marks = {
             *TEXTS[choices.text].share_by_mark,
-            *filter(None, [choices.late_mark]),
+            *(CARE_BY_MARK.keys() & {choices.late_mark}),
             *PROPOSE_MARK * (choices.share_proposed > 0),
         }
         if unknown := sorted(marks - set(tokenizer.get_vocab())):
