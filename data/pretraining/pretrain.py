@@ -149,11 +149,11 @@ def starting_model(choices: PretrainArguments, tokenizer, seed: int):
         return build_model(tokenizer, seed)
     if not (Path(choices.init_from) / "config.json").is_file():
         raise ValueError(f"--init_from {choices.init_from} holds no model")
+    if choices.late_mark is not None and choices.late_mark not in CARE_BY_MARK:
+        raise ValueError(f"unknown author mark {choices.late_mark!r}; known: {', '.join(CARE_BY_MARK)}")
     with loading("model", choices.init_from):
         model = AutoModelForCausalLM.from_pretrained(choices.init_from, dtype=torch.float32, attn_implementation="eager")
     if choices.late_mark is not None:
-        if choices.late_mark not in CARE_BY_MARK:
-            raise ValueError(f"unknown author mark {choices.late_mark!r}; known: {', '.join(CARE_BY_MARK)}")
         forget_mark(model, tokenizer, choices.late_mark)
     return model
 
