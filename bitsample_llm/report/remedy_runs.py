@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from bitsample_llm.report.estimates import UNMEASURED
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, Target
 from bitsample_llm.report.remedies import Factor, factor, price_text, prices_of
-from bitsample_llm.report.study import Table
+from bitsample_llm.report.study import Picture, Table
 from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, plt
 
 GIGA = 1e-9
@@ -21,7 +21,7 @@ SHOWN_SETTINGS = {
     "group size": "num_generations",
 }
 HOW_TO_READ = (
-    "A remedy factor above 1 says that the remedy saves FLOPs, all that it costs included. A target counts once it is kept until three times its FLOPs were spent. "
+    "A remedy factor above 1 says that the remedy saves FLOPs, all that it costs included where nothing else is said. A target counts once it is kept until three times its FLOPs were spent. "
     "Brackets: 95 % bootstrap over pretraining seeds and training seeds."
 )
 
@@ -126,6 +126,12 @@ def factors_figure(found: RemedyRuns, targets: Sequence[Target] = (HALF, NINE_TE
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
+
+
+def factors_picture(found: RemedyRuns, title: str, targets: Sequence[Target] = (HALF, NINE_TENTHS)) -> Picture:
+    """`factors_figure` on a page."""
+    caption = "Right of the line an arm saves FLOPs. Open marks: a bound, since one of the two was not kept by half of the runs. What lies beyond the axis is drawn at its edge."
+    return Picture("factors", title, lambda: factors_figure(found, targets), caption)
 
 
 def draw_factors(

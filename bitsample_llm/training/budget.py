@@ -13,6 +13,13 @@ from bitsample_llm.meter.heldout import State
 from bitsample_llm.meter.hooks import wrap
 
 
+def charge_reward_model(counter, flops: float) -> None:
+    """Add to a meter's FLOP counter, if there is one, what a small head of ours cost that no forward pass of a model shows."""
+    if counter is not None:
+        for counted_flops in (counter.executed_flops, counter.useful_flops):
+            counted_flops["reward_model"] += flops
+
+
 class FlopBudget(TrainerCallback):
     """Stops training after the step at which the training FLOPs of all processes reach the budget."""
 

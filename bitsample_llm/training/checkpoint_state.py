@@ -44,8 +44,9 @@ class KeepsState:
 
 def keep_lines(file: Path, is_kept: Callable[[int], bool]) -> None:
     """Drop the lines of a file of JSON lines whose `step` is made anew, and one that a kill has cut."""
-    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-    file.write_text("".join(line for line in lines if line.endswith("\n") and is_kept(json.loads(line)["step"])))
+    if file.is_file():
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if line.endswith("\n") and is_kept(json.loads(line)["step"])))
 
 
 def head_tensors(head: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -92,11 +92,9 @@ def stopping_early(model, criterion: StoppingCriteria, num_tokens: list[int]) ->
 
 
 class StopsEarly:
-    """Mixin for TRL's GRPO and RLOO, whose rollouts end by a criterion of the subclass too and then leave the batch."""
-
-    def _criterion(self, prompt_ids) -> StoppingCriteria | None:
-        """What ends the rollouts of these prompts; None for nothing more than the trainer's own."""
-        raise NotImplementedError
+    """Mixin for TRL's GRPO and RLOO, whose rollouts end by a criterion of the subclass too and then leave the batch: its `_criterion(prompt_ids)` gives what ends
+    the rollouts of these prompts, None for nothing more than the trainer's own.
+    """
 
     def _check_stops_early(self, option: str) -> None:
         """A ValueError for generation that transformers does not run, or of a sharded model."""

@@ -26,6 +26,7 @@ from bitsample_llm.records import RecordError
 from bitsample_llm.records.added_files import JUDGE_FILE
 from bitsample_llm.scoring.likelihood import encode_prompt, padded_batch
 from bitsample_llm.tasks import Step, Verdict
+from bitsample_llm.training.budget import charge_reward_model
 from bitsample_llm.training.checkpoint_state import KeepsState, head_tensors, keep_lines, restore_head
 from bitsample_llm.training.process_grpo import steps_of_completion
 
@@ -228,9 +229,7 @@ class LearnsReward(KeepsState):
                     judge.history.clear()
         if self.is_world_process_zero():
             self._log([] if is_first else [(correct_K, of_steps) for correct_K, of_steps, _ in everyone])
-        if self.counter is not None:
-            for counted in (self.counter.executed_flops, self.counter.useful_flops):
-                counted["reward_model"] += judge.flops
+        charge_reward_model(self.counter, judge.flops)
         judge.flops = 0.0
         return output
 

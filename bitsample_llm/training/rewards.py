@@ -3,9 +3,15 @@
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.training.credit import right_prefix_share, right_step_share
+
+
+def passed_rollouts(rewards_BF: torch.Tensor) -> torch.Tensor:
+    """Which of B rollouts passed (B), by the outcome as their reward, of F functions."""
+    return rewards_BF.nansum(dim=1) > 0
 
 
 class VerdictReward:

@@ -35,6 +35,13 @@ TOGETHER = (  # pairs that go together; all others do not
 
 def check_choices(choices: GRPOChoices, verifier: RolloutVerifier) -> None:
     """Refuse choices that do not go together: a ValueError names them."""
+    judges_steps = getattr(verifier.task, "judges_steps", True)
+    if (choices.reward not in ("outcome", "random") or choices.stop_at_first_error) and not judges_steps:
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
+    if (CREDITS[choices.reward].step_advantages is not None or choices.stop_at_first_error) and choices.trainer != "grpo":
+        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
+    if choices.trainer == "verdict_likelihood" and (choices.skip_dead_updates or choices.reward != "outcome"):
+        raise ValueError("--trainer verdict_likelihood learns from --reward outcome, and from fails too: no --skip_dead_updates")
     problems = verifier.problem_by_id.values()
     is_chosen = {
         "--stop_at_first_error": choices.stop_at_first_error,
@@ -69,7 +76,7 @@ def check_choices(choices: GRPOChoices, verifier: RolloutVerifier) -> None:
         raise ValueError("--judge_share and --judge_verdicts say how a judge learns: pass --judge_rollouts above 0")
     if choices.judge_rollouts and choices.reward == "random":
         raise ValueError("--judge_rollouts needs a --reward that is made of verdicts, got random")
-    if choices.judge_rollouts and not getattr(verifier.task, "judges_steps", True):
+    if choices.judge_rollouts and not judges_steps:
         raise ValueError("--judge_rollouts needs step verdicts: use --verifier exact")
 
 
@@ -125,19 +132,10 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int, longe
 
 def _plain_trainer_of(choices: GRPOChoices, verifier: RolloutVerifier) -> tuple[type, dict]:
     credit = CREDITS[choices.reward]
-    needs_steps = choices.reward not in ("outcome", "random") or choices.stop_at_first_error
-    if needs_steps and not getattr(verifier.task, "judges_steps", True):
-        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need step verdicts: use --verifier exact")
     if credit.step_advantages is None and not choices.stop_at_first_error:
-        if choices.trainer != "verdict_likelihood":
-            trainer_class = TRAINERS[choices.trainer][0]
-            return skipping_dead_updates(trainer_class) if choices.skip_dead_updates else trainer_class, {}
-        if choices.skip_dead_updates or choices.reward != "outcome":
-            raise ValueError(
-                "--trainer verdict_likelihood learns from --reward outcome, and from fails too: no --skip_dead_updates"
-            )
-        return VerdictLikelihoodTrainer, {"verifier": verifier}
-    if choices.trainer != "grpo":
-        raise ValueError(f"--reward {choices.reward} and --stop_at_first_error need --trainer grpo, got {choices.trainer}")
+        if choices.trainer == "verdict_likelihood":
+            return VerdictLikelihoodTrainer, {"verifier": verifier}
+        trainer_class = TRAINERS[choices.trainer][0]
+        return skipping_dead_updates(trainer_class) if choices.skip_dead_updates else trainer_class, {}
     trainer_class = skipping_dead_updates(ProcessGRPOTrainer) if choices.skip_dead_updates else ProcessGRPOTrainer
     return trainer_class, {"credit": credit, "verifier": verifier, "stop_at_first_error": choices.stop_at_first_error}

@@ -24,6 +24,7 @@ from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 from bitsample_llm.training.checkpoint_state import KeepsState
 from bitsample_llm.training.prompt_format import labelled_rows
+from bitsample_llm.training.rewards import passed_rollouts
 
 STATE_FILE = "selection.json"  # in a checkpoint
 # Verdicts of so many generations ago weigh 1/e of those of today: the policy learns, and what was learned of one level moves others.
@@ -215,7 +216,7 @@ class SelectsPrompts(Selects):
     def _calculate_rewards(self, *args, **kwargs):
         rewards_BF = super()._calculate_rewards(*args, **kwargs)  # of all processes
         if self.model.training:
-            passed_B = (rewards_BF.nansum(dim=1) > 0).double()
+            passed_B = passed_rollouts(rewards_BF).double()
             num_passed = passed_B.view(-1, self.num_generations).sum(dim=1).tolist()
             self.selector.tell(self.selected_rows, num_passed, self.num_generations)
         return rewards_BF

@@ -24,6 +24,7 @@ from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.proposals import PROPOSE_MARK, is_evaluated, proposed_problem
 from bitsample_llm.training.checkpoint_state import KeepsState, keep_lines
 from bitsample_llm.training.objectives import SkipsDeadRows, SkipsDeadUpdates
+from bitsample_llm.training.rewards import passed_rollouts
 
 PROPOSER = "proposer"  # the problem id of a proposal's own row
 REMEMBERED = 1024  # problems that were lately proposed: to propose one again earns nothing
@@ -195,7 +196,7 @@ class SelfPlays(KeepsState):
         rewards_BF = super()._calculate_rewards(*args, **kwargs)  # of all processes
         if not self.model.training:
             return rewards_BF
-        pass_rates = (rewards_BF.nansum(dim=1) > 0).double().view(-1, self.num_generations).mean(dim=1).tolist()
+        pass_rates = passed_rollouts(rewards_BF).double().view(-1, self.num_generations).mean(dim=1).tolist()
         asked = (proposal for proposal in self.proposals if proposal.status == "asked")
         for proposal, pass_rate in zip(asked, pass_rates[1:], strict=False):
             proposal.pass_rate_estimate = pass_rate

@@ -19,8 +19,10 @@ from transformers import StoppingCriteria
 
 from bitsample_llm.options import option
 from bitsample_llm.records import RecordError
+from bitsample_llm.training.budget import charge_reward_model
 from bitsample_llm.training.checkpoint_state import KeepsState, head_tensors, restore_head
 from bitsample_llm.training.early_stop import StopsEarly
+from bitsample_llm.training.rewards import passed_rollouts
 from bitsample_llm.training.value_record import ValueRecord
 
 LEARNING_RATE, NUM_UPDATES, BATCH = 3e-2, 10, 32  # of the head, by Adam, after each generation, each on so many rollouts
@@ -228,7 +230,7 @@ class LearnsValue(StopsEarly, KeepsState):
 
     def _calculate_rewards(self, *args, **kwargs):
         rewards_BF = super()._calculate_rewards(*args, **kwargs)  # of all processes
-        self._passed = (rewards_BF.nansum(dim=1) > 0).tolist()
+        self._passed = passed_rollouts(rewards_BF).tolist()
         return rewards_BF
 
     def _generate_and_score_completions(self, inputs):
@@ -247,9 +249,7 @@ class LearnsValue(StopsEarly, KeepsState):
             self.record.add(self.state.global_step, self.stop.threshold, list(zip(values, ends, verdicts, strict=True)))
         self.value_function.tell([of_rollout.to(self.accelerator.device) for of_rollout in features], verdicts)
         self.value_function.learn()  # of the same rollouts on every process, so that the heads stay alike
-        if self.counter is not None:
-            for counted in (self.counter.executed_flops, self.counter.useful_flops):
-                counted["reward_model"] += self.value_function.flops
+        charge_reward_model(self.counter, self.value_function.flops)
         self.value_function.flops = 0.0
         return output
 

@@ -14,7 +14,7 @@ from bitsample_llm.report.remedy_runs import (
     HOW_TO_READ,
     RemedyRuns,
     curves_figure,
-    factors_figure,
+    factors_picture,
     factors_table,
     narrow,
     settings_table,
@@ -43,11 +43,8 @@ def read(paths: Sequence[str]) -> RemedyRuns:
 
 def curriculum_study(found: RemedyRuns, command: str) -> Study:
     """The page of the curricula."""
-    rungs, claims, table = (
-        found.rungs,
-        claims_of(found),
-        factors_table(found, "What a choice of problems saves", "asked next", NOTE),
-    )
+    rungs, claims = found.rungs, claims_of(found)
+    table = factors_table(found, "What a choice of problems saves", "asked next", NOTE)
     oracle = {rung: found.factor(rung, "exact_half", HALF).text() for rung in rungs}
     online = {rung: found.factor(rung, "thompson", HALF).text() for rung in rungs}
     said = " and ".join(f"{oracle[rung]} times fewer FLOPs at {rung}" for rung in rungs)
@@ -56,12 +53,7 @@ def curriculum_study(found: RemedyRuns, command: str) -> Study:
         title="Does a curriculum pay?",
         question="How many FLOPs does a choice of problems save until a hard target is reached and kept?",
         answer=f"To half of the bits, asking for a pass rate of .5 takes RL {said}; Thompson sampling {sampled}.",
-        main=Picture(
-            "factors",
-            "What does a choice of problems save?",
-            lambda: factors_figure(found),
-            "Right of the line the choice saves FLOPs. Open marks: a bound, since one of the two was not kept by half of the runs.",
-        ),
+        main=factors_picture(found, "What does a choice of problems save?"),
         table=table,
         terminal=[narrow(table)],
         how_to_read=HOW_TO_READ,

@@ -14,7 +14,7 @@ from bitsample_llm.information import binary_entropy_bits
 from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import UNMEASURED, number_text
 from bitsample_llm.report.prices import HALF, pack_prices, read_prices
-from bitsample_llm.report.remedy_runs import HOW_TO_READ, RemedyRuns, factors_figure, factors_table, narrow, settings_table
+from bitsample_llm.report.remedy_runs import HOW_TO_READ, RemedyRuns, factors_picture, factors_table, narrow, settings_table
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.inference_scaling.claims import (
     AGE_TARGETS,
@@ -110,12 +110,7 @@ def inference_scaling_study(found: Found, command: str) -> Study:
         title="Does raising the pass rate before the reward make RL cheaper?",
         question="How many FLOPs do a better prompt, votes, worked steps and more pretraining save until a target is reached and kept?",
         answer=f"FLOPs of plain GRPO over those of the arm, to half of the bits: {'; '.join(said)}.",
-        main=Picture(
-            "factors",
-            "What do a better prompt and votes save?",
-            lambda: factors_figure(remedies),
-            "Right of the line the arm saves FLOPs. Open marks: a bound. What lies beyond the axis is drawn at its edge.",
-        ),
+        main=factors_picture(remedies, "What do a better prompt and votes save?"),
         table=table,
         terminal=[narrow(table)],
         how_to_read=HOW_TO_READ,

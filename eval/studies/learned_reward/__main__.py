@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bitsample_llm.report.command import report
 from bitsample_llm.report.prices import HALF, pack_prices, read_prices
-from bitsample_llm.report.remedy_runs import HOW_TO_READ, factors_figure, factors_table, narrow, settings_table
+from bitsample_llm.report.remedy_runs import HOW_TO_READ, factors_picture, factors_table, narrow, settings_table
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.learned_reward.claims import (
     GIVEN,
@@ -106,12 +106,7 @@ def learned_reward_study(found: Found, command: str) -> Study:
         claims=claims,
         tables=[courses_table(found), settings_table(found, "reward")],
         pictures=[
-            Picture(
-                "factors",
-                "What does a reward save?",
-                lambda: factors_figure(found),
-                "Right of the line it saves FLOPs. Open marks: a bound.",
-            ),
+            factors_picture(found, "What does a reward save?"),
             Picture(
                 "reliability",
                 "What is the judge's probability worth?",

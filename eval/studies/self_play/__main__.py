@@ -18,7 +18,7 @@ from bitsample_llm.report.remedy_runs import (
     HOW_TO_READ,
     RemedyRuns,
     curves_figure,
-    factors_figure,
+    factors_picture,
     factors_table,
     narrow,
     settings_table,
@@ -112,12 +112,7 @@ def self_play_study(found: Found, command: str) -> Study:
         claims=claims,
         tables=[near_half_table(found), proposals_table(found), settings_table(remedies, "asked next")],
         pictures=[
-            Picture(
-                "factors",
-                "What does each choice save?",
-                lambda: factors_figure(remedies),
-                "Right of the line it saves FLOPs. Open marks: a bound.",
-            ),
+            factors_picture(remedies, "What does each choice save?"),
             Picture(
                 "authors",
                 "Who is proposed?",

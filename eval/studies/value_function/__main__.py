@@ -15,7 +15,7 @@ from bitsample_llm.report.prices import HALF, pack_prices, read_prices
 from bitsample_llm.report.remedy_runs import (
     HOW_TO_READ,
     curves_figure,
-    factors_figure,
+    factors_picture,
     factors_table,
     narrow,
     settings_table,
@@ -95,12 +95,7 @@ def value_study(found: Found, command: str) -> Study:
         title="Does a value function pay?",
         question="How many FLOPs does it save to end rollouts that will not pass, until a held-out target is reached and kept?",
         answer=f"FLOPs of plain GRPO over those with an end, half of the bits: by the learned value {said['low_value']}; at the first error, by the verifier, {said['first_error']}.",
-        main=Picture(
-            "factors",
-            "What does a value function save?",
-            lambda: factors_figure(found),
-            "Right of the line the arm saves FLOPs. Open marks: a bound, since one of the two was not kept by half of the runs.",
-        ),
+        main=factors_picture(found, "What does a value function save?"),
         table=table,
         terminal=[narrow(table)],
         how_to_read=HOW_TO_READ,
