@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -26,6 +27,8 @@ torch.set_num_threads(1)
 # same time abort now and then with "Invalid thread pool".
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# TRL's trainers tell their maker that they were made, from a thread that holds a lock for a moment; a process that is forked just then waits for that lock for ever.
+huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 MOST_MEMORY_KB = 4 * 2**20  # of the test process, and of the largest process that a test started
