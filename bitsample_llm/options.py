@@ -30,7 +30,7 @@ _OPTIONS = {
     "at least 1": "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps max_length "
     "dataset_num_proc rollouts_per_prompt num_train_problems num_heldout_problems num_evaluations num_eval_rollouts max_eval_tokens "
     "difficulty generation_batch_size steps_per_generation num_iterations max_completion_length lora_r lora_alpha batch_size "
-    "watch_steps keep_target_for selection_candidates selection_rollouts easy_to_hard_steps vote_size",
+    "watch_steps keep_target_for selection_candidates selection_rollouts easy_to_hard_steps vote_size refill",
     "at least 2": "num_generations groups_per_prompt",
     "above 0": "label_cost gpu_hour_price gpu_flops_per_second flop_budget first_evaluation_flops target_bits temperature repetition_penalty save_steps logging_steps",
     "from 0 to 1": "share_proposed value_run_on judge_share min_p lora_dropout stop_at_pass_rate",

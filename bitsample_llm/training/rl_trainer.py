@@ -10,6 +10,7 @@ from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.learned_reward import LearnedVerifier, learning_reward
 from bitsample_llm.training.objectives import VerdictLikelihoodTrainer, skipping_dead_updates
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
+from bitsample_llm.training.refill import refilling
 from bitsample_llm.training.rewards import RandomReward, VerdictReward
 from bitsample_llm.training.rl_choices import TRAINERS, GRPOChoices
 from bitsample_llm.training.rollout_prompt import drawing_under_other_prompt
@@ -25,8 +26,9 @@ TRAINERS_OF = {
     "--judge_rollouts": ("grpo", "rloo"),
     "--vote": ("grpo", "rloo", "reinforce"),
     "--self_play": ("grpo",),
+    "--refill": ("grpo",),
 }
-OF_OUTCOME = ("--stop_at_low_value", "--value_baseline", "--vote", "--self_play", "--selection")
+OF_OUTCOME = ("--stop_at_low_value", "--value_baseline", "--vote", "--self_play", "--selection", "--refill")
 TOGETHER = (  # pairs that go together; all others do not
     {"--stop_at_low_value", "--value_baseline"},
     *({"--selection", other} for other in ("--stop_at_first_error", "--stop_at_low_value", "--value_baseline")),
@@ -52,6 +54,7 @@ def check_choices(choices: GRPOChoices, verifier: RolloutVerifier) -> None:
         "--rollout_prompt_column": any(problem.rollout_prompt is not None for problem in problems),
         "--self_play": choices.self_play != "none",
         "--selection": choices.selection != "shuffled",
+        "--refill": choices.refill > 1,
     }
     chosen = [name for name in is_chosen if is_chosen[name]]
     for name in chosen:
@@ -124,6 +127,8 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int, longe
             self_playing(trainer_class),
             extra | {"setter": setter, "trains_proposer": choices.self_play == "near_half"},
         )
+    if choices.refill > 1:
+        trainer_class, extra = refilling(trainer_class), extra | {"most_draws": choices.refill, "verifier": verifier}
     if choices.selection != "shuffled":
         selector = Selector(choices, list(verifier.problem_by_id.values()), seed, verifier.end, verifier)
         trainer_class, extra = selecting(trainer_class, SelectsPrompts), extra | {"selector": selector}

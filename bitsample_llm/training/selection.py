@@ -5,7 +5,6 @@ SFT; every process makes the same choice, and a checkpoint holds what the next o
 """
 
 import contextlib
-import copy
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from bitsample_llm.records import RecordError
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 from bitsample_llm.training.checkpoint_state import KeepsState
+from bitsample_llm.training.drawn_before import drawn_rollouts
 from bitsample_llm.training.prompt_format import labelled_rows
 from bitsample_llm.training.rewards import passed_rollouts
 
@@ -233,11 +233,8 @@ class SelectsPrompts(Selects):
         filled = asked + asked[-1:] * (-len(asked) % accelerator.num_processes)
         per_process = len(filled) // accelerator.num_processes
         share = filled[accelerator.process_index * per_process :][:per_process]
-        logged, num_tokens = copy.deepcopy(self._metrics["train"]), self.state.num_input_tokens_seen
-        completion_ids = self._generate([example["prompt"] for example in share])[1]
-        self._metrics["train"], self.state.num_input_tokens_seen = logged, num_tokens  # TRL's are of rollouts that are trained on
-        problem_ids = [example["problem_id"] for example in share]
-        judged = self.selector.verifier.judged(problem_ids, [list(map(int, ids)) for ids in completion_ids])
+        completion_ids = drawn_rollouts(self, [example["prompt"] for example in share])
+        judged = self.selector.verifier.judged([example["problem_id"] for example in share], completion_ids)
         passed = gather_object([verdict.passed for _, _, verdict in judged])[: len(asked)]
         return np.reshape(passed, (len(rows), size)).mean(axis=1).tolist()
 

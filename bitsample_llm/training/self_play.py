@@ -4,7 +4,6 @@ A batch of B rollouts is G proposals, and then groups of G rollouts of the probl
 proposals cost is charged like any rollout. They have no verdict: `passed` is null, and they offer no bits.
 """
 
-import copy
 import json
 from collections import deque
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from bitsample_llm.scoring.likelihood import encode_answer
 from bitsample_llm.tasks import Problem
 from bitsample_llm.tasks.proposals import PROPOSE_MARK, is_evaluated, proposed_problem
 from bitsample_llm.training.checkpoint_state import KeepsState, keep_lines
+from bitsample_llm.training.drawn_before import TakesDrawn, drawn_rollouts
 from bitsample_llm.training.objectives import SkipsDeadRows, SkipsDeadUpdates
 from bitsample_llm.training.rewards import passed_rollouts
 
@@ -141,7 +141,7 @@ class ProposalLog:
                 file.write(json.dumps({"step": step, "problem_id": name, **told, "reward": reward}) + "\n")
 
 
-class SelfPlays(KeepsState):
+class SelfPlays(TakesDrawn, KeepsState):
     """Mixin for GRPO: the first group of a batch is proposals, the others are rollouts of what they propose."""
 
     def __init__(self, *args, setter: ProblemSetter, trains_proposer: bool = True, **kwargs):
@@ -159,7 +159,6 @@ class SelfPlays(KeepsState):
                 f"raise per_device_train_batch_size, {best}"
             )
         self.proposals: list[Proposal] = []
-        self._own_proposals: list[list[int]] = []  # token ids that stand for rollouts of this process
 
     def _generate_and_score_completions(self, inputs):
         if not self.model.training:
@@ -173,24 +172,13 @@ class SelfPlays(KeepsState):
         for row in range(len(inputs)):  # in place: who watches this method has the list already
             if (group := (first + row) // size) < len(groups):
                 inputs[row] = dict(zip(("prompt", "problem_id"), groups[group], strict=True))
-        self._own_proposals = drawn[first : first + len(inputs)]
-        try:
+        with self.taking(drawn[first : first + len(inputs)]):
             return super()._generate_and_score_completions(inputs)
-        finally:
-            self._own_proposals = []
 
     def _drawn_proposals(self) -> list[list[int]]:
         """Token ids of the group of proposals, the same on every process, each of which draws as many."""
         num = -(-self.num_generations // self.accelerator.num_processes)
-        logged, num_tokens = copy.deepcopy(self._metrics["train"]), self.state.num_input_tokens_seen
-        completion_ids = self._generate([PROPOSE_MARK] * num)[1]
-        self._metrics["train"], self.state.num_input_tokens_seen = logged, num_tokens  # TRL counts them with the batch
-        return gather_object([list(map(int, ids)) for ids in completion_ids])[: self.num_generations]
-
-    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
-        own = self._own_proposals  # they are drawn and paid for
-        completion_ids, *rest = super()._generate_single_turn(prompt_ids[len(own) :], *args, **kwargs)
-        return own + completion_ids, *rest
+        return gather_object(drawn_rollouts(self, [PROPOSE_MARK] * num))[: self.num_generations]  # TRL counts them with the batch
 
     def _calculate_rewards(self, *args, **kwargs):
         rewards_BF = super()._calculate_rewards(*args, **kwargs)  # of all processes
