@@ -15,7 +15,6 @@ import torch
 import trl
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
-from bitsample_llm.meter.distillation import DistillationObserver, SelfDistillationObserver
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.meter.groups import RolloutObserver
 from bitsample_llm.meter.hooks import wrap
@@ -37,14 +36,16 @@ _warn_once = cache(warnings.warn)  # per process and message
 
 
 def regime_of(trainer) -> str:
-    """What a trainer learns from: `sft`, `rl` or `distillation`; a TypeError for one that learns from something else."""
+    """What a trainer learns from: `sft`, `rl`, `distillation` or `preference`; a TypeError for one that learns from something else."""
     if isinstance(trainer, trl.GRPOTrainer | trl.RLOOTrainer):
         return "rl"
     if isinstance(trainer, trl.DistillationTrainer) or distils_itself(trainer):
         return "distillation"
     if isinstance(trainer, trl.SFTTrainer) and not hasattr(trainer, "teacher_model"):
         return "sft"
-    known = "SFTTrainer, GRPOTrainer, RLOOTrainer, DistillationTrainer and SDFTTrainer"
+    if isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer | trl.RewardTrainer):
+        return "preference"
+    known = "SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation- and SDFTTrainer"
     raise TypeError(f"InformationMeter knows {known}, and not what a {type(trainer).__name__} learns from")
 
 
@@ -57,7 +58,7 @@ class InformationMeter(TrainerCallback):
     """Records bits and FLOPs of a TRL trainer into a run directory.
 
     Args:
-        trainer: an SFTTrainer, GRPOTrainer, RLOOTrainer, DistillationTrainer or SDFTTrainer, unmodified.
+        trainer: an SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation- or SDFTTrainer, unmodified.
         output_dir: the run directory to write; see `bitsample_llm.records`.
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact: a `RolloutVerifier`; `exact`, `numeric` or
@@ -152,10 +153,15 @@ class InformationMeter(TrainerCallback):
     def _observer(self, verifier, *rl_choices):
         if self.regime == "rl":
             return RolloutObserver(self.trainer, self, verifier, *rl_choices)
-        if distils_itself(self.trainer):
-            return SelfDistillationObserver(self.trainer, self, verifier)
+        if self.regime == "preference":
+            from bitsample_llm.meter.preferences import preference_observer  # noqa: PLC0415 - only where such a trainer is there, like the next
+
+            return preference_observer(self.trainer, self)
         if self.regime == "distillation":
-            return DistillationObserver(self.trainer, self, verifier)
+            from bitsample_llm.meter.distillation import DistillationObserver, SelfDistillationObserver  # noqa: PLC0415
+
+            kind = SelfDistillationObserver if distils_itself(self.trainer) else DistillationObserver
+            return kind(self.trainer, self, verifier)
         return LabelObserver(self.trainer, self)
 
     def _facts(self) -> dict:

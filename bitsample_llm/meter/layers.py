@@ -52,7 +52,7 @@ def layers_of(causal_lm) -> Layers:
     """The layers of a causal language model as they are now, its adapters included."""
     head = causal_lm.get_output_embeddings()
     first, config = FIRST_PROJECTIONS, causal_lm.config.get_text_config()
-    matrices = [matrix for matrix in _matrices(causal_lm, active_share(config)) if matrix[1] is not head.weight]
+    matrices = [matrix for matrix in _matrices(causal_lm, active_share(config)) if head is None or matrix[1] is not head.weight]
     if config.model_type in PARALLEL_PROJECTIONS and getattr(config, "use_parallel_residual", True):
         # the first feed-forward layers read the embedded tokens too
         reading, writing = PARALLEL_PROJECTIONS[config.model_type]
@@ -69,7 +69,7 @@ def layers_of(causal_lm) -> Layers:
             for name, _, size in matrices
             if ".0." in name and any(f".{part}" in name for part in first) and "lora_B" not in name
         ),
-        output_trainable=head.weight.requires_grad,
+        output_trainable=head is not None and head.weight.requires_grad,  # a reward model's is one number wide
     )
 
 

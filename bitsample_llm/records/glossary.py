@@ -22,7 +22,12 @@ GLOSSARY: dict[str, Metric] = {
         "nats", "The loss that the optimizer stepped on, as the trainer defines it", "sum over micro-batches, first process"
     ),
     "train/learning_rate": Metric("1", "Learning rate of the step", "scheduler"),
-    "samples/total": Metric("samples", "Labelled sequences trained on (sft), or rollouts drawn (rl)", "count", True),
+    "samples/total": Metric(
+        "samples",
+        "Labelled sequences (sft), pairs or judged completions (preference) trained on, or rollouts drawn (rl)",
+        "count",
+        True,
+    ),
     "tokens/prompt": Metric(
         "tokens",
         "Real prompt tokens of the samples, a prompt counted with every completion, and what tools answered in it",
@@ -35,8 +40,8 @@ GLOSSARY: dict[str, Metric] = {
     "bits/offered_per_sample": Metric(
         "bits",
         "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) per rollout (rl), "
-        "the divergence from the teacher over the completion (distillation)",
-        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss, and with a teacher that sees more KL(teacher, student) over the whole vocabulary; "
+        "the divergence from the teacher over the completion (distillation), the surprisal of which completion was preferred, or of the verdict on it (preference)",
+        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss, and with a teacher that sees more KL(teacher, student) over the whole vocabulary; preference: the model's own odds; "
         "mean over the step's samples",
     ),
     "bits/offered_total": Metric("bits", "Sum of the offered bits over all samples", "sum", True),

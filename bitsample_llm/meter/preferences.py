@@ -1,0 +1,156 @@
+"""What trainers show that learn from preferences, or from verdicts on completions that are there: DPO, KTO and reward models.
+
+A sample is a pair (DPO, reward model) or a completion with its verdict (KTO). It offers the surprisal of its label under the model's own probability of that label. B pairs or
+completions of a batch of this process, T tokens.
+"""
+
+import torch
+from accelerate.utils import gather_object
+
+from bitsample_llm.meter.hooks import TrainingLosses, require, wrap
+from bitsample_llm.meter.labels import NATS_PER_BIT
+
+
+def label_bits(margins_B: torch.Tensor) -> torch.Tensor:
+    """Surprisal in bits (B) of labels that the model gives the probability sigmoid(margin).
+
+    >>> label_bits(torch.tensor([1.0, 3.0]).log()).numpy().round(4)  # -log2 of 1/2 and of 3/4
+    array([1.   , 0.415])
+    """
+    return -torch.nn.functional.logsigmoid(margins_B.double()) / NATS_PER_BIT
+
+
+class PreferenceObserver:
+    """Records what each sample offers at the step that trains on it; `margins_B` of a subclass are the model's log-odds of the label of each."""
+
+    generation_step = None
+    rows_per_sample = 2  # of a pair, chosen ones first
+
+    def __init__(self, trainer, meter):
+        self.trainer, self.meter = trainer, meter
+        TrainingLosses(trainer, meter.counter.causal_lm, self._record)
+
+    def margins_B(self, inputs: dict) -> torch.Tensor | None:
+        """Log-odds in nats (B) that the model gives to the labels, or None where its loss has no such probability."""
+        raise NotImplementedError
+
+    def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
+        margins_B = self.margins_B(inputs)
+        num = len(inputs["input_ids"]) // self.rows_per_sample
+        bits = [None] * num if margins_B is None else label_bits(margins_B).tolist()
+        num_tokens, completion = int(inputs["attention_mask"].sum()), inputs.get("completion_mask")
+        num_completion = None if completion is None else int(completion.sum())
+        totals = self.meter.totals
+        totals.observe("train/loss", [loss / self.trainer.current_gradient_accumulation_steps])  # as the trainer does later
+        parts = gather_object([(bits, num_tokens, num_completion)])
+        bits = [value for part, _, _ in parts for value in part]
+        totals.count("samples/total", len(bits))
+        if num_completion is not None:
+            totals.count("tokens/completion", sum(part for _, _, part in parts))
+            totals.count("tokens/prompt", sum(tokens - completion for _, tokens, completion in parts))
+        if margins_B is not None:
+            totals.count("bits/offered_total", sum(bits))
+            totals.observe("bits/offered_per_sample", bits)
+        estimator = None if margins_B is None else "label"
+        self.meter.add_rows("prompts", [{"offered_bits": value, "offered_bits_estimator": estimator} for value in bits])
+
+    def end_step(self) -> None:
+        """Nothing is held back: labels are recorded as they are trained on."""
+
+    end_generation = end_step
+
+    def pending_rollouts(self, alone: bool = False) -> list[dict]:
+        """None: see `end_step`."""
+        return []
+
+    def resume(self, generation_step: int) -> None:
+        """Nothing to go on from: see `end_step`."""
+
+
+class RewardPairObserver(PreferenceObserver):
+    """Pairs of a reward model (TRL's RewardTrainer): the label's log-odds are the difference of the rewards, without a margin that the data asks for."""
+
+    def __init__(self, trainer, meter):
+        super().__init__(trainer, meter)
+        self._rewards_B: torch.Tensor | None = None
+        meter.counter.causal_lm.register_forward_hook(self._keep)
+
+    def _keep(self, module, args, output) -> None:
+        if torch.is_grad_enabled():
+            self._rewards_B = output.logits.detach().squeeze(-1)
+
+    def margins_B(self, inputs: dict) -> torch.Tensor:
+        chosen_B, rejected_B = self._rewards_B.chunk(2)
+        return chosen_B - rejected_B
+
+
+class ImplicitRewardObserver(PreferenceObserver):
+    """Trainers whose reward is beta times the log-ratio of the policy to a reference: what they compute of both is overheard."""
+
+    def __init__(self, trainer, meter):
+        require(trainer, "beta", "ref_model", "precompute_ref_logps")
+        super().__init__(trainer, meter)
+        self._logps_B: torch.Tensor | None = None
+        self._reference_logps_B: torch.Tensor | None = None
+        for model in (meter.counter.causal_lm, trainer.ref_model):
+            if model is not None:  # the reference of adapters is the policy without them
+                trainer.accelerator.unwrap_model(model).register_forward_hook(self._keep)
+
+    def _keep(self, module, args, output) -> None:
+        if (logps_BT := getattr(output, "log_probs", None)) is not None:
+            logps_B = logps_BT.detach().double().sum(dim=1)
+            if torch.is_grad_enabled():
+                self._logps_B = logps_B
+            else:  # the last one before the loss is that of the reference
+                self._reference_logps_B = logps_B
+
+    def log_ratios_B(self, inputs: dict, *precomputed: str) -> torch.Tensor:
+        """Log-ratios (B) of the whole completions, in nats."""
+        if self.trainer.precompute_ref_logps:
+            return self._logps_B - torch.cat([inputs[name] for name in precomputed])
+        return self._logps_B - self._reference_logps_B
+
+
+class PairObserver(ImplicitRewardObserver):
+    """Pairs of DPO (arXiv 2305.18290, equation 6), whatever the loss makes of them; no number where the divergence from the reference is another one."""
+
+    def margins_B(self, inputs: dict) -> torch.Tensor | None:
+        if self.trainer.f_divergence_type != "reverse_kl":
+            return None
+        chosen_B, rejected_B = self.log_ratios_B(inputs, "ref_chosen_logps", "ref_rejected_logps").chunk(2)
+        return self.trainer.beta * (chosen_B - rejected_B)
+
+
+class UnpairedObserver(ImplicitRewardObserver):
+    """Completions of KTO with their verdicts (arXiv 2402.01306, equation 7): a pass has the odds beta (log-ratio - KL), a fail the inverse."""
+
+    rows_per_sample = 1
+
+    def __init__(self, trainer, meter):
+        require(trainer, "calculate_KL")
+        super().__init__(trainer, meter)
+        self._kl_logps: list[torch.Tensor] = []  # of the policy, and of the reference
+        wrap(trainer, "_compute_kl_logps", self._around_kl)
+
+    def _around_kl(self, original, model, batch):
+        logps_B = original(model, batch)
+        if logps_B is not None and self.trainer.model.training:
+            self._kl_logps.append(logps_B.detach())
+        return logps_B
+
+    def margins_B(self, inputs: dict) -> torch.Tensor:
+        ratios_B, shift = self.log_ratios_B(inputs, "ref_logps"), 0.0
+        if self.trainer.calculate_KL:
+            policy_B, *reference_B = self._kl_logps
+            kl = (policy_B - (reference_B[0] if reference_B else inputs["ref_KL_logps"])).mean()
+            shift = self.trainer.accelerator.reduce(kl, "mean").clamp(min=0)
+        self._kl_logps.clear()
+        is_pass_B = torch.as_tensor(inputs["label"], dtype=torch.bool, device=ratios_B.device)
+        return self.trainer.beta * (ratios_B - shift) * torch.where(is_pass_B, 1, -1)
+
+
+def preference_observer(trainer, meter) -> PreferenceObserver:
+    """The observer of a trainer that learns from preferences."""
+    if hasattr(trainer, "calculate_KL"):
+        return UnpairedObserver(trainer, meter)
+    return (PairObserver if hasattr(trainer, "ref_model") else RewardPairObserver)(trainer, meter)
