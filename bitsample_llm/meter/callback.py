@@ -17,7 +17,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.meter.groups import RolloutObserver
-from bitsample_llm.meter.hooks import wrap
+from bitsample_llm.meter.hooks import has_no_reference, wrap
 from bitsample_llm.meter.labels import LabelObserver
 from bitsample_llm.meter.recording import Recording, tell
 from bitsample_llm.meter.totals import Totals
@@ -43,9 +43,9 @@ def regime_of(trainer) -> str:
         return "distillation"
     if isinstance(trainer, trl.SFTTrainer) and not hasattr(trainer, "teacher_model"):
         return "sft"
-    if isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer | trl.RewardTrainer):
+    if isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer | trl.RewardTrainer) or has_no_reference(trainer):
         return "preference"
-    known = "SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation- and SDFTTrainer"
+    known = "SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation-, CPO-, ORPO- and SDFTTrainer"
     raise TypeError(f"InformationMeter knows {known}, and not what a {type(trainer).__name__} learns from")
 
 
@@ -58,7 +58,7 @@ class InformationMeter(TrainerCallback):
     """Records bits and FLOPs of a TRL trainer into a run directory.
 
     Args:
-        trainer: an SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation- or SDFTTrainer, unmodified.
+        trainer: an SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward- or DistillationTrainer, or an experimental CPO-, ORPO- or SDFTTrainer, unmodified.
         output_dir: the run directory to write; see `bitsample_llm.records`.
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact: a `RolloutVerifier`; `exact`, `numeric` or

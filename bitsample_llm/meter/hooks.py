@@ -17,6 +17,11 @@ def wrap(trainer, name: str, around) -> None:
     setattr(trainer, name, lambda *args, **kwargs: around(original, *args, **kwargs))
 
 
+def has_no_reference(trainer) -> bool:
+    """Whether a trainer learns from pairs by the policy alone, as TRL's experimental CPOTrainer and ORPOTrainer."""
+    return hasattr(trainer, "cpo_loss") or hasattr(trainer, "odds_ratio_loss")
+
+
 class TrainingLosses:
     """Tells of every training loss, with the log-probabilities that the fused forward behind it computed.
 

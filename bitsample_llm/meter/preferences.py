@@ -1,13 +1,13 @@
-"""What trainers show that learn from preferences, or from verdicts on completions that are there: DPO, KTO and reward models.
+"""What trainers show that learn from preferences, or from verdicts on completions that are there: DPO, CPO, ORPO, KTO and reward models.
 
-A sample is a pair (DPO, reward model) or a completion with its verdict (KTO). It offers the surprisal of its label under the model's own probability of that label. B pairs or
+A sample is a pair or a completion with its verdict (KTO). It offers the surprisal of its label under the model's own probability of that label. B pairs or
 completions of a batch of this process, T tokens.
 """
 
 import torch
 from accelerate.utils import gather_object
 
-from bitsample_llm.meter.hooks import TrainingLosses, require, wrap
+from bitsample_llm.meter.hooks import TrainingLosses, has_no_reference, require, wrap
 from bitsample_llm.meter.labels import NATS_PER_BIT
 
 
@@ -34,12 +34,19 @@ class PreferenceObserver:
         """Log-odds in nats (B) that the model gives to the labels, or None where its loss has no such probability."""
         raise NotImplementedError
 
+    def num_samples(self, inputs: dict) -> int:
+        """Samples of a batch."""
+        return len(inputs["input_ids"]) // self.rows_per_sample
+
+    def num_tokens(self, inputs: dict) -> tuple[int, int | None]:
+        """Real tokens of a batch, and those of them that are the completions'; None where the trainer does not tell them apart."""
+        completion_mask = inputs.get("completion_mask")
+        return int(inputs["attention_mask"].sum()), None if completion_mask is None else int(completion_mask.sum())
+
     def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
         margins_B = self.margins_B(inputs)
-        num = len(inputs["input_ids"]) // self.rows_per_sample
-        bits = [None] * num if margins_B is None else label_bits(margins_B).tolist()
-        num_tokens, completion = int(inputs["attention_mask"].sum()), inputs.get("completion_mask")
-        num_completion = None if completion is None else int(completion.sum())
+        bits = [None] * self.num_samples(inputs) if margins_B is None else label_bits(margins_B).tolist()
+        num_tokens, num_completion = self.num_tokens(inputs)
         totals = self.meter.totals
         totals.observe("train/loss", [loss / self.trainer.current_gradient_accumulation_steps])  # as the trainer does later
         parts = gather_object([(bits, num_tokens, num_completion)])
@@ -82,6 +89,33 @@ class RewardPairObserver(PreferenceObserver):
     def margins_B(self, inputs: dict) -> torch.Tensor:
         chosen_B, rejected_B = self._rewards_B.chunk(2)
         return chosen_B - rejected_B
+
+
+class UnreferencedPairObserver(PreferenceObserver):
+    """Pairs of TRL's experimental trainers without a reference: CPO (arXiv 2401.08417), whose reward is beta times the log-probability, and ORPO (arXiv 2403.07691),
+    whose log-odds are the log of an odds ratio, both of log-probabilities as the trainer averages or sums them.
+    """
+
+    def __init__(self, trainer, meter):
+        super().__init__(trainer, meter)
+        self._margins_B: torch.Tensor | None = None
+        wrap(trainer, "odds_ratio_loss" if hasattr(trainer, "odds_ratio_loss") else "cpo_loss", self._around_loss)
+
+    def _around_loss(self, original, chosen_logps_B, rejected_logps_B):
+        logps = [logps_B.detach().double() for logps_B in (chosen_logps_B, rejected_logps_B)]
+        if hasattr(self.trainer, "odds_ratio_loss"):
+            scores = [logps_B - torch.log(-torch.expm1(logps_B)) for logps_B in logps]  # log p/(1 - p)
+        else:
+            scores = [self.trainer.beta * logps_B for logps_B in logps]
+        self._margins_B = scores[0] - scores[1]
+        return original(chosen_logps_B, rejected_logps_B)
+
+    def margins_B(self, inputs: dict) -> torch.Tensor | None:
+        return self._margins_B
+
+    def num_tokens(self, inputs: dict) -> tuple[int, int]:
+        completion = sum(int((inputs[f"{which}_labels"] != -100).sum()) for which in ("chosen", "rejected"))
+        return sum(int(inputs[f"{which}_attention_mask"].sum()) for which in ("chosen", "rejected")), completion
 
 
 class ImplicitRewardObserver(PreferenceObserver):
@@ -151,6 +185,8 @@ class UnpairedObserver(ImplicitRewardObserver):
 
 def preference_observer(trainer, meter) -> PreferenceObserver:
     """The observer of a trainer that learns from preferences."""
+    if has_no_reference(trainer):
+        return UnreferencedPairObserver(trainer, meter)
     if hasattr(trainer, "calculate_KL"):
         return UnpairedObserver(trainer, meter)
     return (PairObserver if hasattr(trainer, "ref_model") else RewardPairObserver)(trainer, meter)

@@ -11,6 +11,8 @@ from test_flops import torch_counter
 from test_meter import PROBLEMS, SHARED
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from bitsample_llm import InformationMeter
 from bitsample_llm.records import read_run
@@ -55,6 +57,13 @@ def reward_trainer(base_model, folder, **options):
     return RewardTrainer(judge, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
+def unreferenced_trainer(base_model, folder, trainer=CPOTrainer, config=CPOConfig, **options):
+    model, tokenizer = base_model
+    rows = [{"prompt": problem.prompt, "chosen": problem.answer, "rejected": WRONG} for problem in PROBLEMS]
+    args = args_of(config, folder, **options)
+    return trainer(copy.deepcopy(model), args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+
+
 def metered(trainer, folder) -> InformationMeter:
     meter = InformationMeter(trainer, folder / "run")
     trainer.add_callback(meter)
@@ -70,13 +79,18 @@ def other_model(model, size: float = 0.02):
     return other
 
 
-def log_ratios(model, reference, tokenizer, answers: list[str]) -> np.ndarray:
-    """Log-ratios in nats of an answer to each problem, by the scorer of the study."""
+def logps_of(model, tokenizer, answers: list[str]) -> list[np.ndarray]:
+    """Log-probabilities in nats of the tokens of an answer to each problem, by the scorer of the study."""
     asked = [
         Problem(f"{row}", problem.prompt, answer, difficulty=2)
         for row, (problem, answer) in enumerate(zip(PROBLEMS, answers, strict=True))
     ]
-    scores = [[float(logps_T.sum()) for logps_T in answer_logprobs(each.eval(), tokenizer, asked)] for each in (model, reference)]
+    return [np.asarray(logps_T, dtype=float) for logps_T in answer_logprobs(model.eval(), tokenizer, asked)]
+
+
+def log_ratios(model, reference, tokenizer, answers: list[str]) -> np.ndarray:
+    """Log-ratios in nats of an answer to each problem."""
+    scores = [[logps_T.sum() for logps_T in logps_of(each, tokenizer, answers)] for each in (model, reference)]
     return np.array(scores[0]) - np.array(scores[1])
 
 
@@ -90,6 +104,8 @@ WAYS = [
     pytest.param(kto_trainer, LORA, id="KTO with adapters"),
     pytest.param(kto_trainer, {"loss_type": "apo_zero_unpaired"}, id="KTO without KL"),
     pytest.param(reward_trainer, {}, id="reward model"),
+    pytest.param(unreferenced_trainer, {}, id="CPO"),
+    pytest.param(unreferenced_trainer, {"trainer": ORPOTrainer, "config": ORPOConfig, "gradient_accumulation_steps": 2}, id="ORPO"),
 ]
 
 
@@ -165,6 +181,24 @@ def test_with_the_kl_of_the_batch_bits_and_loss_tell_one_probability(base_model,
     for line in run.steps:  # the loss is 1 - P(label)
         bits = [row["offered_bits"] for row in run.table("prompts").to_pylist() if row["step"] == line["step"]]
         assert line["train/loss"] == pytest.approx(np.mean(1 - np.exp2(-np.array(bits))), rel=1e-4)
+
+
+def test_pairs_without_a_reference_offer_what_the_policy_says_of_them(base_model, tmp_path):
+    model, tokenizer = base_model
+    options = {"max_steps": 1, "per_device_train_batch_size": 32}
+    for name, kinds in {"cpo": (CPOTrainer, CPOConfig), "orpo": (ORPOTrainer, ORPOConfig)}.items():
+        trainer = unreferenced_trainer(base_model, tmp_path / name, *kinds, **options)
+        metered(trainer, tmp_path / name)
+        trainer.train()
+    recorded = [sorted(read_run(tmp_path / name / "run").table("prompts")["offered_bits"].to_pylist()) for name in ("cpo", "orpo")]
+    right, wrong = (
+        logps_of(model, tokenizer, answers) for answers in ([each.answer for each in PROBLEMS], [WRONG] * len(PROBLEMS))
+    )
+    margins = np.array([0.5 * (r.sum() - w.sum()) for r, w in zip(right, wrong, strict=True)])
+    assert recorded[0] == pytest.approx(sorted(np.log2(1 + np.exp(-margins))), rel=1e-3)
+    means = [np.exp([each.mean() for each in logps]) for logps in (right, wrong)]  # ORPO's is a mean over tokens
+    odds = [mean / (1 - mean) for mean in means]
+    assert recorded[1] == pytest.approx(sorted(np.log2(1 + odds[1] / odds[0])), rel=1e-3)
 
 
 @pytest.mark.parametrize("make", [dpo_trainer, reward_trainer])
