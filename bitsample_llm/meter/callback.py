@@ -17,7 +17,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.meter.groups import RolloutObserver
-from bitsample_llm.meter.hooks import has_no_reference, wrap
+from bitsample_llm.meter.hooks import distils_itself, has_no_reference, mixes_completions, wrap
 from bitsample_llm.meter.labels import LabelObserver
 from bitsample_llm.meter.recording import Recording, tell
 from bitsample_llm.meter.totals import Totals
@@ -39,26 +39,21 @@ def regime_of(trainer) -> str:
     """What a trainer learns from: `sft`, `rl`, `distillation` or `preference`; a TypeError for one that learns from something else."""
     if isinstance(trainer, trl.GRPOTrainer | trl.RLOOTrainer):
         return "rl"
-    if isinstance(trainer, trl.DistillationTrainer) or distils_itself(trainer):
+    if isinstance(trainer, trl.DistillationTrainer) or distils_itself(trainer) or mixes_completions(trainer):
         return "distillation"
     if isinstance(trainer, trl.SFTTrainer) and not hasattr(trainer, "teacher_model"):
         return "sft"
     if isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer | trl.RewardTrainer) or has_no_reference(trainer):
         return "preference"
-    known = "SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation-, CPO-, ORPO- and SDFTTrainer"
+    known = "SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation-, CPO-, ORPO-, GKD-, SDFT- and SDPOTrainer"
     raise TypeError(f"InformationMeter knows {known}, and not what a {type(trainer).__name__} learns from")
-
-
-def distils_itself(trainer) -> bool:
-    """Whether a trainer has a teacher that sees more than the student, as TRL's SDFTTrainer."""
-    return hasattr(trainer, "teacher_context_builder") and hasattr(trainer, "sample_rollouts")
 
 
 class InformationMeter(TrainerCallback):
     """Records bits and FLOPs of a TRL trainer into a run directory.
 
     Args:
-        trainer: an SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward- or DistillationTrainer, or an experimental CPO-, ORPO- or SDFTTrainer, unmodified.
+        trainer: an SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward- or DistillationTrainer, or an experimental CPO-, ORPO-, GKD-, SDFT- or SDPOTrainer, unmodified.
         output_dir: the run directory to write; see `bitsample_llm.records`.
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact: a `RolloutVerifier`; `exact`, `numeric` or
@@ -158,10 +153,9 @@ class InformationMeter(TrainerCallback):
 
             return preference_observer(self.trainer, self)
         if self.regime == "distillation":
-            from bitsample_llm.meter.distillation import DistillationObserver, SelfDistillationObserver  # noqa: PLC0415
+            from bitsample_llm.meter.distillation import distillation_observer  # noqa: PLC0415
 
-            kind = SelfDistillationObserver if distils_itself(self.trainer) else DistillationObserver
-            return kind(self.trainer, self, verifier)
+            return distillation_observer(self.trainer, self, verifier)
         return LabelObserver(self.trainer, self)
 
     def _facts(self) -> dict:

@@ -1,10 +1,10 @@
-"""What TRL's trainers with a teacher show: the completions, what the teacher told of them, and what the teacher cost."""
+"""What TRL's trainers with a teacher show: the completions, what the teacher told of them, and what the teacher cost. B rows, T tokens."""
 
 import torch
 from accelerate.utils import gather_object
 
-from bitsample_llm.meter.hooks import require, wrap
-from bitsample_llm.meter.labels import NATS_PER_BIT
+from bitsample_llm.meter.hooks import distils_itself, mixes_completions, require, wrap
+from bitsample_llm.meter.labels import NATS_PER_BIT, SampleObserver
 from bitsample_llm.meter.rollouts import GenerationObserver
 
 
@@ -61,8 +61,45 @@ class SelfDistillationObserver(GenerationObserver):
         return original(model, inputs, predictions)
 
 
+class MixedDistillationObserver(SampleObserver):
+    """Records what the teacher offers of each completion, the data's or the student's own (TRL's experimental GKDTrainer, arXiv 2306.13649): KL(teacher || student) as above."""
+
+    def __init__(self, trainer, meter):
+        require(trainer, "teacher_model", "seq_kd")
+        if trainer.seq_kd:
+            raise ValueError("what a teacher that writes the completions costs is not measured: set seq_kd to false")
+        super().__init__(trainer, meter)
+        self._bits_B: list[float] = []
+        wrap(trainer, "generalized_jsd_loss", self._around_divergence)
+        wrap(trainer, "generate_on_policy_outputs", self._around_generation)
+
+    def _around_generation(self, original, *args, **kwargs):
+        counter = self.meter.counter
+        counter.generating = counter.trains = True  # the trainer puts the model into training mode later
+        result = original(*args, **kwargs)
+        counter.generating = counter.trains = False
+        return result
+
+    def _around_divergence(self, original, student_logits, teacher_logits, labels, **kwargs):
+        self._bits_B = divergence_bits(teacher_logits.detach(), student_logits.detach(), labels != -100).tolist()
+        return original(student_logits=student_logits, teacher_logits=teacher_logits, labels=labels, **kwargs)
+
+    def offered_bits(self, inputs: dict) -> tuple[list[float], str]:
+        return self._bits_B, "divergence"
+
+    def num_tokens(self, inputs: dict) -> tuple[int, int]:
+        return int(inputs["attention_mask"].sum()), int((inputs["labels"] != -100).sum())
+
+
 def divergence_bits(teacher_BTV: torch.Tensor, student_BTV: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """KL(teacher || student) in bits (B), summed over the tokens of the mask, from logits."""
     teacher_BTV, student_BTV = (torch.log_softmax(logits.double(), dim=-1) for logits in (teacher_BTV, student_BTV))
     nats_BT = (teacher_BTV.exp() * (teacher_BTV - student_BTV)).sum(dim=-1)
     return (nats_BT * mask_BT).sum(dim=1) / NATS_PER_BIT
+
+
+def distillation_observer(trainer, meter, verifier) -> SampleObserver | GenerationObserver:
+    """The observer of a trainer with a teacher."""
+    if mixes_completions(trainer):
+        return MixedDistillationObserver(trainer, meter)
+    return (SelfDistillationObserver if distils_itself(trainer) else DistillationObserver)(trainer, meter, verifier)

@@ -42,6 +42,7 @@ class FlopCounter:
         layers: which layers there are and which of them train.
         paused: whether passes go by uncounted, because they will be counted by other means.
         generating: whether a trainer is generating, which shows where no cache does.
+        trains: whether passes are part of the training though the model is in evaluation mode.
         num_passes: forward passes seen so far, those that went by uncounted included.
 
     Raises:
@@ -54,7 +55,7 @@ class FlopCounter:
         self.executed_flops: dict[str, float] = defaultdict(float)
         self.useful_flops: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
-        self.paused = self.generating = False
+        self.paused = self.generating = self.trains = False
         self.num_passes = 0
         self.read_trainable_shapes()
         self._generation = GenerationShapes(self.eos_token_ids)
@@ -94,7 +95,7 @@ class FlopCounter:
         self.num_passes += 1
         if self.paused:
             return
-        if not self.causal_lm.training:
+        if not (self.causal_lm.training or self.trains):
             phase = "evaluation"
         elif has_cache or self.generating:
             phase = "decode" if grows else "prefill"

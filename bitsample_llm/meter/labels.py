@@ -16,15 +16,59 @@ def surprisal_bits_of(logp: float) -> float:
     return max(-logp / NATS_PER_BIT, 0.0)  # in this order: NaN is not taken for 0
 
 
-class LabelObserver:
-    """Records the surprisal of every labelled sequence at the step that trains on it."""
+class SampleObserver:
+    """Records what each sample of a batch offers at the step that trains on it; a subclass says what that is, and how many tokens there are."""
 
     generation_step = None
 
     def __init__(self, trainer, meter):
-        self.meter = meter
-        self._problem_id_by_tokens = self._tokens_to_problem_ids(trainer.train_dataset)
+        self.trainer, self.meter = trainer, meter
         TrainingLosses(trainer, meter.counter.causal_lm, self._record)
+
+    def offered_bits(self, inputs: dict) -> tuple[list[float | None], str | None]:
+        """Offered bits of each sample of a batch, and how they were estimated; None where its loss does not tell."""
+        raise NotImplementedError
+
+    def num_tokens(self, inputs: dict) -> tuple[int, int | None]:
+        """Real tokens of a batch, and those of them that are the completions'; None where the trainer does not tell them apart."""
+        raise NotImplementedError
+
+    def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
+        (bits, estimator), totals = self.offered_bits(inputs), self.meter.totals
+        knows_whole_batch = self.trainer.model_accepts_loss_kwargs and "labels" in inputs
+        totals.observe(
+            "train/loss", [loss / (1 if knows_whole_batch else self.trainer.current_gradient_accumulation_steps)]
+        )  # as the trainer does
+        parts = gather_object([(bits, *self.num_tokens(inputs))])
+        bits = [value for part, *_ in parts for value in part]
+        totals.count("samples/total", len(bits))
+        if parts[0][2] is not None:
+            totals.count("tokens/completion", sum(completion for *_, completion in parts))
+            totals.count("tokens/prompt", sum(tokens - completion for _, tokens, completion in parts))
+        if estimator is not None:
+            totals.count("bits/offered_total", sum(bits))
+            totals.observe("bits/offered_per_sample", bits)
+        self.meter.add_rows("prompts", [{"offered_bits": value, "offered_bits_estimator": estimator} for value in bits])
+
+    def end_step(self) -> None:
+        """Nothing is held back: samples are recorded as they are trained on."""
+
+    end_generation = end_step
+
+    def pending_rollouts(self, alone: bool = False) -> list[dict]:
+        """None: see `end_step`."""
+        return []
+
+    def resume(self, generation_step: int) -> None:
+        """Nothing to go on from: see `end_step`."""
+
+
+class LabelObserver(SampleObserver):
+    """Records the surprisal of every labelled sequence at the step that trains on it."""
+
+    def __init__(self, trainer, meter):
+        super().__init__(trainer, meter)
+        self._problem_id_by_tokens = self._tokens_to_problem_ids(trainer.train_dataset)
 
     @staticmethod
     def _tokens_to_problem_ids(dataset) -> dict[tuple[int, ...], str]:
@@ -59,15 +103,3 @@ class LabelObserver:
             totals.observe("bits/offered_per_sample", bits)
             totals.observe("bits/surprisal_per_sample", bits)
         self.meter.add_rows("prompts", rows)
-
-    def end_step(self) -> None:
-        """Nothing is held back: labels are recorded as they are trained on."""
-
-    end_generation = end_step
-
-    def pending_rollouts(self, alone: bool = False) -> list[dict]:
-        """None: see `end_step`."""
-        return []
-
-    def resume(self, generation_step: int) -> None:
-        """Nothing to go on from: see `end_step`."""

@@ -5,10 +5,9 @@ completions of a batch of this process, T tokens.
 """
 
 import torch
-from accelerate.utils import gather_object
 
-from bitsample_llm.meter.hooks import TrainingLosses, has_no_reference, require, wrap
-from bitsample_llm.meter.labels import NATS_PER_BIT
+from bitsample_llm.meter.hooks import has_no_reference, require, wrap
+from bitsample_llm.meter.labels import NATS_PER_BIT, SampleObserver
 
 
 def label_bits(margins_B: torch.Tensor) -> torch.Tensor:
@@ -20,58 +19,23 @@ def label_bits(margins_B: torch.Tensor) -> torch.Tensor:
     return -torch.nn.functional.logsigmoid(margins_B.double()) / NATS_PER_BIT
 
 
-class PreferenceObserver:
-    """Records what each sample offers at the step that trains on it; `margins_B` of a subclass are the model's log-odds of the label of each."""
+class PreferenceObserver(SampleObserver):
+    """Records what each label offers; `margins_B` of a subclass are the model's log-odds of the label of each sample."""
 
-    generation_step = None
     rows_per_sample = 2  # of a pair, chosen ones first
-
-    def __init__(self, trainer, meter):
-        self.trainer, self.meter = trainer, meter
-        TrainingLosses(trainer, meter.counter.causal_lm, self._record)
 
     def margins_B(self, inputs: dict) -> torch.Tensor | None:
         """Log-odds in nats (B) that the model gives to the labels, or None where its loss has no such probability."""
         raise NotImplementedError
 
-    def num_samples(self, inputs: dict) -> int:
-        """Samples of a batch."""
-        return len(inputs["input_ids"]) // self.rows_per_sample
+    def offered_bits(self, inputs: dict) -> tuple[list[float | None], str | None]:
+        if (margins_B := self.margins_B(inputs)) is None:
+            return [None] * (len(inputs["input_ids"]) // self.rows_per_sample), None
+        return label_bits(margins_B).tolist(), "label"
 
     def num_tokens(self, inputs: dict) -> tuple[int, int | None]:
-        """Real tokens of a batch, and those of them that are the completions'; None where the trainer does not tell them apart."""
         completion_mask = inputs.get("completion_mask")
         return int(inputs["attention_mask"].sum()), None if completion_mask is None else int(completion_mask.sum())
-
-    def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
-        margins_B = self.margins_B(inputs)
-        bits = [None] * self.num_samples(inputs) if margins_B is None else label_bits(margins_B).tolist()
-        num_tokens, num_completion = self.num_tokens(inputs)
-        totals = self.meter.totals
-        totals.observe("train/loss", [loss / self.trainer.current_gradient_accumulation_steps])  # as the trainer does later
-        parts = gather_object([(bits, num_tokens, num_completion)])
-        bits = [value for part, _, _ in parts for value in part]
-        totals.count("samples/total", len(bits))
-        if num_completion is not None:
-            totals.count("tokens/completion", sum(part for _, _, part in parts))
-            totals.count("tokens/prompt", sum(tokens - completion for _, tokens, completion in parts))
-        if margins_B is not None:
-            totals.count("bits/offered_total", sum(bits))
-            totals.observe("bits/offered_per_sample", bits)
-        estimator = None if margins_B is None else "label"
-        self.meter.add_rows("prompts", [{"offered_bits": value, "offered_bits_estimator": estimator} for value in bits])
-
-    def end_step(self) -> None:
-        """Nothing is held back: labels are recorded as they are trained on."""
-
-    end_generation = end_step
-
-    def pending_rollouts(self, alone: bool = False) -> list[dict]:
-        """None: see `end_step`."""
-        return []
-
-    def resume(self, generation_step: int) -> None:
-        """Nothing to go on from: see `end_step`."""
 
 
 class RewardPairObserver(PreferenceObserver):

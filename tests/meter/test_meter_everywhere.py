@@ -12,16 +12,21 @@ import torch
 from conftest import BASE, REPOSITORY
 from datasets import Dataset
 from test_flops import torch_counter
-from test_meter import PROBLEMS, SHARED, exact_log2_pass_rates, metered, rl_trainer, sft_trainer
+from test_meter import PROBLEMS, SHARED, TASK, exact_log2_pass_rates, metered, rl_trainer, sft_trainer
 from torch.nn.functional import kl_div
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer
 from trl import DistillationConfig, DistillationTrainer
+from trl.experimental.gkd import GKDConfig, GKDTrainer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
+from bitsample_llm import InformationMeter
 from bitsample_llm.flops import forward_flops
 from bitsample_llm.meter.distillation import divergence_bits
+from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
+from bitsample_llm.training.rewards import VerdictReward
 
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 OPTIONS = {
@@ -261,6 +266,81 @@ def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_mod
     for line, (nats, mean_nats) in zip(run.steps, seen, strict=True):  # of a completion; per token, as the trainer's loss has it
         assert line["bits/offered_per_sample"] * np.log(2) == pytest.approx(nats, rel=1e-4) and nats > 0
         assert line["train/loss"] == pytest.approx(mean_nats, rel=1e-3)
+
+
+def test_a_teacher_that_sees_what_passed_is_paid_for(base_model, tmp_path):
+    _, tokenizer = base_model
+    args = SDPOConfig(
+        output_dir=str(tmp_path / "checkpoints"),
+        per_device_train_batch_size=16,
+        num_generations=8,
+        max_completion_length=4,
+        distillation_mode="full_logits",
+        distillation_alpha=0.0,
+        distillation_is_clip=None,
+        teacher_model_kind="base",
+        **SHARED,
+    )
+    rows = [{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in PROBLEMS]
+    student = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
+    data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
+    trainer = SDPOTrainer(
+        model=student, reward_funcs=[VerdictReward(RolloutVerifier(TASK, PROBLEMS, tokenizer))], args=args, **data
+    )
+    meter = metered(trainer, tmp_path)
+    with torch_counter() as true:
+        trainer.train()
+    assert meter.cumulative["flops/score_reference"] > 0
+    assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
+    run = read_run(tmp_path / "run")
+    assert run.manifest["regime"] == "distillation"
+    assert run.table("rollouts").num_rows == run.steps[-1]["samples/total"] == 4 * 16
+    assert run.steps[-1]["bits/offered_total"] > 0
+
+
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lmbda": 0.0},
+        {"lmbda": 1.0},
+        {"lmbda": 1.0, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+        {"lmbda": 1.0, "gradient_checkpointing": True},
+    ],
+    ids=["of the data", "own", "own, two parts", "own, without a cache"],
+)
+def test_a_teacher_of_completions_of_the_data_and_of_the_student_is_paid_for(base_model, tmp_path, options):
+    model, tokenizer = base_model[0], AutoTokenizer.from_pretrained(BASE)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    torch.manual_seed(0)
+    shape = {"hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    teacher = LlamaForCausalLM(LlamaConfig(vocab_size=model.config.vocab_size, attn_implementation="eager", **shape))
+    how = SHARED | {"per_device_train_batch_size": 8, "max_new_tokens": 4, "beta": 0.0, "temperature": 1.0} | options
+    rows = [
+        {"messages": [{"role": "user", "content": problem.prompt}, {"role": "assistant", "content": problem.answer}]}
+        for problem in PROBLEMS
+    ]
+    args = GKDConfig(output_dir=str(tmp_path / "checkpoints"), **how)
+    data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
+    trainer = GKDTrainer(model=copy.deepcopy(model), teacher_model=teacher, args=args, **data)
+    meter = InformationMeter(trainer, tmp_path / "run")
+    trainer.add_callback(meter)
+    with torch_counter() as true:
+        trainer.train()
+    assert meter.cumulative["flops/score_reference"] > 0
+    assert (meter.cumulative["flops/decode"] > 0) == (options["lmbda"] == 1)
+    assert meter.total_flops == pytest.approx(true.get_total_flops(), rel=0.02)
+    run = read_run(tmp_path / "run")
+    assert run.manifest["regime"] == "distillation"
+    assert run.table("prompts").num_rows == run.steps[-1]["samples/total"] == 4 * 8
+    tokens = np.diff([0] + [line["tokens/completion"] for line in run.steps])
+    nats = np.array([line["bits/offered_per_sample"] * np.log(2) * 8 for line in run.steps])
+    assert all(nats > 0)
+    # at beta 0 the loss is the forward divergence, a mean over the tokens of the data, which this trainer counts before it draws others
+    if options["lmbda"] == 0:
+        assert list(nats / tokens) == pytest.approx([line["train/loss"] for line in run.steps], rel=1e-3)
 
 
 def test_the_divergence_of_two_predictions_is_that_of_the_definition():

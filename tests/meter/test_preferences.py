@@ -104,6 +104,7 @@ WAYS = [
     pytest.param(kto_trainer, LORA, id="KTO with adapters"),
     pytest.param(kto_trainer, {"loss_type": "apo_zero_unpaired"}, id="KTO without KL"),
     pytest.param(reward_trainer, {}, id="reward model"),
+    pytest.param(reward_trainer, {"gradient_accumulation_steps": 2}, id="reward model, two parts"),
     pytest.param(unreferenced_trainer, {}, id="CPO"),
     pytest.param(unreferenced_trainer, {"trainer": ORPOTrainer, "config": ORPOConfig, "gradient_accumulation_steps": 2}, id="ORPO"),
 ]

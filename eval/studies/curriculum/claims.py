@@ -14,6 +14,8 @@ SPOKEN = {
     "target_unskipped_1e-4": "the same at 1e-4",
     "target_unskipped_3e-5": "the same at 3e-5",
     "target_unskipped_1e-5": "the same at 1e-5",
+    "target_four": "four groups, one must inform",
+    "target_refilled": "four groups, refilled",
     "uniform": "the pool in turn",
     "only_C": "author C alone (p = .5)",
     "only_E": "author E alone (p = .1)",
