@@ -10,6 +10,7 @@ from datasets import Dataset
 from test_flops import torch_counter
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from bitsample_llm import InformationMeter
 from bitsample_llm.estimators import jackknife_entropy_bits
@@ -157,8 +158,9 @@ def test_without_a_verifier_the_entropy_is_estimated_from_the_group(base_model, 
         (GRPOTrainer, GRPOConfig, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}),
         (GRPOTrainer, GRPOConfig, {"steps_per_generation": 2, "generation_batch_size": None, "per_device_train_batch_size": 8}),
         (GRPOTrainer, GRPOConfig, {"beta": 0.1}),
+        (GMPOTrainer, GMPOConfig, {}),
     ],
-    ids=["rloo", "two iterations", "gradient accumulation", "two steps a generation", "with a reference"],
+    ids=["rloo", "two iterations", "gradient accumulation", "two steps a generation", "with a reference", "gmpo"],
 )
 def test_groups_and_flops_are_right_in_every_way_trl_runs(base_model, tmp_path, trainer, config, options):
     trainer = rl_trainer(base_model, tmp_path, trainer, config, **options)
