@@ -5,11 +5,45 @@ Two FLOPs per multiply-add, matrix products only: embedding look-ups, norms, act
 ran (`meter/flop_counter.py`); these formulas price those shapes, and predict.
 """
 
+from dataclasses import dataclass
+
 # Feed-forward matrices of a block: three with a gate, two without. Types of models whose products are these formulas' and no others.
 GATED = "llama mistral qwen2 qwen3 smollm3 gemma gemma2 gemma3_text olmo olmo2 olmo3 cohere cohere2 phi3 granite stablelm glm glm4 exaone4 ernie4_5 helium hunyuan_v1_dense"
 UNGATED = "gpt2 gpt_neox phi starcoder2 nemotron bloom persimmon arcee apertus"
 MIXTURES = ("mixtral", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "phimoe")  # of gated experts, a few for each token
 FEED_FORWARD_MATRICES = dict.fromkeys((*GATED.split(), *MIXTURES), 3) | dict.fromkeys(UNGATED.split(), 2)
+
+
+@dataclass(frozen=True)
+class MatrixProducts:
+    """What a token is multiplied with in a forward pass.
+
+    Attributes:
+        block_parameters: of all blocks, of experts those that it goes through; no embeddings, norms, biases or output.
+        output_parameters: of the output projection, which counts once whether it is tied to the embedding or not.
+        attention_flops: of scores and values, per position that a token attends to.
+        num_blocks: how many blocks there are.
+    """
+
+    block_parameters: float
+    output_parameters: float
+    attention_flops: float
+    num_blocks: int
+
+
+def matrix_products(config) -> MatrixProducts:
+    """Of a transformers config of a known `model_type`; what are products already, stays what it is."""
+    if isinstance(config, MatrixProducts):
+        return config
+    shape = widths(config)
+    attention = shape["hidden"] * (2 * shape["query"] + 2 * shape["key_value"])
+    feed_forward = shape["feed_forward_matrices"] * shape["hidden"] * shape["inner"]
+    return MatrixProducts(
+        block_parameters=shape["layers"] * (attention + feed_forward + shape["hidden"] * shape["experts"]),
+        output_parameters=shape["hidden"] * shape["vocabulary"],
+        attention_flops=4 * shape["layers"] * shape["query"],
+        num_blocks=shape["layers"],
+    )
 
 
 def widths(config) -> dict[str, int]:
@@ -42,27 +76,13 @@ def num_experts(config) -> tuple[int, int]:
     return getattr(config, "num_experts", None) or config.num_local_experts, config.num_experts_per_tok
 
 
-def block_parameters(config) -> int:
-    """Parameters of all blocks in a token's matrix products, of experts those that it goes through; no embeddings, norms, biases or output."""
-    shape = widths(config)
-    attention = shape["hidden"] * (2 * shape["query"] + 2 * shape["key_value"])
-    feed_forward = shape["feed_forward_matrices"] * shape["hidden"] * shape["inner"]
-    return shape["layers"] * (attention + feed_forward + shape["hidden"] * shape["experts"])
-
-
-def output_parameters(config) -> int:
-    """Parameters of the output projection, which counts once whether it is tied to the embedding or not."""
-    shape = widths(config)
-    return shape["hidden"] * shape["vocabulary"]
-
-
 def forward_flops(
     config, num_tokens: int, context_tokens: float, output_tokens: int | None = None, adapter_parameters: int = 0
 ) -> float:
     """Executed FLOPs of a forward pass.
 
     Args:
-        config: a transformers config of a known `model_type`.
+        config: a transformers config of a known `model_type`, or the `MatrixProducts` of a model.
         num_tokens: tokens put through the blocks, all rows together, padding included.
         context_tokens: positions that each of them attends to (a mean where they differ); the full square for eager
             attention, so the padded length.
@@ -83,10 +103,11 @@ def forward_flops(
     output_tokens = num_tokens if output_tokens is None else output_tokens
     if min(num_tokens, context_tokens, output_tokens) < 0:
         raise ValueError(f"token counts are not negative: {num_tokens}, {context_tokens}, {output_tokens}")
+    products = matrix_products(config)
     return (
-        2 * (block_parameters(config) + adapter_parameters) * num_tokens
-        + _attention_flops(config, num_tokens, context_tokens)
-        + 2 * output_parameters(config) * output_tokens
+        2 * (products.block_parameters + adapter_parameters) * num_tokens
+        + products.attention_flops * num_tokens * context_tokens
+        + 2 * products.output_parameters * output_tokens
     )
 
 
@@ -117,16 +138,11 @@ def backward_flops(
         recomputed_blocks: blocks whose attention backward runs again.
     """
     output_tokens = num_tokens if output_tokens is None else output_tokens
-    present = block_parameters(config) + adapter_parameters
+    products = matrix_products(config)
+    present = products.block_parameters + adapter_parameters
     trainable = present if trainable_parameters is None else trainable_parameters
-    attention = _attention_flops(config, num_tokens, context_tokens)
-    products = 2 * (present - inputs_without_gradient + trainable) * num_tokens + 2 * attention
-    output = 2 * output_parameters(config) * output_tokens * (1 + output_trainable + output_recomputed)
-    recomputed = 2 * recomputed_parameters * num_tokens + attention * recomputed_blocks / widths(config)["layers"]
-    return products + output + recomputed
-
-
-def _attention_flops(config, num_tokens: int, context_tokens: float) -> float:
-    """The two attention products, scores and values."""
-    shape = widths(config)
-    return 4 * shape["layers"] * shape["query"] * num_tokens * context_tokens
+    attention = products.attention_flops * num_tokens * context_tokens
+    multiplied = 2 * (present - inputs_without_gradient + trainable) * num_tokens + 2 * attention
+    output = 2 * products.output_parameters * output_tokens * (1 + output_trainable + output_recomputed)
+    recomputed = 2 * recomputed_parameters * num_tokens + attention * recomputed_blocks / products.num_blocks
+    return multiplied + output + recomputed

@@ -47,7 +47,9 @@ def measure(recorder: Recorder, choices: MeasureChoices, problems: RunProblems, 
     half = choices.num_generations // 2
     plain = recorder.measure(problems.train, half, rows_of=problem_rows)
     plain += recorder.measure(problems.train, half)
-    measured = {"flops_per_sample": flops_per_sample(recorder.sampler, problems.train, plain, recorder.line)}
+    measured = {
+        "flops_per_sample": flops_per_sample(recorder.sampler, recorder.counter.products, problems.train, plain, recorder.line)
+    }
     for name, asked in probes.items():
         recorder.measure(asked, half, name)
     if choices.probe_updates:

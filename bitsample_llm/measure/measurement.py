@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from bitsample_llm.flops import backward_flops, forward_flops
+from bitsample_llm.flops import MatrixProducts, backward_flops, forward_flops
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.meter.labels import surprisal_bits_of
 from bitsample_llm.meter.verdicts import RolloutVerifier
@@ -97,7 +97,9 @@ def _sampled_share(sampler: Sampler, problems: Sequence[Problem], rollouts_per_p
     return result
 
 
-def flops_per_sample(sampler: Sampler, problems: Sequence[Problem], plain: Sequence[MeasuredPrompt], totals: dict) -> dict:
+def flops_per_sample(
+    sampler: Sampler, products: MatrixProducts, problems: Sequence[Problem], plain: Sequence[MeasuredPrompt], totals: dict
+) -> dict:
     """FLOPs of one rollout by phase, and of one label, where GRPO or SFT trains all weights.
 
     Sampling is what was executed (`totals` of the plain rollouts). Training is computed from the shapes: a forward and a backward
@@ -109,21 +111,20 @@ def flops_per_sample(sampler: Sampler, problems: Sequence[Problem], plain: Seque
     labels = [encode_answer(sampler.tokenizer, problem, sampler.end) for problem in problems if problem.completion]
     label = None
     if labels:
-        label = _training_flops(sampler, *np.mean([(len(prompt), len(answer)) for prompt, answer in labels], axis=0))
+        label = _training_flops(sampler, products, *np.mean([(len(prompt), len(answer)) for prompt, answer in labels], axis=0))
     return {
         "rollout_prefill": totals["flops/prefill"] / num_rollouts,
         "rollout_decode": totals["flops/decode"] / num_rollouts,
-        "rollout_training": _training_flops(sampler, prompt_tokens, completion_tokens),
+        "rollout_training": _training_flops(sampler, products, prompt_tokens, completion_tokens),
         "label_training": label,
     }
 
 
-def _training_flops(sampler: Sampler, prompt_tokens: float, completion_tokens: float) -> float:
+def _training_flops(sampler: Sampler, products: MatrixProducts, prompt_tokens: float, completion_tokens: float) -> float:
     """Forward and backward pass over one sequence; on CUDA the fused head projects labelled positions only."""
     length = prompt_tokens + completion_tokens
     shape = (length, length, completion_tokens if sampler.accelerator.device.type == "cuda" else length - 1)
-    config = sampler.model.config.get_text_config()
-    return forward_flops(config, *shape) + backward_flops(config, *shape, output_recomputed=True)
+    return forward_flops(products, *shape) + backward_flops(products, *shape, output_recomputed=True)
 
 
 def counted_totals(counter: FlopCounter) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import torch
 from accelerate.utils import gather_object
 
+from bitsample_llm.meter.flop_counter import priced_model
 from bitsample_llm.meter.hooks import distils_itself, mixes_completions, require, wrap
 from bitsample_llm.meter.labels import NATS_PER_BIT, SampleObserver
 from bitsample_llm.meter.rollouts import GenerationObserver
@@ -13,7 +14,7 @@ class DistillationObserver(GenerationObserver):
 
     def __init__(self, trainer, meter, verifier):
         require(trainer, "teacher_model", "beta")
-        self._teacher_config = trainer.accelerator.unwrap_model(trainer.teacher_model).config.get_text_config()
+        self._teacher_products = priced_model(trainer.accelerator.unwrap_model(trainer.teacher_model))[2]
         super().__init__(trainer, meter, verifier, num_generations=1)
 
     def _record_loss(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
@@ -32,9 +33,10 @@ class DistillationObserver(GenerationObserver):
         ran = useful if inputs["completion_ids"].device.type == "cuda" else inputs["completion_ids"].numel()
         num_forward = 2 if 0 < self.trainer.beta < 1 else 1  # a mixture needs both log-partitions first
         count = self.counter.count_projections
-        count("train_forward", num_forward, ran, useful)
-        count("train_backward", 2 + self.counter.layers.output_trainable, ran, useful)
-        count("score_reference", num_forward + 1, ran, useful, self._teacher_config)
+        own = self.counter.products
+        count("train_forward", num_forward, ran, useful, own)
+        count("train_backward", 2 + self.counter.layers.output_trainable, ran, useful, own)
+        count("score_reference", num_forward + 1, ran, useful, self._teacher_products)
 
 
 class SelfDistillationObserver(GenerationObserver):
@@ -84,8 +86,8 @@ class MixedDistillationObserver(SampleObserver):
         self._bits_B = divergence_bits(teacher_logits.detach(), student_logits.detach(), labels != -100).tolist()
         return original(student_logits=student_logits, teacher_logits=teacher_logits, labels=labels, **kwargs)
 
-    def offered_bits(self, inputs: dict) -> tuple[list[float], str]:
-        return self._bits_B, "divergence"
+    def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
+        return [{"offered_bits": bits, "offered_bits_estimator": "divergence"} for bits in self._bits_B]
 
     def num_tokens(self, inputs: dict) -> tuple[int, int]:
         return int(inputs["attention_mask"].sum()), int((inputs["labels"] != -100).sum())

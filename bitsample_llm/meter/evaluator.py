@@ -12,7 +12,6 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 
 from bitsample_llm.estimators import wilson_interval
-from bitsample_llm.flops import widths
 from bitsample_llm.meter.verdicts import RolloutVerifier, shared_answer_scores
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import MAX_CACHED, answer_spellings, encode_prompt
@@ -108,6 +107,8 @@ def seed_of(problems: Sequence[Problem], process_index: int) -> int:
 
 def sampling_batch_size(model, tokenizer, problems: Sequence[Problem], max_tokens: int) -> int:
     """Rollouts in a batch whose keys and values fit into memory."""
-    size = widths(model.config.get_text_config())
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    key_value = head_dim * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     longest = max(len(encode_prompt(tokenizer, problem.prompt)) for problem in problems) + max_tokens
-    return max(1, min(MAX_ROWS, MAX_CACHED // (2 * size["layers"] * size["key_value"] * longest)))
+    return max(1, min(MAX_ROWS, MAX_CACHED // (2 * config.num_hidden_layers * key_value * longest)))

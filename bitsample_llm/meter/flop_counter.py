@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
-from bitsample_llm.flops import backward_flops, forward_flops, output_parameters
+from bitsample_llm.flops import FEED_FORWARD_MATRICES, MatrixProducts, backward_flops, forward_flops, matrix_products
 from bitsample_llm.meter.forward_passes import (
     ForwardCall,
     ForwardWatcher,
@@ -39,6 +39,7 @@ class FlopCounter:
 
     Attributes:
         executed_flops, useful_flops, seconds: phase -> number, of this process.
+        products: what a token is multiplied with, by a formula or as counted.
         layers: which layers there are and which of them train.
         paused: whether passes go by uncounted, because they will be counted by other means.
         generating: whether a trainer is generating, which shows where no cache does.
@@ -46,11 +47,11 @@ class FlopCounter:
         num_passes: forward passes seen so far, those that went by uncounted included.
 
     Raises:
-        ValueError: for a model type without a formula.
+        ValueError: for a model type without a formula, whose passes do not cost what tokens and positions say.
     """
 
     def __init__(self, model, eos_token_ids: set[int]):
-        self.causal_lm, self.config = _priced_model(model)
+        self.causal_lm, self.config, self.products = priced_model(model)
         self.eos_token_ids = torch.tensor(sorted(eos_token_ids))
         self.executed_flops: dict[str, float] = defaultdict(float)
         self.useful_flops: dict[str, float] = defaultdict(float)
@@ -67,11 +68,11 @@ class FlopCounter:
 
     def count_other(self, model, phase: str) -> None:
         """Count the forward passes of another model too, all under one phase: a reference policy, a teacher, a reward model."""
-        model, config = _priced_model(model)
+        model, _, products = priced_model(model)
 
         def count(call: ForwardCall) -> None:
             self.seconds[phase] += call.seconds
-            self._add(phase, forward_flops, config, self._full_pass_shapes(call))
+            self._add(phase, forward_flops, products, self._full_pass_shapes(call))
 
         self._hooks += ForwardWatcher(model, count).hooks
 
@@ -81,7 +82,7 @@ class FlopCounter:
 
     def read_trainable_shapes(self) -> None:
         """See which parameters there are and which of them train; anew where adapters were added after this was made."""
-        self.layers = layers_of(self.causal_lm)
+        self.layers = layers_of(self.causal_lm, self.products)
 
     def _keep_embedded(self, module, args, output) -> None:
         self._embedded = output  # whether it needs a gradient is known once all hooks have run
@@ -111,14 +112,14 @@ class FlopCounter:
         else:
             shapes = self._generation.shapes(call)
         adapters = {"adapter_parameters": self.layers.adapter_parameters}
-        self._add(phase, forward_flops, self.config, shapes, **adapters)
+        self._add(phase, forward_flops, self.products, shapes, **adapters)
         if phase == "train_forward":
             self._train_forward_ended = call.ended
-            recomputed_parameters, recomputed_blocks = recomputation(self.causal_lm)
+            recomputed_parameters, recomputed_blocks = recomputation(self.causal_lm, self.layers.active_share)
             self._add(
                 "train_backward",
                 backward_flops,
-                self.config,
+                self.products,
                 shapes,
                 **adapters,
                 trainable_parameters=self.layers.trainable_parameters,
@@ -140,9 +141,9 @@ class FlopCounter:
     def _full_pass_shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
         return full_pass_shapes(call, skips_padding="flash" in (self.config._attn_implementation or ""))
 
-    def _add(self, phase: str, price, config, shapes: tuple[Shape, Shape], **options) -> None:
+    def _add(self, phase: str, price, products: MatrixProducts, shapes: tuple[Shape, Shape], **options) -> None:
         for flops, shape in zip((self.executed_flops, self.useful_flops), shapes, strict=True):
-            flops[phase] += price(config, shape.tokens, shape.attended / max(shape.tokens, 1), shape.outputs, **options)
+            flops[phase] += price(products, shape.tokens, shape.attended / max(shape.tokens, 1), shape.outputs, **options)
 
     def backward_ended(self) -> None:
         """Tell the counter that the backward pass of the last training forward is over."""
@@ -162,11 +163,13 @@ class FlopCounter:
         decode = Shape(sum(passes), attended, sum(passes))
         for phase, shape in (("prefill", prefill), ("decode", decode)):
             phase = phase if self.causal_lm.training else "evaluation"
-            self._add(phase, forward_flops, self.config, (shape, shape), adapter_parameters=self.layers.adapter_parameters)
+            self._add(phase, forward_flops, self.products, (shape, shape), adapter_parameters=self.layers.adapter_parameters)
 
-    def count_projections(self, phase: str, num_products: int, num_tokens: int, useful_tokens: int, config=None) -> None:
+    def count_projections(
+        self, phase: str, num_products: int, num_tokens: int, useful_tokens: int, products: MatrixProducts
+    ) -> None:
         """Price products of tokens with an output projection that a trainer computes outside of the model."""
-        per_token = 2 * num_products * output_parameters(config or self.config)
+        per_token = 2 * num_products * products.output_parameters
         self.executed_flops[phase] += per_token * num_tokens
         self.useful_flops[phase] += per_token * useful_tokens
 
@@ -176,9 +179,12 @@ class FlopCounter:
         return {kind: [by_phase[phase] for phase in PHASES] for kind, by_phase in kinds.items()}
 
 
-def _priced_model(model) -> tuple:
-    """The causal LM itself, and its config; an unknown model type is refused now, not in the middle of a run."""
+def priced_model(model) -> tuple:
+    """The causal LM itself, its config, and what it multiplies; what has no price is refused now, not in the middle of a run."""
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = causal_lm.config.get_text_config()
-    forward_flops(config, 1, 1)
-    return causal_lm, config
+    if config.model_type in FEED_FORWARD_MATRICES:
+        return causal_lm, config, matrix_products(config)
+    from bitsample_llm.meter.counted_products import counted_products  # noqa: PLC0415 - only where there is no formula
+
+    return causal_lm, config, counted_products(causal_lm)

@@ -35,7 +35,7 @@ def mixes_completions(trainer) -> bool:
 class TrainingLosses:
     """Tells of every training loss, with the log-probabilities that the fused forward behind it computed.
 
-    `on_loss(loss, inputs, logps_BT)` gets the log-probability in nats of the tokens 1 to T-1 given those before them, zero
+    `on_loss(loss, inputs, logps_BT)` gets the loss as the optimizer sees it, a part of a step's, and the log-probability in nats of the tokens 1 to T-1 given those before them, zero
     where ignored, or None where the trainer's loss does not compute it. B rows of a batch of this process, T tokens.
     """
 
@@ -58,5 +58,13 @@ class TrainingLosses:
         result = original(model, inputs, *args, **kwargs)
         self._in_training_loss = False
         loss = result[0] if isinstance(result, tuple) else result
-        self._on_loss(float(loss.detach()), inputs, self._logps_BT)
+        self._on_loss(float(loss.detach()) / self._later_divisor(kwargs.get("num_items_in_batch")), inputs, self._logps_BT)
         return result
+
+    def _later_divisor(self, num_items_in_batch) -> int:
+        """By what the trainer divides the loss after this: by the parts of a step, where the loss does not do so itself."""
+        trainer = self._trainer
+        if (is_scaled := trainer.loss_is_scaled_for_ga) is None:
+            by_items = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
+            is_scaled = by_items or trainer.compute_loss_func is not None
+        return 1 if is_scaled else trainer.current_gradient_accumulation_steps

@@ -25,8 +25,8 @@ class SampleObserver:
         self.trainer, self.meter = trainer, meter
         TrainingLosses(trainer, meter.counter.causal_lm, self._record)
 
-    def offered_bits(self, inputs: dict) -> tuple[list[float | None], str | None]:
-        """Offered bits of each sample of a batch, and how they were estimated; None where its loss does not tell."""
+    def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
+        """Rows of the table `prompts` for the samples of a batch; without offered bits where its loss does not tell."""
         raise NotImplementedError
 
     def num_tokens(self, inputs: dict) -> tuple[int, int | None]:
@@ -34,21 +34,20 @@ class SampleObserver:
         raise NotImplementedError
 
     def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
-        (bits, estimator), totals = self.offered_bits(inputs), self.meter.totals
-        knows_whole_batch = self.trainer.model_accepts_loss_kwargs and "labels" in inputs
-        totals.observe(
-            "train/loss", [loss / (1 if knows_whole_batch else self.trainer.current_gradient_accumulation_steps)]
-        )  # as the trainer does
-        parts = gather_object([(bits, *self.num_tokens(inputs))])
-        bits = [value for part, *_ in parts for value in part]
-        totals.count("samples/total", len(bits))
+        totals = self.meter.totals
+        totals.observe("train/loss", [loss])
+        parts = gather_object([(self.rows(inputs, logps_BT), *self.num_tokens(inputs))])
+        rows = [row for part, *_ in parts for row in part]
+        totals.count("samples/total", len(rows))
         if parts[0][2] is not None:
             totals.count("tokens/completion", sum(completion for *_, completion in parts))
-            totals.count("tokens/prompt", sum(tokens - completion for _, tokens, completion in parts))
-        if estimator is not None:
+            totals.count("tokens/prompt", sum(num - completion for _, num, completion in parts))
+        if bits := [row["offered_bits"] for row in rows if "offered_bits" in row]:
             totals.count("bits/offered_total", sum(bits))
             totals.observe("bits/offered_per_sample", bits)
-        self.meter.add_rows("prompts", [{"offered_bits": value, "offered_bits_estimator": estimator} for value in bits])
+            if rows[0]["offered_bits_estimator"] == "surprisal":
+                totals.observe("bits/surprisal_per_sample", bits)
+        self.meter.add_rows("prompts", rows)
 
     def end_step(self) -> None:
         """Nothing is held back: samples are recorded as they are trained on."""
@@ -76,30 +75,21 @@ class LabelObserver(SampleObserver):
             return {}
         return {tuple(row["input_ids"]): row["problem_id"] for row in dataset.select_columns(["problem_id", "input_ids"])}
 
-    def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
-        totals = self.meter.totals
-        totals.observe("train/loss", [loss])
-        ids_BT, labels_BT = inputs["input_ids"].cpu(), inputs["labels"].cpu()
+    def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
+        ids_BT = inputs["input_ids"].cpu()
         if logps_BT is not None:
             logps_BT = logps_BT.double().cpu()
-        rows, num_tokens, num_labelled = [], 0, 0
-        sequences = real_sequences(ids_BT, inputs)
+        rows, sequences = [], real_sequences(ids_BT, inputs)
         for row, start, end in sequences:
-            num_tokens += end - start
-            num_labelled += int((labels_BT[row, start + 1 : end] != -100).sum())
             line = {"problem_id": self._problem_id_by_tokens.get(tuple(ids_BT[row, start:end].tolist()))}
             if logps_BT is not None:
                 # ignored tokens are zero; among several sequences in a row each ends before the first token of the next
                 logps_T = logps_BT[row] if len(sequences) == len(ids_BT) else logps_BT[row, start : end - 1]
                 line |= {"offered_bits": surprisal_bits_of(float(logps_T.sum())), "offered_bits_estimator": "surprisal"}
             rows.append(line)
-        parts = gather_object([(rows, num_tokens - num_labelled, num_labelled)])
-        rows = [row for part, _, _ in parts for row in part]
-        totals.count("tokens/prompt", sum(num for _, num, _ in parts))
-        totals.count("tokens/completion", sum(num for _, _, num in parts))
-        totals.count("samples/total", len(rows))
-        if bits := [row["offered_bits"] for row in rows if "offered_bits" in row]:
-            totals.count("bits/offered_total", sum(bits))
-            totals.observe("bits/offered_per_sample", bits)
-            totals.observe("bits/surprisal_per_sample", bits)
-        self.meter.add_rows("prompts", rows)
+        return rows
+
+    def num_tokens(self, inputs: dict) -> tuple[int, int]:
+        labels_BT, sequences = inputs["labels"].cpu(), real_sequences(inputs["input_ids"].cpu(), inputs)
+        num_labelled = sum(int((labels_BT[row, start + 1 : end] != -100).sum()) for row, start, end in sequences)
+        return sum(end - start for _, start, end in sequences), num_labelled

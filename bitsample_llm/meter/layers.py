@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bitsample_llm.flops import num_experts
+from bitsample_llm.flops import FEED_FORWARD_MATRICES, MatrixProducts, num_experts
 
 FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
 # Feed-forward layers that read what attention reads, and the one that writes; of GPT-NeoX and StableLM only where the config says so.
@@ -16,12 +16,16 @@ LAST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 @dataclass(frozen=True)
 class Layers:
-    """Numbers of parameters in the blocks; `first`: of what reads the embedded tokens, which need no gradient where the embedding is frozen."""
+    """Numbers of parameters in the blocks; `first`: of what reads the embedded tokens, which need no gradient where the embedding is frozen.
+
+    `active_share`: of the experts of a mixture, the share that a token goes through; 1 of other models.
+    """
 
     adapter_parameters: int
     trainable_parameters: float
     first_parameters: int
     output_trainable: bool
+    active_share: float
 
 
 def _matrices(module: torch.nn.Module, active_share: float) -> list[tuple[str, torch.Tensor, float]]:
@@ -38,21 +42,35 @@ def _matrices(module: torch.nn.Module, active_share: float) -> list[tuple[str, t
     return dense + experts
 
 
-def active_share(config) -> float:
-    """Of a mixture's experts, the share that a token goes through; 1 of other models."""
-    experts, active = num_experts(config)
-    return active / experts if experts else 1.0
+def active_share(causal_lm, products: MatrixProducts) -> float:
+    """Of a mixture's experts, the share that a token goes through, by its config or by what the model multiplies in all; 1 of other models."""
+    experts, active = num_experts(causal_lm.config.get_text_config())
+    if experts:
+        return active / experts
+    dense, whole = (_num_in_blocks(causal_lm, share) for share in (0.0, 1.0))
+    return (products.block_parameters - dense) / (whole - dense) if whole > dense else 1.0
+
+
+def _num_in_blocks(causal_lm, share: float) -> float:
+    """Parameters that multiply, adapters and the output projection left out, `share` of those of experts."""
+    head = causal_lm.get_output_embeddings()
+    matrices = _matrices(causal_lm, share)
+    return sum(size for name, weight, size in matrices if "lora_" not in name and (head is None or weight is not head.weight))
 
 
 def _num_parameters(weight: torch.Tensor) -> int:
     return getattr(weight, "ds_numel", weight.numel())  # DeepSpeed ZeRO-3 leaves an empty tensor where it shards
 
 
-def layers_of(causal_lm) -> Layers:
+def layers_of(causal_lm, products: MatrixProducts) -> Layers:
     """The layers of a causal language model as they are now, its adapters included."""
     head = causal_lm.get_output_embeddings()
     first, config = FIRST_PROJECTIONS, causal_lm.config.get_text_config()
-    matrices = [matrix for matrix in _matrices(causal_lm, active_share(config)) if head is None or matrix[1] is not head.weight]
+    share = active_share(causal_lm, products)
+    matrices = [matrix for matrix in _matrices(causal_lm, share) if head is None or matrix[1] is not head.weight]
+    other_products = 0.0  # not of a token with a layer, so that both factors have a gradient
+    if config.model_type not in FEED_FORWARD_MATRICES:
+        other_products = max(products.block_parameters - _num_in_blocks(causal_lm, share), 0.0)
     if config.model_type in PARALLEL_PROJECTIONS and getattr(config, "use_parallel_residual", True):
         # the first feed-forward layers read the embedded tokens too
         reading, writing = PARALLEL_PROJECTIONS[config.model_type]
@@ -63,25 +81,26 @@ def layers_of(causal_lm) -> Layers:
         raise ValueError("no FLOP formula for LoRA on experts: name other layers, as --lora_target_modules q_proj v_proj")
     return Layers(
         adapter_parameters=sum(size for name, _, size in matrices if "lora_" in name),
-        trainable_parameters=sum(size for _, weight, size in matrices if weight.requires_grad),
+        trainable_parameters=sum(size for _, weight, size in matrices if weight.requires_grad) + other_products,
         first_parameters=sum(
             size
             for name, _, size in matrices
             if ".0." in name and any(f".{part}" in name for part in first) and "lora_B" not in name
         ),
         output_trainable=head is not None and head.weight.requires_grad,  # a reward model's is one number wide
+        active_share=share,
     )
 
 
-def recomputation(model) -> tuple[float, int]:
-    """What backward runs again where gradient checkpointing is on: parameters of the layers, and number of blocks.
+def recomputation(model, share: float) -> tuple[float, int]:
+    """What backward runs again where gradient checkpointing is on: parameters of the layers, `share` of those of experts, and number of blocks.
 
     Reentrant checkpointing runs the whole block again. The other kind stops as soon as it has every tensor that forward
     saved. A product saves its inputs before it runs, so the last product of a block is not run again, unless a dropout
     follows, which saves its mask, or a norm, which saves what it reads; experts' outputs are
     saved for the gradient of their weights.
     """
-    parameters, num_blocks, share = 0, 0, active_share(model.config.get_text_config())
+    parameters, num_blocks = 0, 0
     for block in model.modules():
         is_block = any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(block).__mro__)  # of transformers
         if not (is_block and block.gradient_checkpointing and block.training):

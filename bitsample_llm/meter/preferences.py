@@ -28,10 +28,10 @@ class PreferenceObserver(SampleObserver):
         """Log-odds in nats (B) that the model gives to the labels, or None where its loss has no such probability."""
         raise NotImplementedError
 
-    def offered_bits(self, inputs: dict) -> tuple[list[float | None], str | None]:
+    def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
         if (margins_B := self.margins_B(inputs)) is None:
-            return [None] * (len(inputs["input_ids"]) // self.rows_per_sample), None
-        return label_bits(margins_B).tolist(), "label"
+            return [{}] * (len(inputs["input_ids"]) // self.rows_per_sample)
+        return [{"offered_bits": bits, "offered_bits_estimator": "label"} for bits in label_bits(margins_B).tolist()]
 
     def num_tokens(self, inputs: dict) -> tuple[int, int | None]:
         completion_mask = inputs.get("completion_mask")

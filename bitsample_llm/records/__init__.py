@@ -36,7 +36,7 @@ SCHEMAS = {
             "selected_at_pass_rate": pa.float64(),  # what a curriculum took its pass rate for; null where none chose by that
             "step_pass_rates": pa.list_(pa.float64()),  # exact, of each digit given those before it
             "offered_bits": pa.float64(),  # per sample
-            "offered_bits_estimator": pa.string(),  # exact, jackknife, surprisal or label
+            "offered_bits_estimator": pa.string(),  # exact, jackknife, surprisal, label or divergence
             "first_error_entropy_bits": pa.float64(),  # per rollout: what a process reward offers; null without step verdicts
             "first_error_entropy_estimator": pa.string(),  # exact or jackknife
         }

@@ -154,13 +154,22 @@ def test_without_a_verifier_the_entropy_is_estimated_from_the_group(base_model, 
     ("trainer", "config", "options"),
     [
         (RLOOTrainer, RLOOConfig, {}),
+        (RLOOTrainer, RLOOConfig, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}),
         (GRPOTrainer, GRPOConfig, {"num_iterations": 2}),
         (GRPOTrainer, GRPOConfig, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}),
         (GRPOTrainer, GRPOConfig, {"steps_per_generation": 2, "generation_batch_size": None, "per_device_train_batch_size": 8}),
         (GRPOTrainer, GRPOConfig, {"beta": 0.1}),
         (GMPOTrainer, GMPOConfig, {}),
     ],
-    ids=["rloo", "two iterations", "gradient accumulation", "two steps a generation", "with a reference", "gmpo"],
+    ids=[
+        "rloo",
+        "rloo in two parts",
+        "two iterations",
+        "gradient accumulation",
+        "two steps a generation",
+        "with a reference",
+        "gmpo",
+    ],
 )
 def test_groups_and_flops_are_right_in_every_way_trl_runs(base_model, tmp_path, trainer, config, options):
     trainer = rl_trainer(base_model, tmp_path, trainer, config, **options)
@@ -184,6 +193,8 @@ def test_groups_and_flops_are_right_in_every_way_trl_runs(base_model, tmp_path, 
     assert run.steps[-1]["flops/dead_group_fraction"] == pytest.approx(np.mean(dead), abs=0.1)  # generations cost nearly the same
     if "beta" in options:
         assert run.steps[-1]["flops/score_reference"] > 0
+    trained_on = trainer.state.log_history[-1]["train_loss"]  # the trainer's own mean
+    assert np.mean([line["train/loss"] for line in run.steps]) == pytest.approx(trained_on, rel=1e-3, abs=1e-6)
 
 
 def test_a_random_reward_tells_nothing_and_is_the_same_for_the_same_seed(base_model, tmp_path):
