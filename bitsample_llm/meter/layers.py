@@ -6,7 +6,7 @@ import torch
 
 from bitsample_llm.flops import FEED_FORWARD_MATRICES, MatrixProducts, num_experts
 
-FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
+FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
 # Feed-forward layers that read what attention reads, and the one that writes; of GPT-NeoX and StableLM only where the config says so.
 PARALLEL_PROJECTIONS = dict.fromkeys(("cohere", "cohere2", "stablelm"), (("gate_proj", "up_proj"), "down_proj"))
 PARALLEL_PROJECTIONS |= {"phi": (("fc1",), "fc2"), "gpt_neox": (("dense_h_to_4h",), "dense_4h_to_h")}

@@ -1,5 +1,7 @@
 """FLOPs counted from shapes against torch's own counter, set up to see everything that runs."""
 
+import itertools
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -270,8 +272,10 @@ def test_other_types_cost_what_torch_counts(model_type):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_lora", [True, False])
-@pytest.mark.parametrize("model_type", OTHER_TYPES)
+@pytest.mark.parametrize(
+    ("model_type", "with_lora"),
+    [*itertools.product([*OTHER_TYPES, "mpt", "vaultgemma"], [True, False]), ("opt", True), ("seed_oss", True)],
+)
 def test_other_types_with_lora_and_with_checkpoints_cost_what_torch_counts(model_type, with_lora):
     model = any_type(model_type)
     if with_lora:
