@@ -2,7 +2,7 @@
 
     manifest.json       what ran, on what, and how it ended
     steps.jsonl         one object per optimizer step; cumulative numbers count from the start of the run
-    prompts-*.parquet   one row per prompt and generation step (rl, measure) or per labelled sequence (sft)
+    prompts-*.parquet   one row per prompt and generation step (rl, measure) or per labelled sequence (sft), pair or judged completion (preference)
     rollouts-*.parquet  one row per completion
     evals-*.parquet     one row per held-out problem and evaluation
     problems-*.parquet  one row per prompt that a measurement asked (measure)
@@ -14,7 +14,9 @@
 A parquet segment is complete or absent, a row is written once, an existing directory is never overwritten; any reader can read it.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,10 +188,23 @@ class Run:
         Raises:
             RecordError: for a file that is not parquet, or whose columns are of another type.
         """
-        paths = sorted(self.run_dir.glob(f"{name}-*.parquet"))
-        try:
+        with self._reading(name) as paths:
             segments = [SCHEMAS[name].empty_table(), *map(pq.read_table, paths)]
             return pa.concat_tables(segments, promote_options="default")
+
+    def check_table(self, name: str) -> None:
+        """Raise what `table` would raise; reads a part at a time, since a table with texts may not fit into memory."""
+        with self._reading(name) as paths:
+            for file in map(pq.ParquetFile, paths):
+                pa.unify_schemas([SCHEMAS[name], file.schema_arrow], promote_options="default")
+                for _ in file.iter_batches():
+                    pass
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[list[Path]]:
+        """Files of a table; what cannot be read of them is told in one line."""
+        try:
+            yield sorted(self.run_dir.glob(f"{name}-*.parquet"))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise RecordError(f"table {name} of {self.run_dir} cannot be read: {str(error).splitlines()[0]}") from error
 

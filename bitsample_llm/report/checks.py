@@ -54,7 +54,7 @@ def check_reported(run: Run) -> None:
             check_manifest(run, {key: kind})
     check_steps(run, last=tuple(f"{kind}/{phase}" for kind in ("flops", "flops_useful") for phase in TRAINING_PHASES))
     for name in ("evals", "prompts", "rollouts"):
-        run.table(name)
+        run.check_table(name)
 
 
 def check_planned(run: Run) -> None:
