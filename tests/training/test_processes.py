@@ -175,6 +175,7 @@ KINDS = {
     "fsdp2_cpus": "FSDP",
     "ddp_gpus": "MULTI_GPU",
     "fsdp2_gpus": "FSDP",
+    "two_nodes_gpus": "MULTI_GPU",
     "zero2_gpus": "DEEPSPEED",
     "zero3_gpus": "DEEPSPEED",
 }
@@ -187,6 +188,34 @@ def test_every_accelerate_file_is_read_by_accelerate():
         config = load_config_from_file(str(path))
         assert config.distributed_type.value == KINDS[name]
         assert config.use_cpu is ("cpu" in name)
+
+
+# Two nodes that are one machine: what SLURM's own commands would do for a job
+STAND_INS = {
+    "srun": 'for rank in 0 1; do SLURM_NODEID=$rank "$@" & pids+=($!); done\nfor pid in "${pids[@]}"; do wait "$pid" || exit 1; done',
+    "scontrol": "echo 127.0.0.1\necho second",
+}
+
+
+@pytest.mark.slow
+def test_a_job_on_two_nodes_leaves_the_record_of_one_process(of_one_process, tmp_path):
+    for name, lines in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    words = [str(word) for name, value in OPTIONS.items() for word in (f"--{name}", value)]
+    words += ["--per_device_train_batch_size", str(BATCH["sft"] // 2), "--output_dir", str(tmp_path / "run")]
+    job = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1"}
+    path = f"{tmp_path}:{Path(ACCELERATE).parent}:{os.environ['PATH']}"
+    command = ["bash", "recipes/accelerate/slurm.sh", "recipes/sft.py", "--config", "recipes/configs/sft.yaml", *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, timeout=600, env=os.environ | job | {"PATH": path}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = of_one_process("sft"), read_run(tmp_path / "run")
+    assert (one.manifest["world_size"], two.manifest["world_size"]) == (1, 2)
+    prompts = [by_problem(run, "prompts", "offered_bits") for run in (one, two)]
+    assert prompts[1] == pytest.approx(prompts[0], abs=1e-4)
+    assert two.steps[-1]["flops/total"] == pytest.approx(one.steps[-1]["flops/total"], rel=1e-9)
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
