@@ -11,6 +11,8 @@ Each command says more with --help. The first three read records alone and load 
 import os
 import sys
 
+os.environ["MPLBACKEND"] = "agg"  # pictures are files; a notebook hands its own backend down, which may not be installed here
+
 from bitsample_llm.report.command import report
 from bitsample_llm.report.plan.command import plan
 from bitsample_llm.report.summary import summary
