@@ -26,6 +26,11 @@ class Factor:
     bound: float | None = None
     is_above: bool = False
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a factor, or a bound of it."""
+        return self.bound is not None or self.estimate.mean is not None
+
     def text(self) -> str:
         """The factor with its interval, or what it lies above or below."""
         if self.bound is not None:

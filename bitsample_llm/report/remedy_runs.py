@@ -114,12 +114,20 @@ def settings_table(found: RemedyRuns, heading: str) -> Table:
 
 def factors_figure(found: RemedyRuns, targets: Sequence[Target] = (HALF, NINE_TENTHS)) -> Figure:
     """Remedy factors with intervals, a panel per start and a row per arm; an arrow where there is only a bound."""
-    rungs, arms = found.rungs, [arm for arm in found.arms() if not found.is_plain(arm)]
+    cells = {
+        (rung, arm): [found.factor(rung, arm, target) for target in targets]
+        for rung in found.rungs
+        for arm in found.arms(rung)
+        if not found.is_plain(arm)
+    }
+    shown = {cell: saved for cell, saved in cells.items() if any(one.is_known for one in saved)}  # no empty panel, no empty row
+    rungs = [rung for rung in found.rungs if any(cell[0] == rung for cell in shown)]
+    arms = [arm for arm in found.arms() if any(cell[1] == arm for cell in shown)]
     size = (4.6 * len(rungs) + 1.6, 1.2 + 0.32 * len(arms))
     figure, axes = plt.subplots(1, len(rungs), figsize=size, sharey=True, squeeze=False)
     for axis, rung in zip(axes[0], rungs, strict=True):
         for index, target in enumerate(targets):
-            saved = [found.factor(rung, arm, target) if arm in found.arms(rung) else None for arm in reversed(arms)]
+            saved = [shown[rung, arm][index] if (rung, arm) in shown else None for arm in reversed(arms)]
             draw_factors(axis, saved, index, 0.12 - 0.24 * index, target.name)
         axis.set(title=f"{rung}, p = {found.pass_rate(rung):.2g}")
         axis.set_yticks(range(len(arms)), [found.spoken[arm] for arm in reversed(arms)])

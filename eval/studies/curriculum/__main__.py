@@ -45,10 +45,11 @@ def curriculum_study(found: RemedyRuns, command: str) -> Study:
     """The page of the curricula."""
     rungs, claims = found.rungs, claims_of(found)
     table = factors_table(found, "What a choice of problems saves", "asked next", NOTE)
-    oracle = {rung: found.factor(rung, "exact_half", HALF).text() for rung in rungs}
-    online = {rung: found.factor(rung, "thompson", HALF).text() for rung in rungs}
-    said = " and ".join(f"{oracle[rung]} times fewer FLOPs at {rung}" for rung in rungs)
-    sampled = " and ".join(f"{online[rung]}" for rung in rungs)
+    factors = {arm: {rung: found.factor(rung, arm, HALF) for rung in rungs} for arm in ("exact_half", "thompson")}
+    priced = [rung for rung in rungs if factors["exact_half"][rung].estimate.mean is not None]
+    oracle, online = ({rung: factors[arm][rung].text() for rung in priced} for arm in factors)
+    said = " and ".join(f"{oracle[rung]} times fewer FLOPs at {rung}" for rung in priced)
+    sampled = " and ".join(online.values())
     return Study(
         title="Does a curriculum pay?",
         question="How many FLOPs does a choice of problems save until a hard target is reached and kept?",
@@ -64,7 +65,7 @@ def curriculum_study(found: RemedyRuns, command: str) -> Study:
                 f"times fewer FLOPs by the exact choice, {rung}",
                 f"p = {number_text(found.pass_rate(rung))}",
             )
-            for rung in rungs
+            for rung in priced
         ][:3],
         sentences=[claim.sentence("pretraining seeds") for claim in claims if not claim.verdict.startswith("undecided")][:5],
         claims=claims,

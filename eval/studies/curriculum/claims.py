@@ -104,6 +104,14 @@ def claims_of(found: RemedyRuns) -> list[Claim]:
                 None,
             ),
             (
+                "target_refilled",
+                "target",
+                "Is DAPO's refill of four groups cheaper than one group per update?",
+                1.0,
+                Answers("yes", "undecided", "no"),
+                None,
+            ),
+            (
                 "probe",
                 "uniform",
                 "Are probing rollouts worth their price, compared with the pool in turn?",
