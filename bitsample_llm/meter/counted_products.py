@@ -12,6 +12,7 @@ from bitsample_llm.flops import MatrixProducts
 FITTED_SHAPES = ((1, 16), (1, 32), (2, 24), (1, 80))  # rows, tokens
 HELD_OUT_SHAPES = ((2, 40), (1, 100), (3, 17))
 TOLERANCE = 0.01
+TOWERS = ("vision_config", "audio_config")  # encoders that only some passes go through
 
 
 def counted_products(causal_lm) -> MatrixProducts:
@@ -19,9 +20,11 @@ def counted_products(causal_lm) -> MatrixProducts:
 
     Raises:
         ValueError: where tokens, and tokens times positions, do not tell the FLOPs of the held-out shapes within 1 %, as with attention in chunks of
-            fixed length; where the weights are sharded already.
+            fixed length; where the weights are sharded already; for models that see or hear.
     """
     name = causal_lm.config.get_text_config().model_type
+    if any(hasattr(causal_lm.config, tower) for tower in TOWERS):
+        raise ValueError(f"no FLOP formula for model type {name!r}: what its encoder of images or sounds costs is not counted")
     if any(hasattr(parameter, "ds_numel") for parameter in causal_lm.parameters()):
         raise ValueError(
             f"no FLOP formula for model type {name!r}, and sharded weights cannot be counted: make the meter before DeepSpeed shards them"

@@ -350,6 +350,13 @@ def test_what_is_no_sum_over_tokens_and_positions_is_refused():
         FlopCounter(any_type("qwen3_next"), {EOS})
 
 
+def test_what_sees_and_has_no_formula_is_refused():
+    model = any_type("opt")
+    model.config.vision_config = {}
+    with pytest.raises(ValueError, match="'opt': what its encoder of images or sounds costs is not counted"):
+        FlopCounter(model, {EOS})
+
+
 def test_an_unknown_architecture_is_refused_by_name():
     config = LlamaConfig()
     config.model_type = "perceptron"
