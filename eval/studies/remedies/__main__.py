@@ -22,6 +22,7 @@ from bitsample_llm.report.style import plt
 
 LISTED = Path(__file__).with_name("remedies.yaml")
 PAYS = 1.1
+UNSPOKEN = "not spoken of"  # what the essay says of a way to train that it does not name
 STARTS = ("rare", "middling", "unacquired", "pretrained")
 SHOWN = (0.125, 50.0)
 
@@ -129,7 +130,8 @@ def essay_table(cells: Sequence[Cell]) -> Table:
 
 
 def factors_figure(cells: Sequence[Cell], target: Target = HALF) -> Figure:
-    """A row per remedy, a marker per start."""
+    """A row per remedy that the essay speaks of, a marker per start."""
+    cells = [cell for cell in cells if cell.essay != UNSPOKEN]
     remedies = list(dict.fromkeys(map(name_of, cells)))[::-1]
     figure, axis = plt.subplots(figsize=(8.6, 1.4 + 0.34 * len(remedies)))
     for look, start in enumerate(STARTS):
@@ -149,7 +151,7 @@ def factors_figure(cells: Sequence[Cell], target: Target = HALF) -> Figure:
 def remedies_study(cells: Sequence[Cell], command: str) -> Study:
     """The page of all remedies."""
     table = remedies_table(cells)
-    had = [cell for cell in cells if not cell.is_bound and cell.essay != "not spoken of" and "label" not in cell.remedy]
+    had = [cell for cell in cells if not cell.is_bound and cell.essay != UNSPOKEN and "label" not in cell.remedy]
     paying = sum(cell.verdict.startswith("pays") for cell in had)
     costing = sum(cell.verdict.startswith("costs") for cell in had)
     return Study(
