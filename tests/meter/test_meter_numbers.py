@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_meter import PROBLEMS, TASK, metered, sft_trainer
 from transformers import Trainer
-from trl.experimental.gold import GOLDTrainer
+from trl.experimental.a2po import A2POTrainer
 from trl.experimental.online_dpo import OnlineDPOTrainer
 
 from bitsample_llm import InformationMeter
@@ -83,7 +83,7 @@ def test_surprisal_of_what_is_no_number_is_no_zero():
     assert finite([math.nan, -math.inf, 2.5, 3, "inf", True, None]) == [None, None, 2.5, 3, "inf", True, None]
 
 
-@pytest.mark.parametrize("trainer_class", [GOLDTrainer, OnlineDPOTrainer, Trainer])
+@pytest.mark.parametrize("trainer_class", [A2POTrainer, OnlineDPOTrainer, Trainer])
 def test_a_trainer_that_learns_from_something_else_is_refused_before_anything_of_it_is_read(trainer_class, tmp_path):
     with pytest.raises(TypeError, match=f"and not what a {trainer_class.__name__} learns from"):
         InformationMeter(trainer_class.__new__(trainer_class), tmp_path / "run")
