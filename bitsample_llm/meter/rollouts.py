@@ -122,7 +122,7 @@ class GenerationObserver:
         rows = np.array(inputs["rollout_index"].tolist())
         is_first_B = ~self._trained_B[rows]  # rows that left the batch keep a generation here for its later iterations
         self._trained_B[rows] = True
-        if logps_BT is not None:
+        if logps_BT is not None and not getattr(self.trainer, "trains_on_other_tokens", False):
             is_scored_B = inputs["completion_mask"].any(dim=1)  # TRL may mask truncated completions: they have no surprisal
             if (own_BT := inputs.get("tool_mask")) is not None:  # what tools answered was not sampled; before it is the prompt
                 logps_BT = logps_BT[:, -own_BT.shape[1] :] * own_BT

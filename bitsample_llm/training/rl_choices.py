@@ -17,6 +17,7 @@ from bitsample_llm.training.objectives import (
     RejectionTrainer,
     VerdictLikelihoodTrainer,
 )
+from bitsample_llm.training.observation import ObservationArguments
 from bitsample_llm.training.selection import SelectionArguments
 from bitsample_llm.training.self_play import SelfPlayArguments
 from bitsample_llm.training.value_function import ValueArguments
@@ -38,7 +39,7 @@ KNOWN_VALUES = {
 
 
 @dataclass
-class GRPOChoices(SelectionArguments, ValueArguments, VoteArguments, SelfPlayArguments, JudgeArguments):
+class GRPOChoices(SelectionArguments, ValueArguments, VoteArguments, SelfPlayArguments, JudgeArguments, ObservationArguments):
     """Which trainer, and what it is told."""
 
     trainer: str = option(
@@ -95,5 +96,6 @@ def arm_name(choices: GRPOChoices) -> str:
     words += [choices.selection * (choices.selection != "shuffled"), "stop_at_low_value" * choices.stop_at_low_value]
     words += ["stop_as_others" * choices.stop_as_others, "value_baseline" * choices.value_baseline]
     words += [f"{choices.vote}_of_{choices.vote_size}" * (choices.vote is not None)]
+    words += [f"told_{choices.told}" * (choices.told is not None)]
     words += [f"self_play_{choices.self_play}" * (choices.self_play != "none")]
     return "_".join(word for word in words if word)

@@ -9,6 +9,7 @@ from bitsample_llm.tasks import Problem
 from bitsample_llm.training.credit import CREDITS
 from bitsample_llm.training.learned_reward import LearnedVerifier, learning_reward
 from bitsample_llm.training.objectives import VerdictLikelihoodTrainer, skipping_dead_updates
+from bitsample_llm.training.observation import learning_from_observation
 from bitsample_llm.training.process_grpo import ProcessGRPOTrainer
 from bitsample_llm.training.rewards import RandomReward, VerdictReward
 from bitsample_llm.training.rl_choices import TRAINERS, GRPOChoices
@@ -25,8 +26,9 @@ TRAINERS_OF = {
     "--judge_rollouts": ("grpo", "rloo"),
     "--vote": ("grpo", "rloo", "reinforce"),
     "--self_play": ("grpo",),
+    "--told": ("grpo",),
 }
-OF_OUTCOME = ("--stop_at_low_value", "--value_baseline", "--vote", "--self_play", "--selection")
+OF_OUTCOME = ("--stop_at_low_value", "--value_baseline", "--vote", "--self_play", "--selection", "--told")
 TOGETHER = (  # pairs that go together; all others do not
     {"--stop_at_low_value", "--value_baseline"},
     *({"--selection", other} for other in ("--stop_at_first_error", "--stop_at_low_value", "--value_baseline")),
@@ -52,6 +54,7 @@ def check_choices(choices: GRPOChoices, verifier: RolloutVerifier) -> None:
         "--rollout_prompt_column": any(problem.rollout_prompt is not None for problem in problems),
         "--self_play": choices.self_play != "none",
         "--selection": choices.selection != "shuffled",
+        "--told": choices.told is not None,
     }
     chosen = [name for name in is_chosen if is_chosen[name]]
     for name in chosen:
@@ -103,8 +106,8 @@ def reward_function(choices: GRPOChoices, verifier: RolloutVerifier, seed: int):
 
 
 def reward_is_verdict(choices: GRPOChoices) -> bool:
-    """Whether a reward tells of a rollout's own verdict, by the verifier."""
-    return choices.reward != "random" and choices.vote is None and not choices.judge_rollouts
+    """Whether a rollout's own verdict, by the verifier, is what is told of it."""
+    return choices.reward != "random" and choices.vote is None and choices.told is None and not choices.judge_rollouts
 
 
 def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int, longest: int) -> tuple[type, dict]:
@@ -116,6 +119,8 @@ def trainer_of(choices: GRPOChoices, verifier: RolloutVerifier, seed: int, longe
         trainer_class, extra = learning_value(trainer_class), extra | {"value": choices}
     if choices.vote is not None:
         trainer_class, extra = voting(trainer_class), extra | {"vote": choices, "verifier": verifier}
+    if choices.told is not None:
+        trainer_class, extra = learning_from_observation(trainer_class), extra | {"told": choices.told, "verifier": verifier}
     if any(problem.rollout_prompt is not None for problem in verifier.problem_by_id.values()):
         trainer_class = drawing_under_other_prompt(trainer_class)
     if choices.self_play != "none":
