@@ -1,0 +1,76 @@
+"""On-policy distillation: a teacher says of each token of the policy's own rollouts what it would have written, with TRL's trainers unmodified.
+
+    python eval/studies/observation/make_distilled.py --config eval/studies/observation/make_distilled.yaml --mark G --difficulty 3 --output_dir runs/distilled
+
+The teacher is the start itself, under the right author's prompt (TRL's SDFTTrainer), or with `--teacher FOLDER` another checkpoint under the same prompt
+(TRL's DistillationTrainer). Its forward passes are charged (phase `score_reference`).
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+from datasets import Dataset
+from transformers import AutoModelForCausalLM
+from trl import DistillationConfig, DistillationTrainer, ModelConfig
+from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.options import option
+from bitsample_llm.scoring.likelihood import check_completion_length
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
+from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
+from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
+from bitsample_llm.training.manifest import run_manifest
+from bitsample_llm.training.problems import load_problems
+from bitsample_llm.training.prompt_format import problems_for_model
+from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
+
+
+@dataclass
+class TeacherArguments:
+    """Who teaches."""
+
+    teacher: str | None = option(
+        None, "Folder of a model that teaches under the same prompt; by default the start teaches, under the right author's."
+    )
+
+
+def main() -> None:
+    set_up_process()
+    with one_line_errors():
+        has_other_teacher = "--teacher" in sys.argv
+        config_class = DistillationConfig if has_other_teacher else SDFTConfig
+        study, choices, args, model_args = OneLineParser(
+            (RunArguments, TeacherArguments, config_class, ModelConfig)
+        ).parse_args_and_config()
+        if has_other_teacher:
+            args.beta = 0.0  # as below: the divergence from the teacher
+        else:
+            args.distillation_mode, args.distillation_alpha, args.distillation_is_clip = "full_logits", 0.0, None
+            args.teacher_prompt_template = "{privileged_context}"
+        problems = load_problems(study)
+        marked = load_problems(dataclasses.replace(study, mark=ALWAYS_RIGHT_MARK)).train
+        checkpoint = prepare_run_dir(args)
+        unlimited_steps(args, study.flop_budget)
+        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
+        end = declared_end(study, model, tokenizer)
+        problems = problems_for_model(problems, model, tokenizer, study, reserved=args.max_completion_length, end=end)
+        check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
+        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
+        rows = [
+            {"prompt": own.prompt, "problem_id": own.problem_id, "privileged_context": other.prompt}
+            for own, other in zip(problems.train, marked, strict=True)
+        ]
+        made_of = {"model": model, "args": args, "train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
+        if has_other_teacher:
+            teacher = AutoModelForCausalLM.from_pretrained(choices.teacher, dtype=model.dtype, attn_implementation="eager")
+            trainer = DistillationTrainer(teacher_model=teacher, **made_of)
+        else:
+            trainer = SDFTTrainer(**made_of)
+        manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
+    train_and_record(trainer, study, problems, manifest, checkpoint, verifier)
+
+
+if __name__ == "__main__":
+    main()
