@@ -17,6 +17,7 @@ from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.remedy_runs import HOW_TO_READ, factors_picture, factors_table, narrow, settings_table
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.observation.claims import (
+    MATCHED,
     PLAIN_OF,
     ROW,
     SPOKEN,
@@ -58,7 +59,7 @@ def path_table(found: Found) -> Table:
             "start",
             "told",
             "rate x live updates to half of the bits",
-            "over plain GRPO's",
+            "over the verdict's in groups of two",
             "factor if paths were equal",
             "factor",
             "KL to the start there, bits",
@@ -70,7 +71,11 @@ def path_table(found: Found) -> Table:
             inverse = 1 / saved.estimate.mean if saved.estimate.mean else None
             kept = [(run, run.kept_at(HALF)) for run in found.of(rung, arm)]
             kl = over_seeds([run.kl_bits[place] for run, place in kept if place is not None]).mean
-            form = "" if arm == "verdict" or "reply" in arm else number_text(predicted_factor(found, rung, arm))
+            form = (
+                ""
+                if arm.startswith("verdict") or "reply" in arm or MATCHED not in found.arms(rung)
+                else number_text(predicted_factor(found, rung, arm))
+            )
             rows.append(
                 [
                     rung,
@@ -82,7 +87,11 @@ def path_table(found: Found) -> Table:
                     number_text(kl),
                 ]
             )
-    return Table("Bits and the optimizer's path", rows, "A live update is one that a forward pass was made for.")
+    return Table(
+        "Bits and the optimizer's path",
+        rows,
+        f"A live update is one that a forward pass was made for. Factors against {SPOKEN[MATCHED]}: the same batch and rate.",
+    )
 
 
 def ends_table(found: Found) -> Table:

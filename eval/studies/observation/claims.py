@@ -16,6 +16,7 @@ from eval.studies.observation.paths import OptimizerPath
 
 SPOKEN = {
     "verdict": "the verdict",
+    "verdict_pairs": "the verdict, groups of two",
     "reinforce": "the verdict, no baseline",
     "place": "the first error's place",
     "place_and_digit": "its place and the right digit",
@@ -31,6 +32,7 @@ OFFERED = dict(zip(ROW, ("verdict", "first_error", "first_error_label", "answer"
     "label": "answer",
     "reinforce": "verdict",
 }
+MATCHED = "verdict_pairs"  # plain GRPO with the batch, the groups and the rate of the arms of the row
 PRICED = ("reinforce", *ROW[1:], "label", "teacher")
 REPLIES = ("reply_answer", "reply_verdict")
 HELPS, CLOSE, SAME_PATH, FOLLOWS, MOVES, MUCH = 1.1, 1.5, 2.0, 2 / 3, 0.25, 0.05
@@ -63,8 +65,8 @@ def path_prices(found: Found, rung: str, arm: str) -> Prices:
     return Prices(by_model)
 
 
-def path_factor(found: Found, rung: str, arm: str, plain: str = "verdict") -> Factor:
-    """The path that plain GRPO takes over that of an arm."""
+def path_factor(found: Found, rung: str, arm: str, plain: str = MATCHED) -> Factor:
+    """The path that plain GRPO, with the same batch, takes over that of an arm."""
     return factor(path_prices(found, rung, plain), path_prices(found, rung, arm))
 
 
@@ -72,7 +74,7 @@ def live_share(arm: str, step_pass_rates: np.ndarray, group: int) -> float:
     """Probability that a group of rollouts of one problem moves the weights: what is told of them differs, or, for labels, there is something to learn."""
     reached = np.cumprod(np.concatenate([[1.0], step_pass_rates]))
     p = reached[-1]
-    if arm == "verdict":
+    if arm in ("verdict", MATCHED):
         return 1 - p**group - (1 - p) ** group
     if arm == "reinforce":
         return 1 - (1 - p) ** group
@@ -97,7 +99,7 @@ def predicted_price(found: Found, run: PricedRun, share: float = HALF.share) -> 
     return float(np.mean(prices)) / settings["learning_rate"]
 
 
-def predicted_factor(found: Found, rung: str, arm: str, plain: str = "verdict") -> float:
+def predicted_factor(found: Found, rung: str, arm: str, plain: str = MATCHED) -> float:
     """What an arm saves if the path is all that counts: geometric mean over models."""
     logs = {name: [] for name in (plain, arm)}
     for name, values in logs.items():
@@ -116,7 +118,7 @@ def scaled(saved: Factor, scale: float) -> Estimate:
 
 def bits_exponent(found: Found, rung: str, arm: str) -> Estimate:
     """ln of an arm's factor over ln of the ratio of offered bits: 1 where FLOPs fall as bits rise, 0 where bits do not matter."""
-    estimate, ratio = found.factor(rung, arm, HALF).estimate, math.log(found.bits(rung, arm) / found.bits(rung, "verdict"))
+    estimate, ratio = found.factor(rung, arm, HALF, MATCHED).estimate, math.log(found.bits(rung, arm) / found.bits(rung, "verdict"))
     if estimate.mean is None:
         return estimate
     ends = tuple(math.log(end) / ratio if 0 < end < math.inf else math.copysign(math.inf, end - 1) for end in estimate.interval)
@@ -163,21 +165,16 @@ def priced_claims(found: Found, rung: str) -> list[Claim]:
         )
 
     pays = Answers("yes", "no: between", "no, it costs more")
-    for arm in (arm for arm in PRICED if arm in arms):
-        saved, over = found.factor(rung, arm, HALF), f"FLOPs of plain GRPO over those of {SPOKEN[arm]}, {HALF.name}"
-        ask(
-            f"Does it save FLOPs: {SPOKEN[arm]}?",
-            f"{over}; thresholds {HELPS:g} and 1/{HELPS:g}",
-            saved.estimate,
-            (1 / HELPS, HELPS),
-            pays,
-            saved,
-            arm,
-        )
+    limits = f"thresholds {HELPS:g} and 1/{HELPS:g}"
+    for arm, plain in itertools.product((arm for arm in PRICED if arm in arms), ("verdict", MATCHED)):
+        saved, over = found.factor(rung, arm, HALF, plain), f"FLOPs of {SPOKEN[plain]} over those of {SPOKEN[arm]}, {HALF.name}"
+        ask(f"Does it save FLOPs: {SPOKEN[arm]}?", f"{over}; {limits}", saved.estimate, (1 / HELPS, HELPS), pays, saved, arm, plain)
+    for arm in (arm for arm in PRICED if {arm, MATCHED} <= set(arms)):
+        saved, over = found.factor(rung, arm, HALF, MATCHED), f"FLOPs of {SPOKEN[MATCHED]} over those of {SPOKEN[arm]}, {HALF.name}"
         form = predicted_factor(found, rung, arm)
         close = Answers("no, it saves more", f"yes, within {CLOSE:g}", "no, it saves less")
         text = f"Is that what an equal path of the optimizer predicts, {number_text(form)} ({SPOKEN[arm]})?"
-        ask(text, f"{over}, over the form; within {CLOSE:g}", scaled(saved, form), (1 / CLOSE, CLOSE), close, saved, arm)
+        ask(text, f"{over}, over the form; within {CLOSE:g}", scaled(saved, form), (1 / CLOSE, CLOSE), close, saved, arm, MATCHED)
         if arm in ROW:
             follows = Answers("yes", "", "no, less than the bits")
             text = f"Do FLOPs fall as offered bits rise ({SPOKEN[arm]}: {number_text(found.bits(rung, arm) / found.bits(rung, 'verdict'))} times the bits)?"
@@ -189,18 +186,20 @@ def priced_claims(found: Found, rung: str) -> list[Claim]:
                 follows,
                 saved,
                 arm,
+                MATCHED,
             )
         went = path_factor(found, rung, arm)
         path = Answers("no, a shorter one", f"yes, within {SAME_PATH:g}", "no, a longer one")
-        statistic = f"rate x live updates of plain GRPO over those of {SPOKEN[arm]}, {HALF.name}; within {SAME_PATH:g}"
+        statistic = f"rate x live updates of {SPOKEN[MATCHED]} over those of {SPOKEN[arm]}, {HALF.name}; within {SAME_PATH:g}"
         ask(
-            f"Is the optimizer's path that of plain GRPO: {SPOKEN[arm]}?",
+            f"Is the optimizer's path that of the verdict: {SPOKEN[arm]}?",
             statistic,
             went.estimate,
             (1 / SAME_PATH, SAME_PATH),
             path,
             went,
             arm,
+            MATCHED,
         )
     for less, more in (*itertools.pairwise(ROW), ("answer", "label")):
         if {less, more} <= set(arms) and less != "verdict":

@@ -9,22 +9,24 @@ from matplotlib.ticker import LogLocator, NullLocator
 from bitsample_llm.report.prices import HALF
 from bitsample_llm.report.remedy_runs import curves_figure
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
-from eval.studies.observation.claims import ROW, SPOKEN, Found, predicted_factor
+from eval.studies.observation.claims import MATCHED, ROW, SPOKEN, Found, predicted_factor
 
 PATH_SCALE = 1e12  # the curves' axis is in billions: thousandths of rate x updates
 
 
 def bits_figure(found: Found) -> Figure:
     """Remedy factor against offered bits over the verdict's, an arm of the row per mark; what bits and what the path predict."""
-    rungs = [rung for rung in found.rungs if found.factor(rung, "answer", HALF).estimate.mean is not None] or found.rungs[:1]
+    rungs = [rung for rung in found.rungs if found.factor(rung, "answer", HALF, MATCHED).estimate.mean is not None] or found.rungs[
+        :1
+    ]
     figure, axes = plt.subplots(1, len(rungs), figsize=(5.2 * len(rungs), 4.2), squeeze=False)
     for axis, rung in zip(axes[0], rungs, strict=True):
         ratios = [found.bits(rung, arm) / found.bits(rung, "verdict") for arm in ROW]
         axis.plot(
             [1, max(ratios)], [1, max(ratios)], color=GREY, linewidth=0.9, label="as many times fewer FLOPs as bits are offered"
         )
-        for index, (arm, ratio) in enumerate(zip(ROW, ratios, strict=True)):
-            estimate = found.factor(rung, arm, HALF).estimate
+        for index, (arm, ratio) in enumerate(zip((MATCHED, *ROW[1:]), ratios, strict=True)):
+            estimate = found.factor(rung, arm, HALF, MATCHED).estimate
             if arm in found.arms(rung) and estimate.mean is not None:
                 low, high = np.clip(estimate.interval, 0.1, 1e3)
                 axis.plot([ratio, ratio], [low, high], color=COLOURS[index], linewidth=1)
@@ -38,7 +40,7 @@ def bits_figure(found: Found) -> Figure:
             xscale="log",
             yscale="log",
             xlabel="offered bits over the verdict's",
-            ylabel="FLOPs of plain GRPO over the arm's",
+            ylabel="FLOPs of the verdict, groups of two, over the arm's",
             title=rung,
         )
         for scale in (axis.xaxis, axis.yaxis):
