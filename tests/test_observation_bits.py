@@ -9,12 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitsample_llm.information import (
-    believed_observation_bits,
-    binary_entropy_bits,
-    first_error_entropy_bits,
-    first_error_label_bits,
-)
+from bitsample_llm.information import binary_entropy_bits, first_error_entropy_bits
+from bitsample_llm.observation_bits import believed_observation_bits, first_error_label_bits
 
 NAMES = ("verdict", "first_error", "first_error_label", "answer")
 

@@ -12,13 +12,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bitsample_llm.information import (
-    believed_observation_bits,
-    binary_entropy_bits,
-    first_error_entropy_bits,
-    first_error_label_bits,
-    surprisal_bits,
-)
+from bitsample_llm.information import binary_entropy_bits, first_error_entropy_bits, surprisal_bits
+from bitsample_llm.observation_bits import believed_observation_bits, first_error_label_bits
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_answer
 from bitsample_llm.scoring.sampling import sampled_completions
