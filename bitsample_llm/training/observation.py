@@ -91,13 +91,10 @@ class LearnsFromObservation:
             contexts.append(prompt + between)
             labels.append(label)
         pad, device = self._tokenizer.pad_token_id, output["advantages"].device
-        for name, rows, on_left in (
-            ("prompt", contexts, True),
-            ("completion", labels if any(labels) else [[pad]] * len(labels), False),
-        ):
+        output["advantages"] = output["advantages"].new_tensor([float(bool(label)) for label in labels])
+        for name, rows, on_left in (("prompt", contexts, True), ("completion", [label or [pad] for label in labels], False)):
             batch = padded_batch(rows, pad, on_left)
             output |= {f"{name}_ids": batch["input_ids"].to(device), f"{name}_mask": batch["attention_mask"].to(device)}
-        output["advantages"] = output["advantages"].new_tensor([float(bool(label)) for label in labels])
         output["completion_mask"] *= output["advantages"].long()[:, None]
         output["num_items_in_batch"] = self.accelerator.gather(output["completion_mask"].sum()).sum()
         output.pop("old_per_token_logps", None)  # of the rollouts
