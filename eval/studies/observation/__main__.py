@@ -73,7 +73,7 @@ def path_table(found: Found) -> Table:
             kl = over_seeds([run.kl_bits[place] for run, place in kept if place is not None]).mean
             form = (
                 ""
-                if arm.startswith("verdict") or "reply" in arm or MATCHED not in found.arms(rung)
+                if arm.startswith("verdict") or "reply" in arm or "same_rate" in arm or MATCHED not in found.arms(rung)
                 else number_text(predicted_factor(found, rung, arm))
             )
             rows.append(

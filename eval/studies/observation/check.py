@@ -28,6 +28,9 @@ SPOKEN |= {
 }
 SPOKEN |= {
     "a teacher's predictions": "teacher",
+    "the verdict, at the labels' rate": "verdict_same_rate",
+    "the first error's place, at the labels' rate": "place_same_rate",
+    "a teacher's predictions, at the labels' rate": "teacher_same_rate",
     "reply to predict: right answer": "reply_answer",
     "reply to predict: verdict": "reply_verdict",
 }

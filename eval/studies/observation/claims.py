@@ -23,6 +23,9 @@ SPOKEN = {
     "answer": "the right answer afterwards",
     "label": "labels without rollouts",
     "teacher": "a teacher's predictions",
+    "verdict_same_rate": "the verdict, at the labels' rate",
+    "place_same_rate": "the first error's place, at the labels' rate",
+    "teacher_same_rate": "a teacher's predictions, at the labels' rate",
     "reply_answer": "reply to predict: right answer",
     "reply_verdict": "reply to predict: verdict",
 }
@@ -34,6 +37,7 @@ OFFERED = dict(zip(ROW, ("verdict", "first_error", "first_error_label", "answer"
 }
 MATCHED = "verdict_pairs"  # plain GRPO with the batch, the groups and the rate of the arms of the row
 PRICED = ("reinforce", *ROW[1:], "label", "teacher")
+SAME_RATE = ("verdict_same_rate", "place_same_rate", "teacher_same_rate")  # at the unacquired start
 REPLIES = ("reply_answer", "reply_verdict")
 HELPS, CLOSE, SAME_PATH, FOLLOWS, MOVES, MUCH = 1.1, 1.5, 2.0, 2 / 3, 0.25, 0.05
 STEPS = 64  # of the mean over the way
@@ -234,6 +238,7 @@ def end_claims(found: Found, rung: str) -> list[Claim]:
     claims, more = [], Answers("yes", f"no: within {MUCH:g}", "no, less")
     for arm, plain in (
         *((arm, "verdict") for arm in PRICED),
+        *((arm, "answer") for arm in SAME_RATE),
         ("answer", "place_and_digit"),
         ("label", "answer"),
         ("teacher", "answer"),

@@ -40,7 +40,7 @@ def bits_figure(found: Found) -> Figure:
             xscale="log",
             yscale="log",
             xlabel="offered bits over the verdict's",
-            ylabel="FLOPs of the verdict, groups of two, over the arm's",
+            ylabel="times fewer FLOPs than the verdict",
             title=rung,
         )
         for scale in (axis.xaxis, axis.yaxis):
