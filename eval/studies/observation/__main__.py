@@ -83,7 +83,7 @@ def path_table(found: Found) -> Table:
                     price_text(prices, 1.0),
                     number_text(inverse),
                     form,
-                    found.factor(rung, arm, HALF).text(),
+                    found.factor(rung, arm, HALF, MATCHED).text(),
                     number_text(kl),
                 ]
             )

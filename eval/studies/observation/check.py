@@ -117,18 +117,19 @@ def main():
         bits = {
             name: np.mean([line["essay"][name] for line in offered if line["rung"] == rung]) for name in ("verdict", *TOLD.values())
         }
+        plain = PAIRS if "the verdict, groups of two over" in statistic else "verdict"
         if "equal path" in text:
-            saved = ratio(of_rung, PAIRS, arm, lambda run: half(run, run["flops"]))
-            value = saved and saved / (form(of_rung, PAIRS) / form(of_rung, arm))
+            saved = ratio(of_rung, plain, arm, lambda run: half(run, run["flops"]))
+            value = saved and saved / (form(of_rung, plain) / form(of_rung, arm))
         elif text.startswith("Do FLOPs fall"):
-            saved = ratio(of_rung, PAIRS, arm, lambda run: half(run, run["flops"]))
+            saved = ratio(of_rung, plain, arm, lambda run: half(run, run["flops"]))
             value = saved and math.log(saved) / math.log(bits[TOLD[arm]] / bits["verdict"])
         elif "optimizer's path" in text:
             value = ratio(
-                of_rung, PAIRS, arm, lambda run: half(run, [run["settings"]["learning_rate"] * n for n in run["live_updates"]])
+                of_rung, plain, arm, lambda run: half(run, [run["settings"]["learning_rate"] * n for n in run["live_updates"]])
             )
             halves = [
-                ratio([run for run in of_rung if run["seed"] % 2 == odd], PAIRS, arm, lambda run: half(run, run["flops"]))
+                ratio([run for run in of_rung if run["seed"] % 2 == odd], plain, arm, lambda run: half(run, run["flops"]))
                 for odd in (0, 1)
             ]
             print(f"{rung}, {arm}: factor by even and odd seeds {halves}")

@@ -120,9 +120,9 @@ def scaled(saved: Factor, scale: float) -> Estimate:
     return Estimate(estimate.mean / scale, tuple(end / scale for end in estimate.interval), estimate.n)
 
 
-def bits_exponent(found: Found, rung: str, arm: str) -> Estimate:
+def bits_exponent(found: Found, rung: str, arm: str, plain: str = MATCHED) -> Estimate:
     """ln of an arm's factor over ln of the ratio of offered bits: 1 where FLOPs fall as bits rise, 0 where bits do not matter."""
-    estimate, ratio = found.factor(rung, arm, HALF, MATCHED).estimate, math.log(found.bits(rung, arm) / found.bits(rung, "verdict"))
+    estimate, ratio = found.factor(rung, arm, HALF, plain).estimate, math.log(found.bits(rung, arm) / found.bits(rung, "verdict"))
     if estimate.mean is None:
         return estimate
     ends = tuple(math.log(end) / ratio if 0 < end < math.inf else math.copysign(math.inf, end - 1) for end in estimate.interval)
@@ -173,28 +173,28 @@ def priced_claims(found: Found, rung: str) -> list[Claim]:
     for arm, plain in itertools.product((arm for arm in PRICED if arm in arms), ("verdict", MATCHED)):
         saved, over = found.factor(rung, arm, HALF, plain), f"FLOPs of {SPOKEN[plain]} over those of {SPOKEN[arm]}, {HALF.name}"
         ask(f"Does it save FLOPs: {SPOKEN[arm]}?", f"{over}; {limits}", saved.estimate, (1 / HELPS, HELPS), pays, saved, arm, plain)
-    for arm in (arm for arm in PRICED if {arm, MATCHED} <= set(arms)):
-        saved, over = found.factor(rung, arm, HALF, MATCHED), f"FLOPs of {SPOKEN[MATCHED]} over those of {SPOKEN[arm]}, {HALF.name}"
-        form = predicted_factor(found, rung, arm)
+    for arm, plain in itertools.product((arm for arm in PRICED if {arm, MATCHED} <= set(arms)), (MATCHED, "verdict")):
+        saved, over = found.factor(rung, arm, HALF, plain), f"FLOPs of {SPOKEN[plain]} over those of {SPOKEN[arm]}, {HALF.name}"
+        form = predicted_factor(found, rung, arm, plain)
         close = Answers("no, it saves more", f"yes, within {CLOSE:g}", "no, it saves less")
         text = f"Is that what an equal path of the optimizer predicts, {number_text(form)} ({SPOKEN[arm]})?"
-        ask(text, f"{over}, over the form; within {CLOSE:g}", scaled(saved, form), (1 / CLOSE, CLOSE), close, saved, arm, MATCHED)
+        ask(text, f"{over}, over the form; within {CLOSE:g}", scaled(saved, form), (1 / CLOSE, CLOSE), close, saved, arm, plain)
         if arm in ROW:
             follows = Answers("yes", "", "no, less than the bits")
             text = f"Do FLOPs fall as offered bits rise ({SPOKEN[arm]}: {number_text(found.bits(rung, arm) / found.bits(rung, 'verdict'))} times the bits)?"
             ask(
                 text,
-                f"ln factor over ln bits; threshold {number_text(FOLLOWS)}",
-                bits_exponent(found, rung, arm),
+                f"ln factor over {SPOKEN[plain]} over ln bits; threshold {number_text(FOLLOWS)}",
+                bits_exponent(found, rung, arm, plain),
                 (FOLLOWS, FOLLOWS),
                 follows,
                 saved,
                 arm,
-                MATCHED,
+                plain,
             )
-        went = path_factor(found, rung, arm)
+        went = path_factor(found, rung, arm, plain)
         path = Answers("no, a shorter one", f"yes, within {SAME_PATH:g}", "no, a longer one")
-        statistic = f"rate x live updates of {SPOKEN[MATCHED]} over those of {SPOKEN[arm]}, {HALF.name}; within {SAME_PATH:g}"
+        statistic = f"rate x live updates of {SPOKEN[plain]} over those of {SPOKEN[arm]}, {HALF.name}; within {SAME_PATH:g}"
         ask(
             f"Is the optimizer's path that of the verdict: {SPOKEN[arm]}?",
             statistic,
@@ -203,7 +203,7 @@ def priced_claims(found: Found, rung: str) -> list[Claim]:
             path,
             went,
             arm,
-            MATCHED,
+            plain,
         )
     for less, more in (*itertools.pairwise(ROW), ("answer", "label")):
         if {less, more} <= set(arms) and less != "verdict":
