@@ -121,7 +121,7 @@ def ends_table(found: Found) -> Table:
 def observation_study(found: Found, command: str) -> Study:
     """The page of observations."""
     claims, table = claims_of(found), factors_table(found, "What ever more telling saves", "told", NOTE)
-    rungs = [rung for rung in found.rungs if "latent" in rung]
+    rungs = found.latent.rungs
     said = [
         f"{SPOKEN[arm]} offers {number_text(found.bits(rung, arm) / found.bits(rung, 'verdict'))} times the verdict's bits and saves {found.factor(rung, arm, HALF).text()} times its FLOPs"
         for rung in rungs
@@ -152,7 +152,7 @@ def observation_study(found: Found, command: str) -> Study:
         claims=claims,
         tables=[offered_table(found), path_table(found), ends_table(found), settings_table(found, "told")],
         pictures=[
-            factors_picture(found, "What does it save to be told more?"),
+            factors_picture(found.latent, "What does it save to be told more?"),
             Picture("flops", "The same gain against FLOPs", lambda: flops_figure(found), "Medians over runs."),
             Picture(
                 "path",

@@ -55,6 +55,11 @@ class Found(RemedyRuns):
         """The path of a run."""
         return next(path for path in self.paths if path.key == (run.rung, run.model, run.arm, run.seed))
 
+    @property
+    def latent(self) -> "Found":
+        """The starts at which prices are measured."""
+        return replace(self, runs=[run for run in self.runs if run.tags["reason"] == "latent"])
+
     def bits(self, rung: str, arm: str, convention: str = "essay") -> float:
         """What one rollout offers in an arm of the row, mean over models."""
         return float(np.mean([told[convention][OFFERED[arm]] for (of, _), told in self.offered.items() if of == rung]))
@@ -145,9 +150,8 @@ def end_difference(found: Found, rung: str, arm: str, plain: str, of_bits: bool 
 
 def claims_of(found: Found) -> list[Claim]:
     """Every question of README.md at every start whose runs are there."""
-    return [
-        claim for rung in found.rungs for claim in (priced_claims(found, rung) if "latent" in rung else end_claims(found, rung))
-    ]
+    priced = found.latent.rungs
+    return [claim for rung in found.rungs for claim in (priced_claims if rung in priced else end_claims)(found, rung)]
 
 
 def priced_claims(found: Found, rung: str) -> list[Claim]:
