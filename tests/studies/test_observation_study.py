@@ -66,7 +66,7 @@ def made_run(rung: str, model: str, arm: str, seed: int) -> tuple[PricedRun, Opt
     gained = -0.5 * live / live.max() if "reply" in arm else np.minimum(0.5 * RATE * live / PATH * (1 + 0.01 * seed), 0.97)
     log2_p = P * (1 - gained)
     about = {
-        "tags": {"rung": rung, "model": model, "reason": rung.split()[0]},
+        "tags": {"rung": rung, "model": model, "reason": "latent" if "latent" in rung else "unacquired"},
         "settings": {"learning_rate": RATE, "per_device_train_batch_size": BATCH, "num_generations": 2},
     }
     amounts = {"updates": live.tolist(), "samples": live.tolist(), "flops": flops.tolist()}
