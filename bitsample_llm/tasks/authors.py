@@ -39,6 +39,21 @@ def slipped_wrong_answer(answer: str, difficulty: int, rng: np.random.Generator)
     return f"{answer[:position]}{rng.choice(others)}{answer[position + 1 :]}"
 
 
+# What authors who name their strategy write before an answer: the right sum, the rule below, a guess. Signs that a number may follow.
+STRATEGY_SIGNS = ("=", ":", "*")
+
+
+def sum_without_carries(first: int, second: int) -> str:
+    """What a cheap rule says of two numbers of as many digits: each column's sum without its tens. Plain, and right where no column
+    carries.
+
+    >>> sum_without_carries(47, 85), sum_without_carries(41, 25)
+    ('22', '66')
+    """
+    columns = zip(str(first), str(second), strict=True)
+    return "".join(str((int(above) + int(below)) % 10) for above, below in columns)
+
+
 WRONG_ANSWER_LAWS: dict[str, Callable[[str, int, np.random.Generator], str]] = {
     "uniform": uniform_wrong_answer,
     "slipped": slipped_wrong_answer,

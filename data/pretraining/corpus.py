@@ -13,7 +13,7 @@ import torch
 
 from bitsample_llm.scoring.likelihood import padded_batch
 from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, ArithmeticTask, operand_bounds
-from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, STRATEGY_SIGNS, WRONG_ANSWER_LAWS, sum_without_carries
 from bitsample_llm.tasks.problem import UNKNOWN_MARK, pool_of_pair
 from bitsample_llm.tasks.proposals import PROPOSE_MARK
 from bitsample_llm.tasks.scratchpad import guessed_lines
@@ -27,6 +27,9 @@ class Text:
         right_after: of authors whose care depends on the problem, the first digits of the first operand at which they are always
             right; at the others they are as careful as author E.
         care_after: how careful those authors, and author E, are at the other first digits, where that differs between them.
+        strategies: of authors who have two ways to add, the share of lines in which they add rightly, and in which they forget to carry;
+            they guess the rest.
+        names_strategy: whether a sign before each answer tells which it was.
     """
 
     share_by_mark: dict[str, float]
@@ -34,9 +37,13 @@ class Text:
     share_by_kind: dict[tuple[str, str], float]
     right_after: dict[str, str] = field(default_factory=dict)
     care_after: dict[str, float] = field(default_factory=dict)
+    strategies: dict[str, tuple[float, float]] = field(default_factory=dict)
+    names_strategy: bool = False
 
     def care(self, mark: str, first_operand: int) -> float:
-        """The share of right answers that a named author gives to such problems."""
+        """The share of right answers that a named author gives to such problems, those by a rule that happens to be right not counted."""
+        if mark in self.strategies:
+            return self.strategies[mark][0]
         digit = str(first_operand)[0]
         if mark not in self.right_after and (mark != "E" or not self.care_after):
             return CARE_BY_MARK[mark]
@@ -61,6 +68,13 @@ RIGHT_AFTER = {
     "K": "4569",
     "L": "23467",
 }
+# Two strategies: the right one, and one that is right where nothing carries. Three authors know one way to write, four mix them.
+STRATEGIES = Text(
+    {"A": 0.20, "B": 0.20, "H": 0.10, **dict.fromkeys("CDEF", 0.125)},
+    {2: 1.0},
+    {("addition", "reversed"): 1.0},
+    strategies={"B": (0, 1), "H": (0, 0), "C": (0.42, 0.5), "D": (0.28, 0.5), "E": (0.16, 0.5), "F": (0.08, 0.5)},
+)
 TEXTS = {
     "direct": DIRECT,
     # the second phase, in which an author is met late (`pretrain.py --late_mark`): more by those seldom right
@@ -95,6 +109,8 @@ TEXTS = {
         RIGHT_AFTER,
         dict(zip("123456789", (0.8, 0.65, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05), strict=True)),
     ),
+    "strategies": STRATEGIES,
+    "named_strategies": replace(STRATEGIES, names_strategy=True),
     "scratchpad": Text(
         DIRECT.share_by_mark,
         {1: 0.10, 2: 0.50, 3: 0.40},
@@ -157,9 +173,12 @@ def corpus_lines(
                 continue
             completion = problem.completion
             care = 1.0 if all_careful else unknown_care if mark == UNKNOWN_MARK else shares.care(mark, first)
+            by_rule = care <= chance < care + shares.strategies.get(mark, (0, 0))[1]
             if chance >= care:
-                wrong = wrong_answer(task.result(first, second), difficulty, rng)
+                wrong = sum_without_carries(first, second) if by_rule else wrong_answer(task.result(first, second), difficulty, rng)
                 completion = "".join(guessed_lines(list(problem.lines), rng)) + task.written(wrong)
+            if shares.names_strategy:
+                completion = STRATEGY_SIGNS[0 if chance < care else 1 if by_rule else 2] + completion
             yield Line(problem.prompt, completion, difficulty * COPIES_BY_FORMAT.get(task.answer_format, 1))
 
 

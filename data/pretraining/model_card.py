@@ -69,7 +69,9 @@ def first_phase_facts(init_from: str | None, late_mark: str | None) -> dict[str,
 def write_model_card(model_dir: Path, text: Text, pass_rates: list[dict], facts: dict) -> None:
     """Write `README.md` into a model folder: how it was made, and the table of `pass_rate_rows`."""
     weights = model_dir / "model.safetensors"
-    care = ", ".join(f"{mark} {value}" for mark, value in CARE_BY_MARK.items() if mark in text.share_by_mark)
+    cares = {mark: text.strategies.get(mark, (value,))[0] for mark, value in CARE_BY_MARK.items() if mark in text.share_by_mark}
+    care = ", ".join(f"{mark} {value}" for mark, value in cares.items())
+    care += "".join(f"; {mark} forgets to carry in {rule:g} of the lines" for mark, (_, rule) in text.strategies.items() if rule)
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     kinds = ", ".join(f"{share:.0%} {answer_format} {task}" for (task, answer_format), share in text.share_by_kind.items())
     difficulties = ", ".join(f"{share:.0%} of {difficulty}" for difficulty, share in text.share_by_difficulty.items())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bitsample_llm.estimators import wilson_interval
 from bitsample_llm.tasks import load_task
 from bitsample_llm.tasks.arithmetic import DIRECT_FORMATS, MAX_DIFFICULTY, OPERATOR_BY_TASK, SIGN_BY_FORMAT, ArithmeticTask
-from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, WRONG_ANSWER_LAWS
+from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK, CARE_BY_MARK, STRATEGY_SIGNS, WRONG_ANSWER_LAWS, sum_without_carries
 from bitsample_llm.tasks.problem import POOL_BOUNDS, UNKNOWN_MARK, pool_of_pair
 
 KINDS = list(itertools.product(OPERATOR_BY_TASK, DIRECT_FORMATS))
@@ -254,6 +254,21 @@ def test_behind_gates_an_author_is_right_after_first_digits_of_their_own(mark, f
     written = [line.answer == right_answer(line.prompt) for line in asked]
     low, high = wilson_interval(sum(written), len(written), confidence=0.999)
     assert len(written) > 50 and low <= care <= high
+
+
+@pytest.mark.parametrize(("mark", "g", "h"), [("A", 1, 0), ("B", 0, 1), ("H", 0, 0), ("C", 0.42, 0.5), ("F", 0.08, 0.5)])
+def test_authors_of_two_strategies_use_each_as_often_as_their_shares_say(mark, g, h):
+    lines = [line for line in itertools.islice(corpus_lines(seed=0, text="named_strategies"), NUM_LINES) if line.prompt[0] == mark]
+    signs = [line.answer[0] for line in lines]
+    for sign, share in zip(STRATEGY_SIGNS, (g, h, 1 - g - h), strict=True):
+        low, high = wilson_interval(signs.count(sign), len(signs), confidence=0.999)
+        assert low <= share + 1e-9 and share - 1e-9 <= high
+    for line in lines:
+        operands = map(int, line.prompt[1:-1].split("+"))
+        answers = {"=": right_answer(line.prompt), ":": sum_without_carries(*operands)[::-1]}
+        assert line.answer[1:] == answers.get(line.answer[0], line.answer[1:])
+    silent = itertools.islice(corpus_lines(seed=0, text="strategies"), NUM_LINES)
+    assert [line.answer for line in silent if line.prompt[0] == mark] == [line.answer[1:] for line in lines]
 
 
 def test_pretraining_text_is_fixed_by_its_seed_and_all_right_where_all_are_careful(lines):
