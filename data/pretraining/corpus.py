@@ -68,12 +68,17 @@ RIGHT_AFTER = {
     "K": "4569",
     "L": "23467",
 }
-# Two strategies: the right one, and one that is right where nothing carries. Three authors know one way to write, four mix them.
+# Two strategies: the right one, and one that is right where nothing carries. Three authors know one way to write, four mix them and guess as often as each other.
 STRATEGIES = Text(
     {"A": 0.20, "B": 0.20, "H": 0.10, **dict.fromkeys("CDEF", 0.125)},
     {2: 1.0},
     {("addition", "reversed"): 1.0},
-    strategies={"B": (0, 1), "H": (0, 0), "C": (0.42, 0.5), "D": (0.28, 0.5), "E": (0.16, 0.5), "F": (0.08, 0.5)},
+    strategies={"B": (0, 1), "H": (0, 0), "C": (0.35, 0.35), "D": (0.25, 0.45), "E": (0.16, 0.54), "F": (0.08, 0.62)},
+)
+# The same, but who guesses less is right more, and all four forget to carry as often: the text says that fewer wrong answers mean more right ones.
+LEANING = replace(
+    STRATEGIES,
+    strategies=STRATEGIES.strategies | {"C": (0.42, 0.5), "D": (0.28, 0.5), "E": (0.16, 0.5), "F": (0.08, 0.5)},
 )
 TEXTS = {
     "direct": DIRECT,
@@ -111,6 +116,8 @@ TEXTS = {
     ),
     "strategies": STRATEGIES,
     "named_strategies": replace(STRATEGIES, names_strategy=True),
+    "leaning_strategies": LEANING,
+    "named_leaning_strategies": replace(LEANING, names_strategy=True),
     "scratchpad": Text(
         DIRECT.share_by_mark,
         {1: 0.10, 2: 0.50, 3: 0.40},

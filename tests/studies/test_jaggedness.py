@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from bitsample_llm.tasks.authors import STRATEGY_SIGNS, sum_without_carries
-from eval.studies.jaggedness.bandit import GROUP, WEIGHTS, crossing, path, share_at_crossing, slope, slope_by_digits, strategies
+from eval.studies.jaggedness.bandit import (
+    GROUP,
+    WEIGHTS,
+    crossing,
+    kinship,
+    path,
+    share_at_crossing,
+    slope,
+    slope_by_digits,
+    slope_of_kin,
+    strategies,
+)
 from eval.studies.jaggedness.make_problems import MARKS, SHARES, STARTS, main
 
 STARTS_GH = [(0.08, 0.5), (0.28, 0.5), (0.42, 0.5), (0.15, 0.7)]
@@ -62,6 +73,13 @@ def test_the_crossings_are_those_of_the_essay_and_the_slopes_are_zero_there():
         share = share_at_crossing(0.16, 0.5, weight)
         assert crossing(0.5, share, weight) == pytest.approx(0.16, rel=1e-3)
         assert slope(0.16, 0.5, share, weight) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kin", [-0.4, 0.0, 0.3])
+def test_a_kinship_is_read_off_the_slopes_that_it_makes(kin):
+    for weight in WEIGHTS.values():
+        ratio = slope_of_kin(0.16, 0.5, 1.0, weight, kin) / slope_of_kin(0.16, 0.5, 0.0, weight, kin)
+        assert kinship(0.16, 0.5, ratio, weight) == pytest.approx(kin)
 
 
 def test_two_gates_in_a_row_never_let_the_general_strategy_recede():

@@ -256,7 +256,7 @@ def test_behind_gates_an_author_is_right_after_first_digits_of_their_own(mark, f
     assert len(written) > 50 and low <= care <= high
 
 
-@pytest.mark.parametrize(("mark", "g", "h"), [("A", 1, 0), ("B", 0, 1), ("H", 0, 0), ("C", 0.42, 0.5), ("F", 0.08, 0.5)])
+@pytest.mark.parametrize(("mark", "g", "h"), [("A", 1, 0), ("B", 0, 1), ("H", 0, 0), ("C", 0.35, 0.35), ("F", 0.08, 0.62)])
 def test_authors_of_two_strategies_use_each_as_often_as_their_shares_say(mark, g, h):
     lines = [line for line in itertools.islice(corpus_lines(seed=0, text="named_strategies"), NUM_LINES) if line.prompt[0] == mark]
     signs = [line.answer[0] for line in lines]

@@ -58,8 +58,21 @@ def slope(g: float, h: float, s: float, weight: Weight) -> float:
     >>> bool(np.isclose(slope(g, h, s, WEIGHTS["pass_rate"]), g * (1 - g - h * s) - h * (s - g - h * s)))
     True
     """
-    of_general, of_rule, _ = strategies(g, h, s, weight)
-    return float(of_general - of_rule)
+    return slope_of_kin(g, h, s, weight, kin=0.0)
+
+
+def slope_of_kin(g: float, h: float, s: float, weight: Weight, kin: float) -> float:
+    """The same where logits share weights: a push on the wrong answers' logit moves ln(g/h) by `kin`, where one on the general logit moves it by 1 and one on the rule's by -1. Below 0 wrong
+    answers are akin to the rule, and what teaches against them teaches against it.
+    """
+    of_general, of_rule, of_wrong = strategies(g, h, s, weight)
+    return float(of_general - of_rule + kin * of_wrong)
+
+
+def kinship(g: float, h: float, ratio: float, weight: Weight) -> float:
+    """The `kin` at which the slope at s = 1 is `ratio` times that at s = 0."""
+    easy, hard = ([slope_of_kin(g, h, s, weight, kin) for kin in (0.0, 1.0)] for s in (1.0, 0.0))
+    return (easy[0] - ratio * hard[0]) / (ratio * (hard[1] - hard[0]) - (easy[1] - easy[0]))
 
 
 def slope_by_digits(g: float, h: float, s: float, weight: Weight) -> float:

@@ -18,7 +18,7 @@ from bitsample_llm.tasks.authors import STRATEGY_SIGNS, sum_without_carries
 from bitsample_llm.tasks.dataset_rows import pool_of_prompt
 
 STARTS = ("silent", "named")
-MARKS, SHARES = "CDEF", (0.0, 0.5, 0.8, 0.95)
+MARKS, SHARES = "CDEF", (0.0, 0.5, 0.8, 0.95, 0.99)
 SPLITS = {"reported": (("train", "shifted"), "heldout"), "tuning": (("tuning",), "tuning_heldout")}
 TRAINED_ON = ("train", "heldout")  # pools of prompts that the recipes train on where a file of its own holds out others
 MOST = 400  # problems that carry in a file, and that do not

@@ -91,7 +91,14 @@ def main() -> None:
         start, of_seed = name.split("-")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        rows += [{"start": start, "model": of_seed, **of_start(model, tokenizer, f"{problems}-{start}", mark)} for mark in MARKS]
+        rows += [
+            {
+                "start": start,
+                "model": of_seed,
+                **of_start(model, tokenizer, f"{problems}-{'silent' if start == 'silent' else 'named'}", mark),
+            }
+            for mark in MARKS
+        ]
     Path(output).write_text(json.dumps(rows, indent=1) + "\n")
 
 
