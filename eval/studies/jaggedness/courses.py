@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from bitsample_llm.records import Run, read_run
 from bitsample_llm.report.runs import run_dirs_in
 
-PACKED = "courses.parquet"
+PACKED = "lines.parquet"
 MOVED = 0.1  # of ln(right / rule): what has moved less has not moved
 
 

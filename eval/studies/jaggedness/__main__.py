@@ -1,0 +1,152 @@
+"""Heuristic or general? `python -m eval.studies.jaggedness FOLDER` makes the page of the measured starts and the runs in a folder.
+
+Question, statistics and thresholds are in README.md. `python -m eval.studies.jaggedness pack FOLDER... RECORD` writes the runs into one file of a record, beside the slopes.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bitsample_llm.report.command import report
+from bitsample_llm.report.estimates import UNMEASURED, number_text
+from bitsample_llm.report.remedies import price_text
+from bitsample_llm.report.study import Headline, Picture, Study, Table
+from eval.studies.jaggedness.bandit import WEIGHTS
+from eval.studies.jaggedness.claims import FIXED, KIN, SHARES, SPOKEN, Found, bridge, claims_of, horizon
+from eval.studies.jaggedness.courses import pack_courses, read_courses
+from eval.studies.jaggedness.pictures import courses_figure, phase_figure
+from eval.studies.jaggedness.slopes import Start, odds_at_crossing, read_slopes
+
+HOW_TO_READ = (
+    "Right: the right answer, on problems on which the rule is wrong. Slopes are exact, without training. FLOPs include rollouts."
+)
+
+
+def read(paths: Sequence[str]) -> Found:
+    """The measured starts and the runs in the folders."""
+    return Found([start for path in paths for start in read_slopes(Path(path))], read_courses(paths))
+
+
+def ends_text(ends: tuple[float, float]) -> str:
+    """A number, or what it is known to lie below or above."""
+    low, high = ends
+    return number_text(low) if low == high else f"< {number_text(high)}" if low == 0 else f"> {number_text(low)}"
+
+
+def crossings_text(found: Found, start: str, of: Callable[[Start, str, float], float], objective: str, share: float) -> str:
+    """The odds at the crossing, a number per model."""
+    models = found.authors(start).values()
+    return ", ".join(ends_text(odds_at_crossing(authors, lambda author: of(author, objective, share))) for authors in models)
+
+
+def crossings_table(found: Found) -> Table:
+    """Where the slope turns, by the closed form and measured."""
+    rows = [["start", "objective", "s", "closed form", "measured", "over closed form", "over kinship"]]
+    for start in dict.fromkeys(author.start for author in found.starts):
+        for objective in WEIGHTS:
+            for share in SHARES:
+                sides = [crossings_text(found, start, of, objective, share) for of in (Start.predicted, Start.slope)]
+                ratios = [found.ratio(start, objective, share), found.ratio(start, objective, share, KIN)]
+                rows.append([start, objective, f"{share:g}", *sides, *(ratio_text(ratio) for ratio in ratios)])
+    note = "Odds general : rule, a number per model; after < or >: beyond all authors. Brackets: union over models of 95 % bootstraps over eighths of the training problems."
+    return Table("At which odds does the general strategy stop to recede?", rows, note)
+
+
+def ratio_text(ratio) -> str:
+    """A ratio, with its interval alone where a crossing lies beyond the authors."""
+    if ratio.mean is not None or ratio.interval is None:
+        return ratio.text()
+    low, high = map(number_text, ratio.interval)
+    return f"[{low}, {high}]"
+
+
+def starts_table(found: Found) -> Table:
+    """What each author's start holds, and how near its wrong answers are to the rule."""
+    rows = [
+        ["start", "model", "author", "right", "rule", *(f"k, {name}" for name in WEIGHTS), "share at the crossing", "K at s = .95"]
+    ]
+    for author in found.starts:
+        at_crossing = author.share_at_crossing("group of 8")
+        kin = [number_text(author.kinship(name)) for name in WEIGHTS]
+        shown = map(number_text, (at_crossing, horizon(0.95, at_crossing)))
+        rows.append([author.start, author.model, author.mark, number_text(author.right), number_text(author.rule), *kin, *shown])
+    note = "k: kinship of wrong answers, 0 in a bandit, -1 the rule's. Share at the crossing, of GRPO with groups of 8: above it the general strategy recedes. K: problems in an episode that bring s^K below it."
+    return Table("The starts", rows, note)
+
+
+def courses_table(found: Found) -> Table:
+    """What the runs did, a row per cell and arm."""
+    rows = [["start", "author", "s", "arm", "runs", "rose first", "fell first", "lowest", "right in the end", "rule in the end"]]
+    for cell in sorted({course.cell for course in found.courses}):
+        for arm in SPOKEN:
+            if courses := found.of(cell, arm):
+                moves = [course.first_move for course in courses]
+                means = [
+                    np.mean(values)
+                    for values in zip(*((course.lowest, course.right[-1], course.rule[-1]) for course in courses), strict=True)
+                ]
+                start, mark, share = cell
+                rows.append(
+                    [
+                        start,
+                        mark,
+                        f"{share:g}",
+                        SPOKEN[arm],
+                        str(len(courses)),
+                        str(moves.count(1)),
+                        str(moves.count(-1)),
+                        *(f"{mean:.2f}" for mean in means),
+                    ]
+                )
+    return Table(
+        "The runs", rows, "First: a move of ln(right/rule) by .1. Lowest: how far it fell below its start. Means over runs."
+    )
+
+
+def bridge_table(found: Found) -> Table:
+    """What brings the general strategy back, and its price."""
+    rows = [["from F", "GFLOP to p right = .5", "kept", "factor"]]
+    for name, (prices, saved) in bridge(found).items():
+        rows.append([name, price_text(prices, 1e-9), prices.kept_text(), "1" if name == "s = 0.95" else saved.text()])
+    return Table(
+        "What brings the general strategy back?", rows, "Factor over GRPO with SGD at s = .95. Learners by name: at s = .95."
+    )
+
+
+def jaggedness_study(found: Found, command: str) -> Study:
+    """The page of the two strategies."""
+    claims = claims_of(found)
+    ratio = found.ratio("named", "pass_rate", 0.8)
+    ends = {arm: [course.right[-1] for course in found.of(FIXED, arm)] for arm in ("sgd", "adamw")}
+    said = {arm: number_text(float(np.mean(of_arm))) if of_arm else UNMEASURED for arm, of_arm in ends.items()}
+    return Study(
+        title="Heuristic or general?",
+        question="Where a cheap rule passes most problems, does RL fix on it, although the policy knows the general way?",
+        answer=f"The general strategy recedes below {ratio_text(ratio)} of the closed form's odds (s = .8, policy gradient); where it does, p right ends at {said['sgd']} with SGD and at {said['adamw']} with AdamW.",
+        main=Picture(
+            "phases",
+            "Where does the general strategy recede?",
+            lambda: phase_figure(found),
+            "Policy gradient. Above a boundary it recedes. Triangles: GRPO (named) and the exact gradient (silent), with SGD.",
+        ),
+        table=crossings_table(found),
+        how_to_read=HOW_TO_READ,
+        provenance=f"{len(found.starts)} starts, {len(found.courses)} runs. Made by: {command}",
+        headlines=[Headline(ratio_text(ratio), "times the closed form's odds at the crossing", "named, policy gradient, s = .8")],
+        sentences=[claim.sentence("models") for claim in claims if not claim.verdict.startswith("undecided")],
+        claims=claims,
+        tables=[starts_table(found), courses_table(found), bridge_table(found)],
+        terminal=[bridge_table(found)],
+        pictures=[
+            Picture("courses", "What becomes of the general strategy?", lambda: courses_figure(found), "A line per run, author F.")
+        ],
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["pack"]:
+        pack_courses(read_courses(sys.argv[2:-1]), Path(sys.argv[-1]))
+    else:
+        report(jaggedness_study, prog="python -m eval.studies.jaggedness", description=__doc__.splitlines()[0], read=read)
