@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from bitsample_llm.report.page import write_page
 from bitsample_llm.tasks.authors import STRATEGY_SIGNS, sum_without_carries
+from eval.studies.jaggedness.__main__ import jaggedness_study, read
 from eval.studies.jaggedness.bandit import (
     GROUP,
     WEIGHTS,
@@ -19,6 +21,8 @@ from eval.studies.jaggedness.bandit import (
     slope_of_kin,
     strategies,
 )
+from eval.studies.jaggedness.claims import SPOKEN, bridge
+from eval.studies.jaggedness.courses import Course, pack_courses
 from eval.studies.jaggedness.make_problems import MARKS, SHARES, STARTS, main
 
 STARTS_GH = [(0.08, 0.5), (0.28, 0.5), (0.42, 0.5), (0.15, 0.7)]
@@ -125,3 +129,64 @@ def test_the_rule_is_right_on_the_share_of_the_problems_and_no_pair_is_on_both_s
             is_easy = [sum_without_carries(*pair(row)) == str(sum(pair(row))) for row in trained]
             assert np.mean(is_easy) == pytest.approx(share, abs=0.01) and {row["prompt"][0] for row in trained} == {mark}
             assert not held_out & {tuple(sorted(pair(row))) for row in trained}
+
+
+def made_slopes(start: str, model: str, mark: str, g: float, h: float, kin: float) -> dict:
+    """An author whose slopes are those of a kinship, in a unit of its own."""
+    by_objective = {
+        name: {kind: [7 * slope_of_kin(g, h, s, weight, kin)] * 8 for kind, s in (("easy", 1.0), ("hard", 0.0))}
+        for name, weight in WEIGHTS.items()
+    }
+    return {"start": start, "model": model, "mark": mark, "right": g, "rule": h, "log_odds": float(np.log(g / h)), **by_objective}
+
+
+def made_course(mark: str, share: float, arm: str, model: str, seed: int) -> Course:
+    """A run that goes one way at a steady pace: GRPO with SGD to the rule at F, the others to the general strategy."""
+    flops = np.linspace(0, 100e9, 41)
+    log_odds = -1 + (-1 if (mark, share, arm) == ("F", 0.95, "sgd") else 1) * flops / 25e9
+    right = 1 / (1 + np.exp(-log_odds))
+    about = {"settings": {"learning_rate": 1e-3}, "flop_budget": 100e9, "updates": list(range(41)), "flops": flops.tolist()}
+    state = {"log_odds": log_odds.tolist(), "right": right.tolist(), "rule": (1 - right).tolist(), "easy": right.tolist()}
+    return Course("named", mark, share, model, arm, seed, **about, **state)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("record")
+    authors = {"C": (0.35, 0.35), "D": (0.25, 0.45), "E": (0.16, 0.54), "F": (0.08, 0.62)}
+    rows = [
+        made_slopes(start, model, mark, *gh, kin)
+        for start, kin in (("named", -0.45), ("silent", 0.0))
+        for model in "ab"
+        for mark, gh in authors.items()
+    ]
+    (folder / "slopes.json").write_text(json.dumps(rows))
+    cells = [("D", 0.95), ("E", 0.8), *(("F", share) for share in (0.0, 0.5, 0.8, 0.95))]
+    courses = [made_course(*cell, "sgd", model, seed) for cell in cells for model in "ab" for seed in (1, 2, 3)]
+    pack_courses(
+        courses
+        + [
+            made_course("F", 0.95, arm, model, seed)
+            for arm in SPOKEN
+            if arm not in ("sgd", "exact")
+            for model in "ab"
+            for seed in (1, 2, 3)
+        ],
+        folder,
+    )
+    return folder
+
+
+def test_a_record_says_what_it_was_made_of(record, tmp_path):
+    found = read([record])
+    assert found.ratio("silent", "pass_rate", 0.8).mean == pytest.approx(1)
+    assert found.ratio("named", "pass_rate", 0.8, -0.45).mean == pytest.approx(1)
+    assert found.ratio("named", "pass_rate", 0.8).interval[1] < 0.5
+    assert all(author.kinship(name) == pytest.approx(-0.45) for author in found.authors("named")["a"] for name in WEIGHTS)
+    study = jaggedness_study(found, "a test")
+    verdicts = {(claim.text, claim.statistic.partition(":")[0]): claim.verdict for claim in study.claims}
+    assert verdicts["Is the crossing where the closed form says?", "silent, pass_rate, s = 0.8"] == "yes, within a factor of 2"
+    assert verdicts["Is the crossing where the closed form says?", "named, pass_rate, s = 0.8"].startswith("contradicted")
+    assert verdicts["Does GRPO with SGD fix on the rule?", "GRPO, SGD, F at 0.95"] == "yes"
+    assert bridge(found)["s = 0"][1].is_above  # the runs that fix have no price
+    assert write_page(study, tmp_path).is_file()
