@@ -48,9 +48,9 @@ def crossings_table(found: Found) -> Table:
         for objective in WEIGHTS:
             for share in SHARES:
                 sides = [crossings_text(found, start, of, objective, share) for of in (Start.predicted, Start.slope)]
-                ratios = [found.ratio(start, objective, share), found.ratio(start, objective, share, KIN)]
-                rows.append([start, objective, f"{share:g}", *sides, *(ratio_text(ratio) for ratio in ratios)])
-    note = "Odds general : rule, a number per model; after < or >: beyond all authors. Brackets: union over models of 95 % bootstraps over eighths of the training problems."
+                ratios = [found.ratios(start, objective, share, kin).values() for kin in (0.0, KIN)]
+                rows.append([start, objective, f"{share:g}", *sides, *("; ".join(map(ratio_text, of_kin)) for of_kin in ratios)])
+    note = "Odds general : rule, by model; after < or >: beyond all authors. Brackets: 95 % bootstrap over eighths of the training problems."
     return Table("At which odds does the general strategy stop to recede?", rows, note)
 
 

@@ -46,21 +46,22 @@ class Found:
         models = dict.fromkeys(found.model for found in self.starts if found.start == start)
         return {model: [found for found in self.starts if (found.start, found.model) == (start, model)] for model in models}
 
-    def ratio(self, start: str, objective: str, share: float, kin: float = 0.0) -> Estimate:
-        """Measured odds at the crossing over the predicted, of all models: geometric mean, and the union of their intervals."""
+    def ratios(self, start: str, objective: str, share: float, kin: float = 0.0) -> dict[str, Estimate]:
+        """Model -> measured odds at the crossing over the predicted."""
         key = (start, objective, share, kin)
         if key not in self._ratios:
-            each = [crossing_ratio(authors, objective, share, kin) for authors in self.authors(start).values()]
-            known = (
-                None
-                if not each or any(of_model.mean is None for of_model in each)
-                else float(np.exp(np.mean([math.log(of_model.mean) for of_model in each])))
-            )
-            ends = tuple(zip(*(of_model.interval for of_model in each), strict=True))
-            self._ratios[key] = Estimate(
-                known, (min(ends[0]), max(ends[1])) if each else None, len(each), tuple(of_model.mean for of_model in each)
-            )
+            self._ratios[key] = {
+                model: crossing_ratio(authors, objective, share, kin) for model, authors in self.authors(start).items()
+            }
         return self._ratios[key]
+
+    def ratio(self, start: str, objective: str, share: float, kin: float = 0.0) -> Estimate:
+        """The same of all models: geometric mean, and the union of their intervals."""
+        each = list(self.ratios(start, objective, share, kin).values())
+        means = [of_model.mean for of_model in each]
+        lows, highs = zip(*(of_model.interval for of_model in each), strict=True)
+        mean = None if None in means else float(np.exp(np.mean(np.log(means))))
+        return Estimate(mean, (min(lows), max(highs)), len(each), tuple(means))
 
     def of(self, cell: tuple[str, str, float], arm: str) -> list[Course]:
         """The runs of an arm in a cell."""
