@@ -14,7 +14,7 @@ from bitsample_llm.report.estimates import UNMEASURED, number_text
 from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.jaggedness.bandit import WEIGHTS
-from eval.studies.jaggedness.claims import FIXED, KIN, SHARES, SPOKEN, Found, bridge, claims_of, horizon
+from eval.studies.jaggedness.claims import FIXED, FORETELLERS, KIN, SHARES, SPOKEN, Found, bridge, claims_of, foretold, horizon
 from eval.studies.jaggedness.courses import pack_courses, read_courses
 from eval.studies.jaggedness.pictures import courses_figure, phase_figure
 from eval.studies.jaggedness.slopes import Start, odds_at_crossing, read_slopes
@@ -105,6 +105,19 @@ def courses_table(found: Found) -> Table:
     )
 
 
+def foretold_table(found: Found) -> Table:
+    """Who foretells the first move of a run?"""
+    rows = [["start", "model", "runs that moved", *FORETELLERS]]
+    for start, model in sorted({(course.start, course.model) for course in found.courses}):
+        shares = foretold(found, start, model)
+        rows.append([start, model, str(next(iter(shares.values())).n), *(share.text() for share in shares.values())])
+    return Table(
+        "Which way does a run go first?",
+        rows,
+        "Share of the runs with plain SGD whose first move was foretold; Wilson intervals. Added after the runs.",
+    )
+
+
 def bridge_table(found: Found) -> Table:
     """What brings the general strategy back, and its price."""
     rows = [["from F", "GFLOP to p right = .5", "kept", "factor"]]
@@ -137,8 +150,8 @@ def jaggedness_study(found: Found, command: str) -> Study:
         headlines=[Headline(ratio_text(ratio), "times the closed form's odds at the crossing", "named, policy gradient, s = .8")],
         sentences=[claim.sentence("models") for claim in claims if not claim.verdict.startswith("undecided")],
         claims=claims,
-        tables=[starts_table(found), courses_table(found), bridge_table(found)],
-        terminal=[bridge_table(found)],
+        tables=[starts_table(found), foretold_table(found), courses_table(found), bridge_table(found)],
+        terminal=[foretold_table(found), bridge_table(found)],
         pictures=[
             Picture("courses", "What becomes of the general strategy?", lambda: courses_figure(found), "A line per run, author F.")
         ],

@@ -75,6 +75,27 @@ class Found:
         return Estimate(num / len(courses), wilson_interval(num, len(courses)), len(courses))
 
 
+# What says which way a run goes first, of its start and share, with the objective whose expected gradient the runs follow.
+FORETELLERS = {
+    "measured slope": lambda author, objective, share: author.slope(objective, share),
+    "bandit": lambda author, objective, share: author.predicted(objective, share),
+    f"kinship {KIN:g}": lambda author, objective, share: author.predicted(objective, share, KIN),
+}
+OBJECTIVE_OF = {"sgd": "group of 8", "exact": "pass_rate"}
+
+
+def foretold(found: Found, start: str, model: str) -> dict[str, Estimate]:
+    """Of the runs with plain SGD that moved, the share whose first move each of `FORETELLERS` foretold."""
+    authors = {author.mark: author for author in found.authors(start).get(model, ())}
+    moved = [
+        run for run in found.courses if (run.start, run.model) == (start, model) and run.arm in OBJECTIVE_OF and run.first_move
+    ]
+    return {
+        name: found.share_of(moved, lambda run, of=of: of(authors[run.mark], OBJECTIVE_OF[run.arm], run.share) * run.first_move > 0)
+        for name, of in FORETELLERS.items()
+    }
+
+
 def prices_at(courses: Sequence[Course]) -> Prices:
     """FLOPs of each run until p right is a half and kept, or what is known that they exceed."""
     by_model: dict[str, list[tuple[float, bool]]] = {}
