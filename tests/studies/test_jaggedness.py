@@ -21,7 +21,7 @@ from eval.studies.jaggedness.bandit import (
     slope_of_kin,
     strategies,
 )
-from eval.studies.jaggedness.claims import SPOKEN, bridge
+from eval.studies.jaggedness.claims import BRIDGE, bridge
 from eval.studies.jaggedness.courses import Course, pack_courses
 from eval.studies.jaggedness.make_problems import MARKS, SHARES, STARTS, main
 
@@ -165,13 +165,7 @@ def record(tmp_path_factory):
     courses = [made_course(*cell, "sgd", model, seed) for cell in cells for model in "ab" for seed in (1, 2, 3)]
     pack_courses(
         courses
-        + [
-            made_course("F", 0.95, arm, model, seed)
-            for arm in SPOKEN
-            if arm not in ("sgd", "exact")
-            for model in "ab"
-            for seed in (1, 2, 3)
-        ],
+        + [made_course("F", 0.95, arm, model, seed) for arm in BRIDGE if arm != "sgd" for model in "ab" for seed in (1, 2, 3)],
         folder,
     )
     return folder
@@ -188,5 +182,5 @@ def test_a_record_says_what_it_was_made_of(record, tmp_path):
     assert verdicts["Is the crossing where the closed form says?", "silent, pass_rate, s = 0.8"] == "yes, within a factor of 2"
     assert verdicts["Is the crossing where the closed form says?", "named, pass_rate, s = 0.8"].startswith("contradicted")
     assert verdicts["Does GRPO with SGD fix on the rule?", "GRPO, SGD, F at 0.95"] == "yes"
-    assert bridge(found)["s = 0"][1].is_above  # the runs that fix have no price
+    assert bridge(found)["GRPO, SGD, s = 0"][1].is_above  # the runs that fix have no price
     assert write_page(study, tmp_path).is_file()

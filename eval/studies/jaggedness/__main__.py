@@ -14,7 +14,18 @@ from bitsample_llm.report.estimates import UNMEASURED, number_text
 from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.jaggedness.bandit import WEIGHTS
-from eval.studies.jaggedness.claims import FIXED, FORETELLERS, KIN, SHARES, SPOKEN, Found, bridge, claims_of, foretold, horizon
+from eval.studies.jaggedness.claims import (
+    FIXED,
+    FORETELLERS,
+    KIN,
+    SHARES,
+    SPOKEN,
+    Found,
+    bridge,
+    claims_of,
+    foretold,
+    horizon,
+)
 from eval.studies.jaggedness.courses import pack_courses, read_courses
 from eval.studies.jaggedness.pictures import courses_figure, phase_figure
 from eval.studies.jaggedness.slopes import Start, odds_at_crossing, read_slopes

@@ -5,10 +5,15 @@ from matplotlib.figure import Figure
 
 from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, plt
 from eval.studies.jaggedness.bandit import slope_of_kin
-from eval.studies.jaggedness.claims import FIXED, KIN, SPOKEN, Found
+from eval.studies.jaggedness.claims import BRIDGE, BRIDGED, FIXED, KIN, SPOKEN, Found
 from eval.studies.jaggedness.slopes import WEIGHTS
 
-TITLES = {"named": "named (the strategy is one choice)", "silent": "silent (digit by digit)", "leaning": "named, leaning authors"}
+TITLES = {
+    "named": "named (the strategy is one choice)",
+    "silent": "silent (digit by digit)",
+    "leaning": "named, leaning authors",
+    "bysilent": "named, by way of silent",
+}
 MOVES = {
     1: ("^", COLOURS[0], "runs that rose first"),
     -1: ("v", COLOURS[1], "runs that fell first"),
@@ -63,6 +68,8 @@ def phase_figure(found: Found, objective: str = "pass_rate") -> Figure:
             title=TITLES[start],
             xlabel="odds of the general strategy over the rule",
         )
+        axis.set_xticks([0.1, 0.2, 0.5, 1], ["0.1", "0.2", "0.5", "1"])
+        axis.set_xticks([], minor=True)
     axes[0][0].set_ylabel("share of problems on which the rule is right")
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
@@ -70,21 +77,22 @@ def phase_figure(found: Found, objective: str = "pass_rate") -> Figure:
 
 
 def courses_figure(found: Found) -> Figure:
-    """ln(right / rule) against training FLOPs at the cell where SGD fixes: learners on the left, mixes of problems on the right; a line per run."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True)
+    """ln(right / rule) against training FLOPs at author F, a row per model: learners on the left, mixes of problems on the right; a line per run."""
     start, mark, share = FIXED
-    sides = [
-        [(SPOKEN[arm], found.of(FIXED, arm)) for arm in SPOKEN],
-        [(f"GRPO, SGD, s = {other:g}", found.of((start, mark, other), "sgd")) for other in (0.99, 0.95, 0.8, 0.5, 0.0)],
-    ]
-    for axis, side in zip(axes, sides, strict=True):
-        for look, (name, courses) in enumerate(side):
-            for number, course in enumerate(courses):
-                style = {"color": COLOURS[look], "linestyle": DASHES[look % len(DASHES)], "linewidth": 1.1}
-                axis.plot(np.array(course.flops) / 1e9, course.log_odds, **style, label=name if number == 0 else None)
-        axis.axhline(0, color=GREY, linewidth=0.8)
-        axis.set(xlabel="training GFLOP", xlim=(0, 260))
+    models = list(found.authors(start))
+    figure, axes = plt.subplots(len(models), 2, figsize=(9.6, 3.6 * len(models)), sharex=True, squeeze=False)
+    learners = [(SPOKEN[arm], found.of(FIXED, arm)) for arm in BRIDGE]
+    mixes = [(f"GRPO, SGD, s = {other:g}", found.of((start, mark, other), "sgd")) for other in (0.99, *BRIDGED)]
+    for row, model in zip(axes, models, strict=True):
+        for axis, side, what in zip(row, (learners, mixes), (f"s = {share:g}", "mixes of problems"), strict=True):
+            for look, (name, courses) in enumerate(side):
+                style = {"color": COLOURS[look], "linestyle": DASHES[look], "linewidth": 1.1}
+                for number, course in enumerate(course for course in courses if course.model == model):
+                    axis.plot(np.array(course.flops) / 1e9, course.log_odds, **style, label=name if number == 0 else None)
+            axis.axhline(0, color=GREY, linewidth=0.8)
+            axis.set(xlim=(0, 260), title=f"{start} {mark}, {model}: {what}")
+        row[0].set_ylabel("mean ln(p right / p rule)")
+    for axis in axes[-1]:
+        axis.set_xlabel("training GFLOP")
         axis.legend(fontsize=7)
-    axes[0].set(ylabel="mean ln(p right / p rule)", title=f"{start} {mark}, s = {share:g}: learners")
-    axes[1].set_title(f"{start} {mark}: mixes of problems")
     return figure
