@@ -3,6 +3,7 @@
 Question, statistics and thresholds are in README.md. `python -m eval.studies.jaggedness pack FOLDER... RECORD` writes the runs into one file of a record, beside the slopes.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.study import Headline, Picture, Study, Table
 from eval.studies.jaggedness.bandit import WEIGHTS
 from eval.studies.jaggedness.claims import (
+    BRIDGE,
     FIXED,
     FORETELLERS,
     KIN,
+    LONGER,
+    OBJECTIVE_OF,
     SHARES,
     SPOKEN,
     Found,
@@ -25,6 +29,7 @@ from eval.studies.jaggedness.claims import (
     claims_of,
     foretold,
     horizon,
+    lowest_of_bandit,
 )
 from eval.studies.jaggedness.courses import pack_courses, read_courses
 from eval.studies.jaggedness.pictures import courses_figure, phase_figure
@@ -88,32 +93,52 @@ def starts_table(found: Found) -> Table:
 
 
 def courses_table(found: Found) -> Table:
-    """What the runs did, a row per cell and arm."""
-    rows = [["start", "author", "s", "arm", "runs", "rose first", "fell first", "lowest", "right in the end", "rule in the end"]]
-    for cell in sorted({course.cell for course in found.courses}):
-        for arm in SPOKEN:
-            if courses := found.of(cell, arm):
-                moves = [course.first_move for course in courses]
-                means = [
-                    np.mean(values)
-                    for values in zip(*((course.lowest, course.right[-1], course.rule[-1]) for course in courses), strict=True)
+    """What the runs did, a row per cell, arm and model."""
+    rows = [
+        [
+            "start",
+            "author",
+            "s",
+            "arm",
+            "model",
+            "runs",
+            "rose first",
+            "fell first",
+            "lowest",
+            "the bandit's",
+            "right in the end",
+            "rule in the end",
+        ]
+    ]
+    for cell, model, arm in itertools.product(
+        sorted({course.cell for course in found.courses}), sorted({course.model for course in found.courses}), SPOKEN
+    ):
+        if courses := [course for course in found.of(cell, arm) if course.model == model]:
+            moves = [course.first_move for course in courses]
+            means = [
+                np.mean(values)
+                for values in zip(*((course.lowest, course.right[-1], course.rule[-1]) for course in courses), strict=True)
+            ]
+            lowest, *ends = (f"{mean:.2f}" for mean in means)
+            of_bandit = f"{lowest_of_bandit(courses[0]):.2f}" if arm in OBJECTIVE_OF else UNMEASURED
+            start, mark, share = cell
+            rows.append(
+                [
+                    start,
+                    mark,
+                    f"{share:g}",
+                    SPOKEN[arm],
+                    model,
+                    str(len(courses)),
+                    str(moves.count(1)),
+                    str(moves.count(-1)),
+                    lowest,
+                    of_bandit,
+                    *ends,
                 ]
-                start, mark, share = cell
-                rows.append(
-                    [
-                        start,
-                        mark,
-                        f"{share:g}",
-                        SPOKEN[arm],
-                        str(len(courses)),
-                        str(moves.count(1)),
-                        str(moves.count(-1)),
-                        *(f"{mean:.2f}" for mean in means),
-                    ]
-                )
-    return Table(
-        "The runs", rows, "First: a move of ln(right/rule) by .1. Lowest: how far it fell below its start. Means over runs."
-    )
+            )
+    note = "First: a move of ln(right/rule) by .1. Lowest: how far it fell below its start; the bandit's: from the same start, however long it takes (added after the runs). Means over runs."
+    return Table("The runs", rows, note)
 
 
 def foretold_table(found: Found) -> Table:
@@ -132,11 +157,11 @@ def foretold_table(found: Found) -> Table:
 def bridge_table(found: Found) -> Table:
     """What brings the general strategy back, and its price."""
     rows = [["from F", "GFLOP to p right = .5", "kept", "factor"]]
-    for name, (prices, saved) in bridge(found).items():
-        rows.append([name, price_text(prices, 1e-9), prices.kept_text(), "1" if name == "s = 0.95" else saved.text()])
-    return Table(
-        "What brings the general strategy back?", rows, "Factor over GRPO with SGD at s = .95. Learners by name: at s = .95."
-    )
+    for arms in (BRIDGE, LONGER):
+        for place, (name, (prices, saved)) in enumerate(bridge(found, arms).items()):
+            rows.append([name, price_text(prices, 1e-9), prices.kept_text(), saved.text() if place else "1"])
+    note = "Factor over GRPO with SGD at s = .95, of runs of that length."
+    return Table("What brings the general strategy back?", rows, note)
 
 
 def jaggedness_study(found: Found, command: str) -> Study:

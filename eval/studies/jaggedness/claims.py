@@ -11,6 +11,7 @@ from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import Estimate
 from bitsample_llm.report.prices import KEEP_FOR
 from bitsample_llm.report.remedies import Factor, Prices, factor
+from eval.studies.jaggedness.bandit import WEIGHTS, path
 from eval.studies.jaggedness.courses import Course
 from eval.studies.jaggedness.slopes import Start, crossing_ratio
 
@@ -99,6 +100,12 @@ def foretold(found: Found, start: str, model: str) -> dict[str, Estimate]:
         name: found.share_of(moved, lambda run, of=of: of(authors[run.mark], OBJECTIVE_OF[run.arm], run.share) * run.first_move > 0)
         for name, of in FORETELLERS.items()
     }
+
+
+def lowest_of_bandit(course: Course) -> float:
+    """How far ln(g/h) of a bandit falls below its start, from where a run with plain SGD started, however long it takes."""
+    g_h = path(course.right[0], course.rule[0], course.share, WEIGHTS[OBJECTIVE_OF[course.arm]], np.geomspace(1e-3, 1e4, 400))
+    return min(0.0, float(np.log(g_h[:, 0] / g_h[:, 1]).min() - math.log(course.right[0] / course.rule[0])))
 
 
 def prices_at(courses: Sequence[Course]) -> Prices:
