@@ -1,12 +1,13 @@
 """The study of TRL's recipes: runs whose prices are known, the gradients of TRL's losses, and trainers that the meter does not know."""
 
-import math
-
 import numpy as np
 import pytest
 from conftest import BASE
+from test_flops import torch_counter
 
 from bitsample_llm.report.prices import HALF, PricedRun, pack_prices, read_prices
+from bitsample_llm.scoring.likelihood import exact_pass_rates
+from eval.studies.trl_recipes import make_unmetered
 from eval.studies.trl_recipes.__main__ import read, recipes_study
 from eval.studies.trl_recipes.claims import (
     CHOICES,
@@ -18,7 +19,7 @@ from eval.studies.trl_recipes.claims import (
     winners,
 )
 from eval.studies.trl_recipes.make_gradients import LOSSES, STARTS, cosines
-from eval.studies.trl_recipes.make_unmetered import judged_rows, preference_rows, run
+from eval.studies.trl_recipes.make_unmetered import judged_rows, preference_rows
 from eval.studies.trl_recipes.pictures import ranking
 
 PRICE = {"groups_of_2": 4e9, "groups_of_32": 3e10, "four_passes": 8e9, "four_passes_cispo": 8e9, "three_times_the_rate": 1e13}
@@ -118,7 +119,7 @@ def test_pairs_hold_every_rollout_of_a_group_with_both_verdicts():
 
 
 @pytest.mark.parametrize("trainer", ["dpo", "kto", "online_dpo", "gmpo"])
-def test_a_trainer_that_the_meter_does_not_know_is_charged_for_everything(trainer, tmp_path):
+def test_a_trainer_that_the_meter_does_not_know_is_charged_for_all_that_ran_but_the_evaluations(trainer, tmp_path, monkeypatch):
     settings = {
         **{"model_name_or_path": str(BASE), "mark": "C", "difficulty": 2, "tags": {"reason": "latent"}, "trainer": trainer},
         **{"num_train_problems": 32, "num_heldout_problems": 8, "problem_seed": 0, "max_completion_length": 4, "target_share": 0.9},
@@ -131,10 +132,19 @@ def test_a_trainer_that_the_meter_does_not_know_is_charged_for_everything(traine
         },
         **{"first_evaluation_flops": 1e8, "num_evaluations": 4, "flop_budget": 1.5e9},
     }
-    done = run("latent C", trainer, 1, settings)
-    pack_prices([done], tmp_path)
-    assert read_prices([tmp_path])[0].flops == done.flops
+    evaluations = []
+
+    def counted_rates(*args):
+        with torch_counter() as counter:
+            rates = exact_pass_rates(*args)
+        evaluations.append(counter.get_total_flops())
+        return rates
+
+    monkeypatch.setattr(make_unmetered, "exact_pass_rates", counted_rates)
+    with torch_counter() as counter:
+        done = make_unmetered.run("latent C", trainer, 1, settings)
+    assert done.flops[-1] == pytest.approx(counter.get_total_flops() - sum(evaluations), rel=0.02)
     assert done.flops[0] == 0 and done.flops[-1] >= 1.5e9 and done.flops == sorted(set(done.flops))
     assert done.log2_p[-1] != done.log2_p[0] and done.samples[-1] > 0 and done.updates[-1] > 0
-    drawn = 15e6  # FLOPs of a rollout of two digits, at the least
-    assert done.flops[-1] > drawn * done.samples[-1] and math.isfinite(done.available_bits)
+    pack_prices([done], tmp_path)
+    assert read_prices([tmp_path])[0].flops == done.flops
