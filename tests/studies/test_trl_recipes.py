@@ -14,6 +14,7 @@ from eval.studies.trl_recipes.claims import (
     SPOKEN,
     informative,
     over_chance,
+    paired_ratios,
     predicted_factor,
     spread_table,
     winners,
@@ -64,12 +65,13 @@ def test_factors_ranking_and_winners_follow_from_the_prices(found):
 
 
 def test_chance_explains_what_differs_by_its_seeds_alone_and_not_a_factor_of_two(found):
-    spread, chance = over_chance(found.runs, list(CHOICES["loss, one pass"]), "latent E")
-    assert spread == pytest.approx(1, abs=0.01) and chance > 0.9
-    spread, chance = over_chance(found.runs, list(CHOICES["group size"]), "latent E")
-    assert spread == pytest.approx(7.5, rel=0.02) and chance < 0.05
+    assert over_chance(found.runs, list(CHOICES["loss, one pass"]), "latent E") > 0.9
+    assert over_chance(found.runs, list(CHOICES["group size"]), "latent E") < 0.05
+    assert over_chance(found.runs, list(CHOICES["learning rate"]), "latent E") is None
+    assert paired_ratios(found, "latent E", "groups_of_2") == pytest.approx([2.5] * 6, rel=0.02)
+    assert paired_ratios(found, "latent E", "three_times_the_rate") == []
     rows = {row[1]: row for row in spread_table(found).rows}
-    assert rows["group size"][3:5] == ["2", "32"]
+    assert rows["group size"][3:5] == ["2", "32"] and rows["group size"][5] == "7.5"
     assert rows["learning rate"][5].startswith("> ") and rows["learning rate"][6] == "–"
 
 

@@ -11,7 +11,7 @@ from bitsample_llm.report.command import report
 from bitsample_llm.report.prices import HALF, PACKED, pack_prices, read_prices
 from bitsample_llm.report.remedy_runs import HOW_TO_READ, RemedyRuns, factors_table, narrow, settings_table
 from bitsample_llm.report.study import Headline, Picture, Study
-from eval.studies.trl_recipes.claims import BASE, SPOKEN, claims_of, excluded, predicted_factor, spread_table, winners
+from eval.studies.trl_recipes.claims import BASE, SPOKEN, claims_of, excluded, pairs_table, predicted_factor, spread_table, winners
 from eval.studies.trl_recipes.pictures import choices_figure, ranking_figure
 
 NOTE = "Factor: FLOPs of the base setting (GRPO, dapo, one group of 8 per update, one pass, no KL penalty, the rate of the search) over those of the recipe, to the same target."
@@ -59,7 +59,7 @@ def recipes_study(found: RemedyRuns, command: str) -> Study:
         ],
         sentences=sentences,
         claims=claims,
-        tables=[spread_table(found), settings_table(found, "recipe")],
+        tables=[spread_table(found), pairs_table(found), settings_table(found, "recipe")],
         pictures=[
             Picture(
                 "choices",

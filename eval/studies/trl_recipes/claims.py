@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitsample_llm.report.claims import Answers, Claim, judged
-from bitsample_llm.report.estimates import Estimate, number_text
+from bitsample_llm.report.estimates import Estimate, number_text, ratio_over_seeds
 from bitsample_llm.report.prices import HALF, PricedRun, Target
 from bitsample_llm.report.remedies import prices_of
 from bitsample_llm.report.remedy_runs import RemedyRuns
@@ -26,8 +26,11 @@ CHOICES = {
     "learning rate": {"third_of_the_rate": "1/3", BASE: "1", "three_times_the_rate": "3"},
     "KL penalty": {BASE: "0", "beta": ".04"},
     "dead batches": {BASE: "skipped", "not_skipped": "trained on, TRL's default"},
+    "nothing but the seeds": {BASE: "seeds 1 to 3", "plain_again": "seeds 4 to 6"},
     "trainer": {BASE: "GRPO", "rloo": "RLOO", "reinforce": "REINFORCE", "rejection": "rejection SFT", "dpo": "DPO in rounds", "kto": "KTO in rounds", "online_dpo": "online DPO"},
 }  # fmt: skip
+# Choices whose levels are predicted to cost the same as the first.
+SAME = ("loss, one pass", "loss, four passes", "scale of advantages, four groups", "scale of advantages, one group", "nothing but the seeds")  # fmt: skip
 SPOKEN = {BASE: "base setting"} | {
     arm: f"{choice}: {level}" for choice, levels in CHOICES.items() for arm, level in levels.items() if arm != BASE
 }
@@ -66,31 +69,46 @@ def predicted_factor(pass_rate: float, arm: str) -> float | None:
     return None if known is None else predicted_price(pass_rate) / predicted_price(pass_rate, **known)
 
 
-def over_chance(
-    runs: Sequence[PricedRun], arms: Sequence[str], rung: str, target: Target = HALF
-) -> tuple[float | None, float | None]:
-    """Largest over smallest price of the arms (medians over training seeds, geometric mean over models), and the share of shuffles of the runs among the arms of each model that part them as far;
-    None where an arm has no price.
+def over_chance(runs: Sequence[PricedRun], arms: Sequence[str], rung: str, target: Target = HALF) -> float | None:
+    """Share of shuffles of the prices among the arms, within each model and seed, that part the arms as far as they are (medians over seeds, mean ln over models);
+    None where the arms have no seeds in common, or one of them has no price.
     """
+    ln_price = {(run.arm, run.model, run.seed): math.log(run.price(target)[0]) for run in runs if run.rung == rung}
+    cells = [[(m, s) for a, m, s in ln_price if a == arm] for arm in arms]
+    shared = sorted(set.intersection(*map(set, cells)))
     by_arm = [prices_of(runs, rung, arm, target) for arm in arms]
-    if any(prices.median(model) is None for prices in by_arm for model in prices.by_model) or len(by_arm) < 2:
-        return None, None
-    models = sorted(by_arm[0].by_model)
-    # lower bounds stand for prices: they are above every median here
-    logs = [[[math.log(price) for price, _ in prices.by_model[model]] for prices in by_arm] for model in models]
+    if not shared or any(prices.median(model) is None for prices in by_arm for model in prices.by_model):
+        return None
+    models = sorted({model for model, _ in shared})
+    # of each model, arms by seeds; lower bounds stand for prices, since they lie above the medians
+    tables = [np.array([[ln_price[arm, m, s] for m, s in shared if m == model] for arm in arms]) for model in models]
+    rng = np.random.default_rng(0)
+    observed, *shuffled = (
+        np.ptp(np.mean([np.median(table, axis=1) for table in drawn], axis=0))
+        for drawn in [tables, *([rng.permuted(table, axis=0) for table in tables] for _ in range(NUM_SHUFFLES))]
+    )
+    return float(np.mean(np.array(shuffled) >= observed - 1e-12))
 
-    def spread(logs_by_model) -> float:
-        return float(np.ptp(np.mean([[np.median(seeds) for seeds in of_model] for of_model in logs_by_model], axis=0)))
 
-    observed, rng = spread(logs), np.random.default_rng(0)
-    shuffled = []
-    for _ in range(NUM_SHUFFLES):
-        drawn = []
-        for of_model in logs:
-            ends = np.cumsum([len(seeds) for seeds in of_model])[:-1]
-            drawn.append(np.split(rng.permutation(np.concatenate(of_model)), ends))
-        shuffled.append(spread(drawn))
-    return math.exp(observed), float(np.mean(np.array(shuffled) >= observed - 1e-12))
+def paired_ratios(found: RemedyRuns, rung: str, arm: str, target: Target = HALF) -> list[float]:
+    """FLOPs of the base setting over those of an arm for each model and seed at which both have a price."""
+    known = [
+        {(run.model, run.seed): run.price(target)[0] for run in found.of(rung, name) if run.price(target)[1]}
+        for name in (BASE, arm)
+    ]
+    return [known[0][key] / known[1][key] for key in sorted(known[0].keys() & known[1].keys())]
+
+
+def pairs_table(found: RemedyRuns) -> Table:
+    """The factor of each recipe by pairs."""
+    rows = [["start", "recipe", "pairs", "factor", "least", "most"]]
+    for rung in found.rungs:
+        for arm in (arm for arm in found.arms(rung) if arm != BASE):
+            if ratios := paired_ratios(found, rung, arm):
+                ends = (number_text(of(ratios)) for of in (min, max))
+                rows.append([rung, SPOKEN[arm], str(len(ratios)), ratio_over_seeds(ratios).text(), *ends])
+    note = "Pairs: same model and training seed, both kept half of the bits. Geometric mean with the 95 % t interval over pairs, as if models were a seed more; runs of one seed draw the same rollouts as long as their updates agree."
+    return Table("By pairs", rows, note)
 
 
 def spread_table(found: RemedyRuns) -> Table:
@@ -104,11 +122,11 @@ def spread_table(found: RemedyRuns) -> Table:
             prices = {arm: prices_of(found.runs, rung, arm, HALF) for arm in arms}
             least = {arm: float(np.exp(np.mean([np.log(of.least(model)) for model in of.by_model]))) for arm, of in prices.items()}
             cheapest, dearest = min(least, key=least.get), max(least, key=least.get)
-            _, chance = over_chance(found.runs, arms, rung)
+            chance = over_chance(found.runs, arms, rung)
             is_bound = "> " * any(of.median(model) is None for of in prices.values() for model in of.by_model)
             text = f"{is_bound}{number_text(least[dearest] / least[cheapest])}"
             rows.append([rung, choice, str(len(arms)), levels[cheapest], levels[dearest], text, number_text(chance)])
-    note = "Prices to half of the bits; > where a level has no price at a model, and what it is known to exceed stands for it. By chance as much: share of 2,000 shuffles of the runs among the levels that part them as far (of ln price, medians over training seeds)."
+    note = "Prices to half of the bits; > where a level has no price at a model, and what it is known to exceed stands for it. By chance as much: share of 2,000 shuffles of the prices among the levels, within each model and seed, that part them as far."
     return Table("How much does each choice move the price?", rows, note)
 
 
@@ -126,37 +144,38 @@ def winners(found: RemedyRuns, rung: str, target: Target = HALF) -> list[str]:
     return sorted((arm for arm, saved in factors.items() if min(saved.values) > 1), key=lambda arm: -factors[arm].mean)
 
 
+def ask(
+    found: RemedyRuns, rung: str, arm: str, what: str, limit: float, answers: Answers, plain: str = BASE, scale: float = 1.0
+) -> list[Claim]:
+    """A claim on FLOPs of `plain` over those of an arm, over `scale`, with thresholds `limit` and its inverse; none where one of the two was not run."""
+    if not {arm, plain} <= {*found.arms(rung)}:
+        return []
+    saved = found.factor(rung, arm, HALF, plain)
+    estimate = saved.estimate
+    if estimate.interval is not None:
+        ends = tuple(end / scale for end in estimate.interval)
+        estimate = Estimate(estimate.mean / scale, ends, estimate.n, tuple(value / scale for value in estimate.values))
+    over = f", over {scale:.3g} of the closed form" * (scale != 1.0)
+    statistic = (
+        f"{rung}: FLOPs of {SPOKEN[plain]} over those with it, {HALF.name}{over}; thresholds {limit:.3g} and {1 / limit:.3g}"
+    )
+    margins = 1 / limit, limit
+    return [judged(f"{SPOKEN[arm]}: {what}?", statistic, estimate, margins, answers, 1, f"no price ({saved.text()})")]
+
+
 def claims_of(found: RemedyRuns) -> list[Claim]:
     """Every question of README.md at every start whose runs are there."""
     claims = []
+    same = Answers("no, it saves", "yes", "no, it costs more")
+    pays = Answers("yes", "no: between", "no, it costs more")
+    as_said = Answers("no, it is cheaper", "yes", "no, it is dearer")
+    alike = {arm: next(iter(CHOICES[choice])) for choice in SAME for arm in CHOICES[choice]}
     for rung in found.rungs:
-        arms, pass_rate = found.arms(rung), found.pass_rate(rung)
-
-        def ask(arm: str, text: str, margins: tuple[float, float], answers: Answers, plain: str = BASE, scale: float = 1.0) -> None:
-            """A claim on the FLOPs of `plain` over those of the arm, over `scale`."""
-            if not {arm, plain} <= {*arms}:  # noqa: B023 - asked within the loop
-                return
-            saved = found.factor(rung, arm, HALF, plain)  # noqa: B023
-            estimate = saved.estimate
-            if estimate.interval is not None:
-                ends = tuple(end / scale for end in estimate.interval)
-                estimate = Estimate(estimate.mean / scale, ends, estimate.n, tuple(value / scale for value in estimate.values))
-            over = f", over {scale:.3g} of the closed form" * (scale != 1.0)
-            statistic = f"{rung}: FLOPs of {SPOKEN[plain]} over those with it, {HALF.name}{over}; thresholds {margins[0]:.3g}, {margins[1]:.3g}"  # noqa: B023
-            claims.append(judged(text, statistic, estimate, margins, answers, 1, f"no price ({saved.text()})"))
-
-        same = Answers("no, it saves", "yes", "no, it costs more")
-        for choice, plain in (("loss, one pass", BASE), ("loss, four passes", "four_passes"), ("scale of advantages, four groups", "four_groups"), ("scale of advantages, one group", BASE)):  # fmt: skip
-            for arm in (arm for arm in CHOICES[choice] if arm != plain):
-                ask(arm, f"{SPOKEN[arm]}: the same price?", (1 / CLOSE, CLOSE), same, plain)
-        pays = Answers("yes", "no: between", "no, it costs more")
-        for arm in (
-            arm for arm in SPOKEN if arm != BASE and not arm.startswith(("loss_", "four_passes_", "four_groups_", "scale_"))
-        ):
-            ask(arm, f"{SPOKEN[arm]}: does it pay?", (1 / PAYS, PAYS), pays)
-        as_said = Answers("no, it is cheaper", "yes", "no, it is dearer")
+        for arm, plain in alike.items():
+            claims += ask(found, rung, arm, "the same price", CLOSE, same, plain) if arm != plain else []
+        for arm in (arm for arm in SPOKEN if alike.get(arm, arm) == arm and arm != BASE):
+            claims += ask(found, rung, arm, "does it pay", PAYS, pays)
         for arm in PREDICTED:
-            ask(
-                arm, f"{SPOKEN[arm]}: as the closed form says?", (1 / CLOSE, CLOSE), as_said, scale=predicted_factor(pass_rate, arm)
-            )
+            scale = predicted_factor(found.pass_rate(rung), arm)
+            claims += ask(found, rung, arm, "as the closed form says", CLOSE, as_said, scale=scale)
     return claims
