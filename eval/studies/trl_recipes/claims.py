@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitsample_llm.report.claims import Answers, Claim, judged
-from bitsample_llm.report.estimates import Estimate, number_text, ratio_over_seeds
+from bitsample_llm.report.estimates import UNMEASURED, Estimate, number_text, ratio_over_seeds
 from bitsample_llm.report.prices import HALF, PricedRun, Target
 from bitsample_llm.report.remedies import prices_of
 from bitsample_llm.report.remedy_runs import RemedyRuns
@@ -101,14 +101,19 @@ def paired_ratios(found: RemedyRuns, rung: str, arm: str, target: Target = HALF)
 
 def pairs_table(found: RemedyRuns) -> Table:
     """The factor of each recipe by pairs."""
-    rows = [["start", "recipe", "pairs", "factor", "least", "most"]]
+    rows = [["start", "recipe", "pairs", "factor", "least", "most", "half kept", "half in the end", "log2 p in the end"]]
     for rung in found.rungs:
-        for arm in (arm for arm in found.arms(rung) if arm != BASE):
-            if ratios := paired_ratios(found, rung, arm):
-                ends = (number_text(of(ratios)) for of in (min, max))
-                rows.append([rung, SPOKEN[arm], str(len(ratios)), ratio_over_seeds(ratios).text(), *ends])
-    note = "Pairs: same model and training seed, both kept half of the bits. Geometric mean with the 95 % t interval over pairs, as if models were a seed more; runs of one seed draw the same rollouts as long as their updates agree."
-    return Table("By pairs", rows, note)
+        for arm in found.arms(rung):
+            runs, ratios = found.of(rung, arm), paired_ratios(found, rung, arm)
+            ends = [number_text(of(ratios)) if ratios else UNMEASURED for of in (min, max)]
+            factor = ratio_over_seeds(ratios).text() if ratios else UNMEASURED
+            kept, held = (sum(of(run) for run in runs) for of in (lambda run: run.price(HALF)[1], lambda run: run.has_at_end(HALF)))
+            last = number_text(float(np.mean([run.log2_p[-1] for run in runs])))
+            rows.append(
+                [rung, SPOKEN[arm], str(len(ratios)), factor, *ends, f"{kept} of {len(runs)}", f"{held} of {len(runs)}", last]
+            )
+    note = "Pairs: same model and training seed, both kept half of the bits. Geometric mean with the 95 % t interval over pairs, as if models were a seed more; runs of one seed draw the same rollouts as long as their updates agree. In the end: when the budget was spent, or 90 % of the bits had been kept."
+    return Table("By pairs, and what is left in the end", rows, note)
 
 
 def spread_table(found: RemedyRuns) -> Table:
