@@ -92,7 +92,7 @@ def test_the_page_says_what_was_found(found):
     assert verdicts["loss, one pass: cispo: the same price?"] == "yes"
     assert verdicts["group size: 2: does it pay?"] == "yes"
     assert verdicts["group size: 32: does it pay?"] == "no, it costs more"
-    assert verdicts["learning rate: 3: does it pay?"].startswith("undecided: no price (<")
+    assert verdicts["learning rate: three times: does it pay?"].startswith("undecided: no price (<")
     assert "groups_of_2" in study.results["intervals"]["latent E"]["above 1"]
     for picture in study.all_pictures:
         assert picture.draw().axes

@@ -23,7 +23,7 @@ CHOICES = {
     "groups per update": {BASE: "1", "four_groups": "4"},
     "scale of advantages, four groups": {"four_groups": "group", "four_groups_batch": "batch", "four_groups_none": "none"},
     "scale of advantages, one group": {BASE: "group", "scale_none": "none"},
-    "learning rate": {"third_of_the_rate": "1/3", BASE: "1", "three_times_the_rate": "3"},
+    "learning rate": {"third_of_the_rate": "a third", BASE: "3e-4", "three_times_the_rate": "three times"},
     "KL penalty": {BASE: "0", "beta": ".04"},
     "dead batches": {BASE: "skipped", "not_skipped": "trained on, TRL's default"},
     "nothing but the seeds": {BASE: "seeds 1 to 3", "plain_again": "seeds 4 to 6"},

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bitsample_llm.report.prices import HALF, Target
 from bitsample_llm.report.remedies import prices_of
@@ -75,4 +76,7 @@ def choices_figure(found: RemedyRuns, target: Target = HALF) -> Figure:
             axis.annotate(level, (price, place), ha=align, va="bottom", fontsize=7)
     axis.set_yticks(range(len(rows)), [f"{rung}, {choice}" for rung, choice in reversed(rows)], fontsize=8)
     axis.set(xscale="log", xlabel=f"GFLOP to {target.name}")
+    axis.xaxis.set_major_locator(LogLocator(base=2))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return figure
