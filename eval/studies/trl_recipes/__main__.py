@@ -30,10 +30,12 @@ def recipes_study(found: RemedyRuns, command: str) -> Study:
     table = factors_table(found, "What a recipe costs", "recipe", NOTE)
     counted = {rung: excluded(found, rung, [arm for arm in found.arms(rung) if arm != BASE]) for rung in rungs}
     best = {rung: winners(found, rung) for rung in rungs}
-    said = "; ".join(
-        f"at {rung} {', '.join(f'{SPOKEN[arm]} ({found.factor(rung, arm, HALF).text()})' for arm in best[rung][:3]) or 'none'}"
-        for rung in rungs
-    )
+
+    def held(rung: str, arm: str) -> str:
+        runs = found.of(rung, arm)
+        return f"{SPOKEN[arm]} ({found.factor(rung, arm, HALF).text()}; {sum(run.has_at_end(HALF) for run in runs)} of {len(runs)} runs have it in the end)"
+
+    said = "; ".join(f"at {rung} {', '.join(held(rung, arm) for arm in best[rung][:3]) or 'none'}" for rung in rungs)
     sentences = [
         f"At {rung} {len(above)} of {num} intervals lie above 1 and {len(below)} below it, to half of the bits; {len(best[rung])} recipes are ahead at every pretraining seed too."
         for rung, (above, below, num) in counted.items()
