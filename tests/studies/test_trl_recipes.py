@@ -1,4 +1,4 @@
-"""The study of TRL's recipes: runs whose prices are known, the gradients of TRL's losses, and trainers that the meter does not know."""
+"""The study of TRL's recipes: runs whose prices are known, the gradients of TRL's losses, and trainers that no recipe has."""
 
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ def test_pairs_hold_every_rollout_of_a_group_with_both_verdicts():
 
 
 @pytest.mark.parametrize("trainer", ["dpo", "kto", "online_dpo", "gmpo"])
-def test_a_trainer_that_the_meter_does_not_know_is_charged_for_all_that_ran_but_the_evaluations(trainer, tmp_path, monkeypatch):
+def test_a_trainer_that_no_recipe_has_is_charged_for_all_that_ran_but_the_evaluations(trainer, tmp_path, monkeypatch):
     settings = {
         **{"model_name_or_path": str(BASE), "mark": "C", "difficulty": 2, "tags": {"reason": "latent"}, "trainer": trainer},
         **{"num_train_problems": 32, "num_heldout_problems": 8, "problem_seed": 0, "max_completion_length": 4, "target_share": 0.9},

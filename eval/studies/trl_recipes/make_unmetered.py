@@ -1,4 +1,4 @@
-"""TRL's trainers that the recipes or the meter do not know, with all their FLOPs: `python -m eval.studies.trl_recipes.make_unmetered --config FILE.yaml --output_dir FOLDER`.
+"""TRL's trainers that no recipe has, with all their FLOPs and one course over all rounds: `python -m eval.studies.trl_recipes.make_unmetered --config FILE.yaml --output_dir FOLDER`.
 
 DPO and KTO learn from the policy's own rollouts in rounds: each draws rollouts, has them judged and trains on them with a trainer that is made anew, as a user of TRL would do it. Its optimizer begins afresh, and its reference is the
 policy as it was when the rollouts were drawn. Online DPO and GMPO draw their rollouts by themselves; GMPO skips batches without an advantage, as the recipes do. Every forward and backward pass counts, the reference's too. A finished
