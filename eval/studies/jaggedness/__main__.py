@@ -179,12 +179,9 @@ def jaggedness_study(found: Found, command: str) -> Study:
     return Study(
         title="Heuristic or general?",
         question="Where a cheap rule passes most problems, does RL fix on it, although the policy knows the general way?",
-        answer=f"The general strategy stops to recede at {said} times the closed form's odds (s = .8, policy gradient). From the rarest, at s = .95, p right ends at {', '.join(ends['sgd'])} with SGD and at {', '.join(ends['adamw'])} with AdamW.",
+        answer=f"The general strategy begins to gain at {said} times the closed form's odds (s = .8, policy gradient). From the rarest, at s = .95, p right ends at {', '.join(ends['sgd'])} with SGD and at {', '.join(ends['adamw'])} with AdamW.",
         main=Picture(
-            "phases",
-            "Where does the general strategy recede?",
-            lambda: phase_figure(found),
-            "Policy gradient. Above a boundary it recedes. Triangles: GRPO (named) and the exact gradient (silent), with SGD.",
+            "courses", "What becomes of the general strategy?", lambda: courses_figure(found), "A line per run, author F."
         ),
         table=crossings_table(found),
         how_to_read=HOW_TO_READ,
@@ -193,12 +190,17 @@ def jaggedness_study(found: Found, command: str) -> Study:
             Headline(ratio_text(ratio), f"times the closed form's odds at the crossing, {model}", "named, policy gradient, s = .8")
             for model, ratio in ratios.items()
         ],
-        sentences=[claim.sentence("models") for claim in claims if not claim.verdict.startswith("undecided")],
+        sentences=[claim.sentence("models or runs") for claim in claims if not claim.verdict.startswith("undecided")][:5],
         claims=claims,
         tables=[starts_table(found), foretold_table(found), courses_table(found), bridge_table(found)],
         terminal=[foretold_table(found), bridge_table(found)],
         pictures=[
-            Picture("courses", "What becomes of the general strategy?", lambda: courses_figure(found), "A line per run, author F.")
+            Picture(
+                "phases",
+                "Where does the general strategy recede?",
+                lambda: phase_figure(found),
+                "Policy gradient. Above a boundary it recedes. Triangles: GRPO (named) and the exact gradient (silent), with SGD.",
+            )
         ],
     )
 

@@ -123,7 +123,7 @@ def observation_study(found: Found, command: str) -> Study:
     claims, table = claims_of(found), factors_table(found, "What ever more telling saves", "told", NOTE)
     rungs = found.latent.rungs
     said = [
-        f"{SPOKEN[arm]} offers {number_text(found.bits(rung, arm) / found.bits(rung, 'verdict'))} times the verdict's bits and saves {found.factor(rung, arm, HALF).text()} times its FLOPs"
+        f"{SPOKEN[arm]} offers {number_text(found.bits(rung, arm) / found.bits(rung, 'verdict'))} times the verdict's bits and takes {found.factor(rung, arm, HALF).text()} times fewer FLOPs"
         for rung in rungs
         for arm in ROW[1:]
         if arm in found.arms(rung)
