@@ -4,22 +4,20 @@ A first crossing can be a step too many, which is lost again; a price here is th
 kept until `KEEP_FOR` times its FLOPs were spent.
 """
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy import stats
 
 from bitsample_llm.estimators import first_kept
-from bitsample_llm.records import RecordError, Run, read_run
+from bitsample_llm.records import RecordError, Run
 from bitsample_llm.records.glossary import TRAINING_PHASES
-from bitsample_llm.report.runs import run_dirs_in
+from bitsample_llm.report.packed import pack_rows, read_rows
 
 KEEP_FOR = 3.0
 PACKED = "lines.parquet"
@@ -237,13 +235,7 @@ def read_prices(paths: Sequence[str | Path]) -> list[PricedRun]:
     Raises:
         RecordError: for a folder that holds neither.
     """
-    runs = []
-    for folder in map(Path, paths):
-        if (folder / PACKED).is_file():
-            runs += [_unpacked(line) for line in pq.read_table(folder / PACKED).to_pylist()]
-            continue
-        recorded = [read_run(run_dir) for run_dir in run_dirs_in([folder])]
-        runs += [priced_run(run) for run in recorded if run.manifest["state"] == "finished"]
+    runs = read_rows(paths, PACKED, PricedRun, priced_run, PACKED_AS_JSON)
     if not runs:
         raise RecordError(f"{', '.join(map(str, paths))}: no finished runs")
     return runs
@@ -251,10 +243,4 @@ def read_prices(paths: Sequence[str | Path]) -> list[PricedRun]:
 
 def pack_prices(runs: Sequence[PricedRun], folder: Path) -> None:
     """Write the runs into one Parquet file of a record."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [asdict(run) | {name: json.dumps(getattr(run, name)) for name in PACKED_AS_JSON} for run in runs]
-    pq.write_table(pa.Table.from_pylist(lines), folder / PACKED, compression="zstd", compression_level=12)
-
-
-def _unpacked(line: dict) -> PricedRun:
-    return PricedRun(**line | {name: json.loads(line[name]) for name in PACKED_AS_JSON if name in line})
+    pack_rows(runs, folder / PACKED, PACKED_AS_JSON)

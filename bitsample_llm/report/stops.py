@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from bitsample_llm.estimators import wilson_interval
-from bitsample_llm.records import Run, read_run
+from bitsample_llm.records import Run
 from bitsample_llm.records.added_files import VALUES_FILE
 from bitsample_llm.report.estimates import Estimate, over_seeds
-from bitsample_llm.report.runs import run_dirs_in
+from bitsample_llm.report.packed import pack_rows, read_rows
 
 PACKED = "stops.parquet"
+AS_JSON = ("flops", "noted")  # fields whose keys differ between runs
 PLACES = ("first token", "half", "nine tenths")  # where the values in `values.jsonl` were noted
 PHASES = ("prefill", "decode", "train_forward", "train_backward", "reward_model", "total")
 BINS = 10
@@ -124,18 +124,9 @@ def stop_run(run: Run) -> StopRun:
 
 def read_stops(paths: Sequence[str | Path]) -> list[StopRun]:
     """The finished runs in the folders: run directories, or those of a record, packed."""
-    runs = []
-    for folder in map(Path, paths):
-        if (folder / PACKED).is_file():
-            lines = pq.read_table(folder / PACKED).to_pylist()
-            runs += [StopRun(**line | {"flops": json.loads(line["flops"]), "noted": json.loads(line["noted"])}) for line in lines]
-        else:
-            recorded = [read_run(run_dir) for run_dir in run_dirs_in([folder])]
-            runs += [stop_run(run) for run in recorded if run.manifest["state"] == "finished"]
-    return runs
+    return read_rows(paths, PACKED, StopRun, stop_run, AS_JSON)
 
 
 def pack_stops(runs: Sequence[StopRun], folder: Path) -> None:
     """Write the runs into one Parquet file of a record."""
-    lines = [asdict(run) | {"flops": json.dumps(run.flops), "noted": json.dumps(run.noted)} for run in runs]
-    pq.write_table(pa.Table.from_pylist(lines), folder / PACKED, compression="zstd", compression_level=12)
+    pack_rows(runs, folder / PACKED, AS_JSON)

@@ -1,5 +1,7 @@
 """A verifier by its name or as a function, over rows as a TRL script has them: prompts and answers, no problem ids."""
 
+import copy
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -21,7 +23,10 @@ def recorded(base_model, folder, rows=ROWS, **options):
     model, tokenizer = base_model
     sizes = {"num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 4, "beta": 0.0, "max_steps": 2}
     args = GRPOConfig(output_dir=str(folder / "checkpoints"), **SHARED | sizes | {"learning_rate": 0.0})
-    trainer = GRPOTrainer(model, [passes], args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    # a copy: the trainer patches the forward pass of the model that all tests share
+    trainer = GRPOTrainer(
+        copy.deepcopy(model), [passes], args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
     trainer.add_callback(InformationMeter(trainer, folder / "run", **options))
     trainer.train()
     return read_run(folder / "run")

@@ -1,20 +1,18 @@
 """What became of the two strategies in a run? Its held-out evaluations, in the three parts that `make_problems.py` writes."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from bitsample_llm.records import Run, read_run
-from bitsample_llm.report.runs import run_dirs_in
+from bitsample_llm.records import Run
+from bitsample_llm.report.packed import pack_rows, read_rows
 
 PACKED = "lines.parquet"
+AS_JSON = ("settings",)  # fields whose keys differ between runs
 MOVED = 0.1  # of ln(right / rule): what has moved less has not moved
 
 
@@ -83,19 +81,9 @@ def course_of(run: Run) -> Course:
 
 def read_courses(paths: Sequence[str | Path]) -> list[Course]:
     """The courses of the finished runs in the folders: run directories, or those of a record, packed."""
-    courses = []
-    for folder in map(Path, paths):
-        if (folder / PACKED).is_file():
-            lines = pq.read_table(folder / PACKED).to_pylist()
-            courses += [Course(**line | {"settings": json.loads(line["settings"])}) for line in lines]
-        else:
-            runs = [read_run(run_dir) for run_dir in run_dirs_in([folder])]
-            courses += [course_of(run) for run in runs if run.manifest["state"] == "finished"]
-    return courses
+    return read_rows(paths, PACKED, Course, course_of, AS_JSON)
 
 
 def pack_courses(courses: Sequence[Course], folder: Path) -> None:
     """Write the courses into one Parquet file of a record."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [asdict(course) | {"settings": json.dumps(course.settings)} for course in courses]
-    pq.write_table(pa.Table.from_pylist(lines), folder / PACKED, compression="zstd")
+    pack_rows(courses, folder / PACKED, AS_JSON)

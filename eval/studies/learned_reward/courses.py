@@ -3,16 +3,14 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from bitsample_llm.records import Run, read_run
+from bitsample_llm.records import Run
 from bitsample_llm.records.added_files import JUDGE_FILE
-from bitsample_llm.report.runs import run_dirs_in
+from bitsample_llm.report.packed import pack_rows, read_rows
 
 PACKED = "courses.parquet"
 PARTS = 5  # the updates of a run are compared by fifths
@@ -88,17 +86,9 @@ def course_of(run: Run) -> Course:
 
 def read_courses(paths: Sequence[str | Path]) -> list[Course]:
     """The courses of the finished runs in the folders: run directories, or those of a record, packed."""
-    courses = []
-    for folder in map(Path, paths):
-        if (folder / PACKED).is_file():
-            courses += [Course(**line) for line in pq.read_table(folder / PACKED).to_pylist()]
-        else:
-            runs = [read_run(run_dir) for run_dir in run_dirs_in([folder])]
-            courses += [course_of(run) for run in runs if run.manifest["state"] == "finished"]
-    return courses
+    return read_rows(paths, PACKED, Course, course_of)
 
 
 def pack_courses(courses: Sequence[Course], folder: Path) -> None:
     """Write the courses into one Parquet file of a record."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([asdict(course) for course in courses]), folder / PACKED, compression="zstd")
+    pack_rows(courses, folder / PACKED)

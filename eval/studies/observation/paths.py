@@ -1,20 +1,18 @@
 """How far had the optimizer gone, and what had it paid for what? The live updates of a run, its FLOPs by phase, and what its start knows of each step."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from bitsample_llm.records import Run, read_run
+from bitsample_llm.records import Run
 from bitsample_llm.records.glossary import TRAINING_PHASES
-from bitsample_llm.report.runs import run_dirs_in
+from bitsample_llm.report.packed import pack_rows, read_rows
 
 PACKED = "paths.parquet"
+AS_JSON = ("flops",)  # fields whose keys differ between runs
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,9 @@ def optimizer_path(run: Run) -> OptimizerPath:
 
 def read_paths(paths: Sequence[str | Path]) -> list[OptimizerPath]:
     """The finished runs in the folders: run directories, or those of a record, packed."""
-    found = []
-    for folder in map(Path, paths):
-        if (folder / PACKED).is_file():
-            lines = pq.read_table(folder / PACKED).to_pylist()
-            found += [OptimizerPath(**line | {"flops": json.loads(line["flops"])}) for line in lines]
-        else:
-            runs = [read_run(run_dir) for run_dir in run_dirs_in([folder])]
-            found += [optimizer_path(run) for run in runs if run.manifest["state"] == "finished"]
-    return found
+    return read_rows(paths, PACKED, OptimizerPath, optimizer_path, AS_JSON)
 
 
 def pack_paths(found: Sequence[OptimizerPath], folder: Path) -> None:
     """Write them into one Parquet file of a record."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [asdict(path) | {"flops": json.dumps(path.flops)} for path in found]
-    pq.write_table(pa.Table.from_pylist(lines), folder / PACKED, compression="zstd")
+    pack_rows(found, folder / PACKED, AS_JSON)
