@@ -83,7 +83,8 @@ class MixedDistillationObserver(SampleObserver):
         return result
 
     def _around_divergence(self, original, student_logits, teacher_logits, labels, **kwargs):
-        self._bits_B = divergence_bits(teacher_logits.detach(), student_logits.detach(), labels != -100).tolist()
+        if self.trainer.model.training:
+            self._bits_B = divergence_bits(teacher_logits.detach(), student_logits.detach(), labels != -100).tolist()
         return original(student_logits=student_logits, teacher_logits=teacher_logits, labels=labels, **kwargs)
 
     def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:

@@ -1,6 +1,7 @@
 """What SFT shows of its samples: the surprisal of every labelled sequence. B rows of a batch of this process, T tokens."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from accelerate.utils import gather_object
@@ -16,7 +17,7 @@ def surprisal_bits_of(logp: float) -> float:
     return max(-logp / NATS_PER_BIT, 0.0)  # in this order: NaN is not taken for 0
 
 
-class SampleObserver:
+class SampleObserver(ABC):
     """Records what each sample of a batch offers at the step that trains on it; a subclass says what that is, and how many tokens there are."""
 
     generation_step = None
@@ -25,13 +26,13 @@ class SampleObserver:
         self.trainer, self.meter = trainer, meter
         TrainingLosses(trainer, meter.counter.causal_lm, self._record)
 
+    @abstractmethod
     def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
         """Rows of the table `prompts` for the samples of a batch; without offered bits where its loss does not tell."""
-        raise NotImplementedError
 
+    @abstractmethod
     def num_tokens(self, inputs: dict) -> tuple[int, int | None]:
         """Real tokens of a batch, and those of them that are the completions'; None where the trainer does not tell them apart."""
-        raise NotImplementedError
 
     def _record(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
         totals = self.meter.totals
@@ -49,7 +50,7 @@ class SampleObserver:
                 totals.observe("bits/surprisal_per_sample", bits)
         self.meter.add_rows("prompts", rows)
 
-    def end_step(self) -> None:
+    def end_step(self) -> None:  # noqa: B027 - there is nothing to do
         """Nothing is held back: samples are recorded as they are trained on."""
 
     end_generation = end_step
@@ -58,7 +59,7 @@ class SampleObserver:
         """None: see `end_step`."""
         return []
 
-    def resume(self, generation_step: int) -> None:
+    def resume(self, generation_step: int) -> None:  # noqa: B027
         """Nothing to go on from: see `end_step`."""
 
 

@@ -4,6 +4,8 @@ A sample is a pair or a completion with its verdict (KTO). It offers the surpris
 completions of a batch of this process, T tokens.
 """
 
+from abc import abstractmethod
+
 import torch
 
 from bitsample_llm.meter.hooks import has_no_reference, require, wrap
@@ -24,9 +26,9 @@ class PreferenceObserver(SampleObserver):
 
     rows_per_sample = 2  # of a pair, chosen ones first
 
+    @abstractmethod
     def margins_B(self, inputs: dict) -> torch.Tensor | None:
         """Log-odds in nats (B) that the model gives to the labels, or None where its loss has no such probability."""
-        raise NotImplementedError
 
     def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
         if (margins_B := self.margins_B(inputs)) is None:

@@ -224,23 +224,38 @@ def test_distillation_pays_for_its_teacher_and_offers_the_divergence(base_model,
         assert nats == pytest.approx(line["train/loss"] * tokens, rel=1e-4)
 
 
-def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_model, tmp_path):
-    _, tokenizer = base_model
-    args = SDFTConfig(
-        output_dir=str(tmp_path / "checkpoints"),
-        per_device_train_batch_size=8,
-        num_generations=2,
-        max_completion_length=4,
-        distillation_mode="full_logits",
-        distillation_alpha=0.0,  # the loss is the forward divergence itself
-        distillation_is_clip=None,
-        teacher_prompt_template="{privileged_context}{prompt}",
-        teacher_model_kind="base",
-        **SHARED,
-    )
+SELF_DISTILLATION = {
+    "distillation_mode": "full_logits",
+    "distillation_alpha": 0.0,  # the loss is the forward divergence itself
+    "distillation_is_clip": None,
+    "teacher_model_kind": "base",
+    "per_device_train_batch_size": 16,
+    "num_generations": 8,
+    "max_completion_length": 4,
+}
+
+
+def sdft_trainer(tokenizer, student, folder):
+    """The teacher sees a text beside the prompt."""
+    options = {"teacher_prompt_template": "{privileged_context}{prompt}"}
+    args = SDFTConfig(output_dir=str(folder / "checkpoints"), **SHARED | SELF_DISTILLATION | options)
     rows = [{"prompt": problem.prompt, "privileged_context": "A12+30<24", "problem_id": problem.problem_id} for problem in PROBLEMS]
+    return SDFTTrainer(model=student, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+
+
+def sdpo_trainer(tokenizer, student, folder):
+    """The teacher sees a rollout of the group that passed, where there is one."""
+    args = SDPOConfig(output_dir=str(folder / "checkpoints"), **SHARED | SELF_DISTILLATION)
+    rows = [{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in PROBLEMS]
+    data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
+    reward = VerdictReward(RolloutVerifier(TASK, PROBLEMS, tokenizer))
+    return SDPOTrainer(model=student, reward_funcs=[reward], args=args, **data)
+
+
+@pytest.mark.parametrize("make", [sdft_trainer, sdpo_trainer])
+def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_model, tmp_path, make):
     student = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
-    trainer = SDFTTrainer(model=student, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = make(base_model[1], student, tmp_path)
     meter = metered(trainer, tmp_path)
     original, seen = trainer._compute_self_distillation_loss, []
 
@@ -251,8 +266,8 @@ def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_mod
             log_target=True,
             reduction="none",
         )
-        nats_BT = nats_BTV.detach().sum(-1) * predictions.loss_mask
-        seen.append((float(nats_BT.sum(1).mean()), float((nats_BT.sum(1) / predictions.loss_mask.sum(1)).mean())))
+        nats_B = (nats_BTV.detach().sum(-1) * predictions.loss_mask).sum(1)
+        seen.append((float(nats_B.mean()), float((nats_B / predictions.loss_mask.sum(1).clamp(min=1)).mean())))
         return original(model, inputs, predictions)
 
     trainer._compute_self_distillation_loss = watched
@@ -262,40 +277,10 @@ def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_mod
     assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
     run = read_run(tmp_path / "run")
     assert run.manifest["regime"] == "distillation"
-    assert run.table("rollouts").num_rows == run.steps[-1]["samples/total"] == 4 * 8
+    assert run.table("rollouts").num_rows == run.steps[-1]["samples/total"] == 4 * 16
     for line, (nats, mean_nats) in zip(run.steps, seen, strict=True):  # of a completion; per token, as the trainer's loss has it
         assert line["bits/offered_per_sample"] * np.log(2) == pytest.approx(nats, rel=1e-4) and nats > 0
         assert line["train/loss"] == pytest.approx(mean_nats, rel=1e-3)
-
-
-def test_a_teacher_that_sees_what_passed_is_paid_for(base_model, tmp_path):
-    _, tokenizer = base_model
-    args = SDPOConfig(
-        output_dir=str(tmp_path / "checkpoints"),
-        per_device_train_batch_size=16,
-        num_generations=8,
-        max_completion_length=4,
-        distillation_mode="full_logits",
-        distillation_alpha=0.0,
-        distillation_is_clip=None,
-        teacher_model_kind="base",
-        **SHARED,
-    )
-    rows = [{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in PROBLEMS]
-    student = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
-    data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
-    trainer = SDPOTrainer(
-        model=student, reward_funcs=[VerdictReward(RolloutVerifier(TASK, PROBLEMS, tokenizer))], args=args, **data
-    )
-    meter = metered(trainer, tmp_path)
-    with torch_counter() as true:
-        trainer.train()
-    assert meter.cumulative["flops/score_reference"] > 0
-    assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
-    run = read_run(tmp_path / "run")
-    assert run.manifest["regime"] == "distillation"
-    assert run.table("rollouts").num_rows == run.steps[-1]["samples/total"] == 4 * 16
-    assert run.steps[-1]["bits/offered_total"] > 0
 
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
