@@ -23,12 +23,13 @@ def claims_of(record: str) -> list[dict]:
 
 
 def claims_named(test: dict) -> list[dict]:
-    """The claims of the record that hold the test's words in text and statistic, `num` of them (one, if it is silent).
+    """The claims of the record that hold the test's words in text (any of several) and statistic, `num` of them (one, if it is silent).
 
     Raises:
         ValueError: there are more or fewer.
     """
-    found = [c for c in claims_of(test["record"]) if test["text"] in c["text"] and test["statistic"] in c["statistic"]]
+    texts = [test["text"]] if isinstance(test["text"], str) else test["text"]
+    found = [c for c in claims_of(test["record"]) if any(t in c["text"] for t in texts) and test["statistic"] in c["statistic"]]
     if len(found) != test.get("num", 1):
         raise ValueError(
             f"{test['record']}: {len(found)} claims hold {test['text']!r} and {test['statistic']!r}; name {test.get('num', 1)}"
