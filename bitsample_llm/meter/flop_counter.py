@@ -151,19 +151,24 @@ class FlopCounter:
             self.seconds["train_backward"] += time.perf_counter() - self._train_forward_ended
             self._train_forward_ended = None
 
-    def count_generation(self, prompts: Sequence[Sequence[int]], completion_lengths: Sequence[int]) -> None:
+    def count_generation(
+        self, prompts: Sequence[Sequence[int]], completion_lengths: Sequence[int], seconds: float, with_adapters: bool = False
+    ) -> None:
         """Price a generation whose passes were not seen (vLLM) by its tokens: no padding, each distinct prompt once.
 
-        A completion of T tokens takes T - 1 decoding passes: the prompt's pass gives the first token.
+        A completion of T tokens takes T - 1 decoding passes: the prompt's pass gives the first token. All seconds are taken for decoding.
+        vLLM is sent weights with the adapters merged into them: they cost nothing there.
         """
         distinct = [len(ids) for ids in {tuple(ids) for ids in prompts}]
         prefill = Shape(sum(distinct), causal_positions(distinct), len(distinct))
         passes = [max(length - 1, 0) for length in completion_lengths]
         attended = sum(num * len(ids) for ids, num in zip(prompts, passes, strict=True)) + causal_positions(passes)
         decode = Shape(sum(passes), attended, sum(passes))
+        adapters = {"adapter_parameters": self.layers.adapter_parameters if with_adapters else 0}
         for phase, shape in (("prefill", prefill), ("decode", decode)):
             phase = phase if self.causal_lm.training else "evaluation"
-            self._add(phase, forward_flops, self.products, (shape, shape), adapter_parameters=self.layers.adapter_parameters)
+            self._add(phase, forward_flops, self.products, (shape, shape), **adapters)
+        self.seconds[phase] += seconds
 
     def count_projections(
         self, phase: str, num_products: int, num_tokens: int, useful_tokens: int, products: MatrixProducts

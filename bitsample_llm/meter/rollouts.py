@@ -4,6 +4,8 @@ The rollouts of a generation are held back until all of them have been trained o
 forward; what is half-trained when a checkpoint is saved is kept with the records.
 """
 
+import time
+
 import numpy as np
 import torch
 from accelerate.utils import gather_object
@@ -50,12 +52,12 @@ class GenerationObserver:
 
     def _around_generate(self, original, prompts):
         counter, passes_before, turns_before = self.counter, self.counter.num_passes, self._num_turns
-        counter.generating = True
+        counter.generating, started = True, time.perf_counter()
         result = original(prompts)
         counter.generating = False
         prompt_ids, completion_ids = result[:2]
         if counter.num_passes == passes_before and self._num_turns == turns_before:  # a `rollout_func` that calls a server
-            counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids])
+            counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids], time.perf_counter() - started)
         self._completion_ids = [list(map(int, ids)) for ids in completion_ids]
         own_masks = result[2] if len(result) > 3 else None  # RLOO, which has no tools, returns three things
         self._num_own_tokens = [int(sum(mask)) for mask in own_masks or [[1] * len(ids) for ids in completion_ids]]
@@ -67,14 +69,15 @@ class GenerationObserver:
         """One turn of a generation; there are several where the model calls tools."""
         counter, passes_before = self.counter, self.counter.num_passes
         # continuous batching packs the prompts of many rollouts into rows that no formula of ours prices
-        counter.paused = getattr(self.trainer, "use_transformers_continuous_batching", False)
+        is_packed, started = getattr(self.trainer, "use_transformers_continuous_batching", False), time.perf_counter()
+        counter.paused = is_packed
         result = original(prompt_ids, *args, **kwargs)
-        was_unseen = counter.paused or counter.num_passes == passes_before
+        was_unseen = is_packed or counter.num_passes == passes_before
         counter.paused = False
         self._num_turns += 1
         if was_unseen:
-            completion_ids = result[0] if isinstance(result, tuple) else result
-            counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids])
+            lengths = [len(ids) for ids in (result[0] if isinstance(result, tuple) else result)]
+            counter.count_generation(prompt_ids, lengths, time.perf_counter() - started, with_adapters=is_packed)
         return result
 
     def _around_generation(self, original, inputs):

@@ -121,5 +121,9 @@ class ProgressLine(TrainerCallback):
         self.bar.set_postfix(self.meter.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal's line to what is said next."""
         if self.bar is not None:
             self.bar.close()

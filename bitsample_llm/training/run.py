@@ -22,6 +22,7 @@ from bitsample_llm.records import RecordError, check_run_dir
 from bitsample_llm.records.added_files import VALUES_FILE
 from bitsample_llm.training.arguments import RunArguments, one_line_errors
 from bitsample_llm.training.budget import FlopBudget, ProgressLine, TargetReached, Targets, end_before_the_first_step
+from bitsample_llm.training.generation_server import GenerationServerError, name_lost_server
 from bitsample_llm.training.learned_reward import LearnsReward
 from bitsample_llm.training.memorisation import write_ceiling
 from bitsample_llm.training.problems import RunProblems
@@ -114,6 +115,7 @@ def train_and_record(
             **meter_options,
         )
     trainer.add_callback(meter)
+    name_lost_server(trainer)
     if isinstance(trainer, LearnsValue):
         trainer.counter = meter.counter
         record = run_dir / VALUES_FILE
@@ -124,7 +126,8 @@ def train_and_record(
         trainer.charge_to(meter.counter)
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(ProgressLine(meter, study.flop_budget))
+    progress = ProgressLine(meter, study.flop_budget)
+    trainer.add_callback(progress)
     stops = [FlopBudget(meter, study.flop_budget)] if study.flop_budget else []
     targets = Targets(study.target_bits, study.target_share, study.target_pass_rate, study.keep_target_for)
     stops += [TargetReached(meter, targets)] if targets else []
@@ -141,7 +144,8 @@ def train_and_record(
             write_ceiling(run_dir, model, trainer.processing_class, problems.train, meter.end)
         trainer.accelerator.wait_for_everyone()
         meter.close()
-    except RecordError as error:
+    except (RecordError, GenerationServerError) as error:
+        progress.close()
         sys.exit(f"error: {error}")
     except BaseException as error:  # also an interrupt: the records say why they end, and the error goes on
         meter.close_failed(error)

@@ -43,14 +43,18 @@ LORA = {"use_peft": "true", "lora_dropout": 0.0}
 HOW = {"two_cpus": "2 on cpu (DDP)", "fsdp2_cpus": "2 on cpu (FSDP2)"}
 
 
-def launched(recipe: str, config: str, output_dir: Path, **options):
-    """The record of a recipe on two processes, each with half of the batch, and what it printed."""
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as free:
         free.bind(("", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def launched(recipe: str, config: str, output_dir: Path, **options):
+    """The record of a recipe on two processes, each with half of the batch, and what it printed."""
     options = OPTIONS | options | {"per_device_train_batch_size": BATCH[recipe] // 2, "output_dir": output_dir}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    command = [ACCELERATE, "launch", "--config_file", f"recipes/accelerate/{config}.yaml", "--main_process_port", str(port)]
+    command = [ACCELERATE, "launch", "--config_file", f"recipes/accelerate/{config}.yaml", "--main_process_port", str(free_port())]
     command += [f"recipes/{recipe}.py", "--config", f"recipes/configs/{recipe}.yaml"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
