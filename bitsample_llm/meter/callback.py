@@ -16,10 +16,9 @@ import trl
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from bitsample_llm.meter.flop_counter import FlopCounter
-from bitsample_llm.meter.groups import RolloutObserver
-from bitsample_llm.meter.hooks import distils_itself, has_no_reference, mixes_completions, wrap
-from bitsample_llm.meter.labels import LabelObserver
+from bitsample_llm.meter.hooks import wrap
 from bitsample_llm.meter.recording import Recording, tell
+from bitsample_llm.meter.regimes import observer_of, regime_of
 from bitsample_llm.meter.totals import Totals
 from bitsample_llm.records import RecordError
 from bitsample_llm.scoring.answer_end import AnswerEnd
@@ -35,25 +34,12 @@ TESTED_TRL = "1.16"
 _warn_once = cache(warnings.warn)  # per process and message
 
 
-def regime_of(trainer) -> str:
-    """What a trainer learns from: `sft`, `rl`, `distillation` or `preference`; a TypeError for one that learns from something else."""
-    if isinstance(trainer, trl.GRPOTrainer | trl.RLOOTrainer):
-        return "rl"
-    if isinstance(trainer, trl.DistillationTrainer) or distils_itself(trainer) or mixes_completions(trainer):
-        return "distillation"
-    if isinstance(trainer, trl.SFTTrainer) and not hasattr(trainer, "teacher_model"):
-        return "sft"
-    if isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer | trl.RewardTrainer) or has_no_reference(trainer):
-        return "preference"
-    known = "SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward-, Distillation-, CPO-, ORPO-, GKD-, SDFT- and SDPOTrainer"
-    raise TypeError(f"InformationMeter knows {known}, and not what a {type(trainer).__name__} learns from")
-
-
 class InformationMeter(TrainerCallback):
     """Records bits and FLOPs of a TRL trainer into a run directory.
 
     Args:
-        trainer: an SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward- or DistillationTrainer, or an experimental CPO-, ORPO-, GKD-, SDFT- or SDPOTrainer, unmodified.
+        trainer: an SFT-, GRPO-, RLOO-, DPO-, KTO-, Reward- or DistillationTrainer, or an experimental A2PO-, CPO-, GKD-, GOLD-, IWOPD-, OnlineDPO-, ORPO-,
+            SDFT-, SDPO- or TPOTrainer, unmodified.
         output_dir: the run directory to write; see `bitsample_llm.records`.
         manifest: what the run directory should say of the run besides what the trainer knows.
         verifier: judges completions and knows the problems, which makes pass rates exact: a `RolloutVerifier`; `exact`, `numeric` or
@@ -121,12 +107,13 @@ class InformationMeter(TrainerCallback):
         self._reports = True
         if evaluation is not None:
             evaluation.attach(trainer, self.model, self.end, verifier)
-        self.observer = self._observer(verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
+        self.observer = observer_of(trainer, self, verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
         self.recording = Recording(Path(output_dir), strict, trainer.accelerator.is_main_process)
         self.recording.create(self._facts() | (manifest or {}), resumes=bool(trainer.args.resume_from_checkpoint))
         wrap(trainer, "log", self._around_log)
         wrap(trainer, "_save_checkpoint", self._around_save)
         wrap(trainer, "train", self._around_train)  # callbacks are not told of errors and interrupts
+        wrap(trainer, "evaluate", self._around_evaluate)
 
     def _answer_end(self, stop: str | None, verifier) -> AnswerEnd:
         if stop is None and hasattr(verifier, "end"):
@@ -142,21 +129,8 @@ class InformationMeter(TrainerCallback):
         others = [(getattr(self.trainer, name, None), "score_reference") for name in ("ref_model", "teacher_model")]
         others += [(reward, "reward_model") for reward in getattr(self.trainer, "reward_funcs", ())]
         for other, phase in others:
-            if isinstance(other, torch.nn.Module):
+            if isinstance(other, torch.nn.Module) and other is not self.trainer.model:  # a teacher may be the student as it is
                 self.counter.count_other(self.trainer.accelerator.unwrap_model(other), phase)
-
-    def _observer(self, verifier, *rl_choices):
-        if self.regime == "rl":
-            return RolloutObserver(self.trainer, self, verifier, *rl_choices)
-        if self.regime == "preference":
-            from bitsample_llm.meter.preferences import preference_observer  # noqa: PLC0415 - only where such a trainer is there, like the next
-
-            return preference_observer(self.trainer, self)
-        if self.regime == "distillation":
-            from bitsample_llm.meter.distillation import distillation_observer  # noqa: PLC0415
-
-            return distillation_observer(self.trainer, self, verifier)
-        return LabelObserver(self.trainer, self)
 
     def _facts(self) -> dict:
         rollouts = self.evaluation and self.evaluation.rollouts
@@ -262,6 +236,13 @@ class InformationMeter(TrainerCallback):
     def _evaluation_flops(self) -> float:
         self.totals.count_flops()  # at the end of training no step line follows that could say it
         return self.cumulative["flops/evaluation"]
+
+    def _around_evaluate(self, original, *args, **kwargs):
+        self.counter.evaluating = True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.counter.evaluating = False
 
     def on_evaluate(self, args, state, control, **kwargs):
         """What the trainer's own evaluation cost is no part of the next step."""

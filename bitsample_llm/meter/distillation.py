@@ -1,11 +1,14 @@
 """What TRL's trainers with a teacher show: the completions, what the teacher told of them, and what the teacher cost. B rows, T tokens."""
 
+from functools import partial
+
 import torch
 from accelerate.utils import gather_object
 
 from bitsample_llm.meter.flop_counter import priced_model
-from bitsample_llm.meter.hooks import distils_itself, mixes_completions, require, wrap
+from bitsample_llm.meter.hooks import require, wrap
 from bitsample_llm.meter.labels import NATS_PER_BIT, SampleObserver
+from bitsample_llm.meter.regimes import distils_itself, mixes_completions
 from bitsample_llm.meter.rollouts import GenerationObserver
 
 
@@ -13,7 +16,7 @@ class DistillationObserver(GenerationObserver):
     """Records completions and what the teacher offers: its divergence from the student, the loss, summed over the tokens."""
 
     def __init__(self, trainer, meter, verifier):
-        require(trainer, "teacher_model", "beta")
+        require_teacher(trainer)
         self._teacher_products = priced_model(trainer.accelerator.unwrap_model(trainer.teacher_model))[2]
         super().__init__(trainer, meter, verifier, num_generations=1)
 
@@ -47,9 +50,7 @@ class SelfDistillationObserver(GenerationObserver):
     makes_batch = "sample_rollouts"
 
     def __init__(self, trainer, meter, verifier):
-        require(trainer, "teacher_model")
-        if getattr(trainer, "use_teacher_server", False):
-            raise ValueError("a teacher behind a server shows no predictions: set use_teacher_server to false")
+        require_teacher(trainer)
         super().__init__(trainer, meter, verifier, num_generations=trainer.num_generations)
         wrap(trainer, "_compute_self_distillation_loss", self._around_divergence)
 
@@ -64,31 +65,44 @@ class SelfDistillationObserver(GenerationObserver):
 
 
 class MixedDistillationObserver(SampleObserver):
-    """Records what the teacher offers of each completion, the data's or the student's own (TRL's experimental GKDTrainer, arXiv 2306.13649): KL(teacher || student) as above."""
+    """Records what the teacher offers of each completion, the data's, the student's own or the teacher's (TRL's experimental GKDTrainer, arXiv 2306.13649, GOLDTrainer and IWOPDTrainer,
+    arXiv 2606.22600): KL(teacher || student) as above. Null for a teacher with a vocabulary of its own, whose divergence is not defined.
+    """
 
     def __init__(self, trainer, meter):
-        require(trainer, "teacher_model", "seq_kd")
-        if trainer.seq_kd:
-            raise ValueError("what a teacher that writes the completions costs is not measured: set seq_kd to false")
+        require_teacher(trainer)
         super().__init__(trainer, meter)
-        self._bits_B: list[float] = []
-        wrap(trainer, "generalized_jsd_loss", self._around_divergence)
-        wrap(trainer, "generate_on_policy_outputs", self._around_generation)
+        self._logits: dict[str, torch.Tensor] = {}
+        teacher = trainer.accelerator.unwrap_model(trainer.teacher_model)
+        for name, model in (("teacher", teacher), ("student", meter.counter.causal_lm)):
+            model.register_forward_hook(partial(self._keep, name))
+        draws = "generate_on_policy_outputs" if hasattr(trainer, "generate_on_policy_outputs") else "_generate_with_model"
+        wrap(trainer, draws, self._around_generation)
+        if getattr(trainer, "use_vllm", False):
+            wrap(trainer.vllm_generation, "generate", self._around_server)
 
     def _around_generation(self, original, *args, **kwargs):
         counter = self.meter.counter
-        counter.generating = counter.trains = True  # the trainer puts the model into training mode later
+        counter.generating = counter.trains = True  # a trainer may put the model into training mode later
         result = original(*args, **kwargs)
         counter.generating = counter.trains = False
         return result
 
-    def _around_divergence(self, original, student_logits, teacher_logits, labels, **kwargs):
-        if self.trainer.model.training:
-            self._bits_B = divergence_bits(teacher_logits.detach(), student_logits.detach(), labels != -100).tolist()
-        return original(student_logits=student_logits, teacher_logits=teacher_logits, labels=labels, **kwargs)
+    def _around_server(self, original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        self.meter.counter.count_generation(kwargs["prompts"], [len(ids) for ids in result[1]])
+        return result
+
+    def _keep(self, name: str, module, args, output) -> None:
+        if self.trainer.model.training and not self.meter.counter.generating:
+            self._logits[name] = output.logits.detach()
 
     def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
-        return [{"offered_bits": bits, "offered_bits_estimator": "divergence"} for bits in self._bits_B]
+        teacher_BTV, student_BTV = self._logits.pop("teacher"), self._logits.pop("student")
+        if getattr(self.trainer, "use_uld_loss", False):
+            return [{}] * len(student_BTV)
+        bits_B = divergence_bits(teacher_BTV[:, :-1], student_BTV[:, :-1], inputs["labels"][:, 1:] != -100)
+        return [{"offered_bits": bits, "offered_bits_estimator": "divergence"} for bits in bits_B.tolist()]
 
     def num_tokens(self, inputs: dict) -> tuple[int, int]:
         return int(inputs["attention_mask"].sum()), int((inputs["labels"] != -100).sum())
@@ -99,6 +113,16 @@ def divergence_bits(teacher_BTV: torch.Tensor, student_BTV: torch.Tensor, mask_B
     teacher_BTV, student_BTV = (torch.log_softmax(logits.double(), dim=-1) for logits in (teacher_BTV, student_BTV))
     nats_BT = (teacher_BTV.exp() * (teacher_BTV - student_BTV)).sum(dim=-1)
     return (nats_BT * mask_BT).sum(dim=1) / NATS_PER_BIT
+
+
+def require_teacher(trainer) -> None:
+    """Check that a trainer has a teacher in this process; a ValueError if it is behind a server."""
+    require(trainer, "teacher_model")
+    if trainer.teacher_model is None or getattr(trainer, "use_teacher_server", False):
+        name = type(trainer).__name__
+        raise ValueError(
+            f"the teacher of this {name} is behind a server, which shows neither its predictions nor its FLOPs: give the trainer a teacher_model"
+        )
 
 
 def distillation_observer(trainer, meter, verifier) -> SampleObserver | GenerationObserver:

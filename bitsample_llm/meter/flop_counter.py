@@ -44,6 +44,7 @@ class FlopCounter:
         paused: whether passes go by uncounted, because they will be counted by other means.
         generating: whether a trainer is generating, which shows where no cache does.
         trains: whether passes are part of the training though the model is in evaluation mode.
+        evaluating: whether the trainer evaluates, which other models do not show: their mode never changes.
         num_passes: forward passes seen so far, those that went by uncounted included.
 
     Raises:
@@ -56,23 +57,27 @@ class FlopCounter:
         self.executed_flops: dict[str, float] = defaultdict(float)
         self.useful_flops: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
-        self.paused = self.generating = self.trains = False
+        self.paused = self.generating = self.trains = self.evaluating = False
         self.num_passes = 0
         self.read_trainable_shapes()
         self._generation = GenerationShapes(self.eos_token_ids)
-        self._last_length = 0  # of the pass before
         self._train_forward_ended: float | None = None
         self._embedded: torch.Tensor | None = None
         self._hooks = [self.causal_lm.get_input_embeddings().register_forward_hook(self._keep_embedded)]
         self._hooks += ForwardWatcher(self.causal_lm, self._count).hooks
 
     def count_other(self, model, phase: str) -> None:
-        """Count the forward passes of another model too, all under one phase: a reference policy, a teacher, a reward model."""
+        """Count the forward passes of another model too, a reference policy, a teacher, a reward model: under one phase, but those in which it generates."""
         model, _, products = priced_model(model)
+        generation = GenerationShapes(self.eos_token_ids)
 
         def count(call: ForwardCall) -> None:
-            self.seconds[phase] += call.seconds
-            self._add(phase, forward_flops, products, self._full_pass_shapes(call))
+            its_phase = generation.phase(call) if call.has_cache or self.generating else phase
+            shapes = generation.shapes(call) if call.has_cache else self._full_pass_shapes(call)
+            if self.evaluating:
+                its_phase = "evaluation"
+            self.seconds[its_phase] += call.seconds
+            self._add(its_phase, forward_flops, products, shapes)
 
         self._hooks += ForwardWatcher(model, count).hooks
 
@@ -88,24 +93,21 @@ class FlopCounter:
         self._embedded = output  # whether it needs a gradient is known once all hooks have run
 
     def _count(self, call: ForwardCall) -> None:
-        has_cache = call.kwargs.get("past_key_values") is not None
         inputs_need_gradient = self._embedded is not None and self._embedded.requires_grad
-        # without a cache every pass of a generation begins at the prompt
-        grows = call.cached_tokens > 0 if has_cache else call.ids_BT.shape[1] == self._last_length + 1
-        self._embedded, self._last_length = None, call.ids_BT.shape[1]
+        self._embedded = None
         self.num_passes += 1
         if self.paused:
             return
         if not (self.causal_lm.training or self.trains):
             phase = "evaluation"
-        elif has_cache or self.generating:
-            phase = "decode" if grows else "prefill"
+        elif call.has_cache or self.generating:
+            phase = self._generation.phase(call)
         elif torch.is_grad_enabled():
             phase = "train_forward"
         else:
             phase = self._scoring_phase()
         self.seconds[phase] += call.seconds
-        if not has_cache:
+        if not call.has_cache:
             shapes = self._full_pass_shapes(call)
         elif phase == "evaluation" and call.cached_tokens and call.ids_BT.shape[1] > 1:
             shapes = continued_pass_shapes(call)

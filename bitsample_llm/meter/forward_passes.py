@@ -32,6 +32,10 @@ class ForwardCall:
         return self.ended - self.started
 
     @property
+    def has_cache(self) -> bool:
+        return self.kwargs.get("past_key_values") is not None
+
+    @property
     def kept_outputs(self) -> int:
         """Positions per row that reach the output projection."""
         length, kept = self.ids_BT.shape[1], self.kwargs.get("logits_to_keep", 0)
@@ -154,6 +158,13 @@ class GenerationShapes:
     def __init__(self, eos_token_ids: torch.Tensor):
         self._eos_token_ids = eos_token_ids
         self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
+        self._last_length = 0  # of the pass before
+
+    def phase(self, call: ForwardCall) -> str:
+        """Whether a pass begins a generation, `prefill`, or goes on, `decode`; without a cache every pass begins at the prompt."""
+        length, before = call.ids_BT.shape[1], self._last_length
+        self._last_length = length
+        return "decode" if (call.cached_tokens > 0 if call.has_cache else length == before + 1) else "prefill"
 
     def shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
         rows, executed, lengths_B = len(call.ids_BT), call.executed_with_cache, call.mask_BT.sum(dim=1)

@@ -13,9 +13,11 @@ from bitsample_llm.meter.rollouts import GenerationObserver
 class RolloutObserver(GenerationObserver):
     """Records rollouts of GRPO or RLOO with verdict and rewards, and groups with pass rates; arguments: `InformationMeter`."""
 
+    compares_rollouts = True  # of a group with each other, so that one whose rewards are all equal teaches nothing
+
     def __init__(self, trainer, meter, verifier, pass_threshold: float | None, reward_is_verdict: bool, exact_pass_rates: bool):
-        require(trainer, "num_generations", "reward_func_names", "reward_weights")
-        super().__init__(trainer, meter, verifier, trainer.num_generations)
+        require(trainer, "reward_weights", *(("num_generations", "reward_func_names") if self.compares_rollouts else ()))
+        super().__init__(trainer, meter, verifier, getattr(trainer, "num_generations", 1))
         self.pass_threshold = pass_threshold
         self.reward_is_verdict = reward_is_verdict
         can_be_exact = verifier is not None and verifier.task.has_one_accepted_string and self.sampling["is_own_distribution"]
@@ -31,6 +33,13 @@ class RolloutObserver(GenerationObserver):
         return rewards_BF
 
     def _complete(self, rollouts: list[dict]) -> None:
+        self._add_rewards(rollouts)
+        if self.verifier is None:
+            for rollout in rollouts:
+                rollout["passed"] = None if rollout["reward"] is None else self._passes(rollout["reward"])
+        self._record_groups([rollouts[at : at + self.num_generations] for at in range(0, len(rollouts), self.num_generations)])
+
+    def _add_rewards(self, rollouts: list[dict]) -> None:
         weights_F = self.trainer.reward_weights.double().cpu().numpy()
         names = self.trainer.reward_func_names
         for rollout, rewards_F in zip(rollouts, self._rewards_BF, strict=True):
@@ -38,16 +47,13 @@ class RolloutObserver(GenerationObserver):
             rollout["reward"] = float(np.nansum(rewards_F * weights_F)) if is_scored else None
             named = zip(names, rewards_F.tolist(), strict=True)
             rollout["rewards"] = {name: None if np.isnan(reward) else reward for name, reward in named}
-            if self.verifier is None:
-                rollout["passed"] = self._passes(rollout["reward"]) if is_scored else None
-        self._record_groups([rollouts[at : at + self.num_generations] for at in range(0, len(rollouts), self.num_generations)])
 
     def _passes(self, reward: float) -> bool | None:
         if self.pass_threshold is not None:
             return reward >= self.pass_threshold
         if reward in (0.0, 1.0):
             return reward == 1.0
-        if self.generation_step == 1:  # before anything was trained
+        if self.generation_step <= 1:  # before anything was trained
             raise ValueError(
                 f"a rollout got the reward {reward:g}, which is neither 0 nor 1: tell the meter which reward is a pass, "
                 "InformationMeter(..., pass_threshold=...)"
@@ -74,6 +80,12 @@ class RolloutObserver(GenerationObserver):
         ):
             self.totals.observe(metric, [row[column] for row in rows if column in row])
         self.totals.observe("group/pass_rate_estimate", verdicts)
+        if offered := [row["offered_bits"] * row["group_size"] for row in rows if "offered_bits" in row]:
+            self.totals.count("bits/offered_total", sum(offered))
+        if self.compares_rollouts:
+            self._observe_informative(groups, rows)
+
+    def _observe_informative(self, groups: list[list[dict]], rows: list[dict]) -> None:
         judged = [group for group, row in zip(groups, rows, strict=True) if self.verifier is None or row["group_size"]]
         scored = [{rollout["reward"] for rollout in group} - {None} for group in judged]
         self.totals.observe("group/informative_fraction", [float(len(rewards) > 1) for rewards in scored])
@@ -81,8 +93,6 @@ class RolloutObserver(GenerationObserver):
             pass_rates = np.array([row["pass_rate"] for row in rows if "pass_rate" in row])
             predicted = informative_group_probability(pass_rates, self.num_generations)
             self.totals.observe("group/informative_fraction_predicted", predicted.tolist())
-        if offered := [row["offered_bits"] * row["group_size"] for row in rows if "offered_bits" in row]:
-            self.totals.count("bits/offered_total", sum(offered))
 
     @staticmethod
     def _add_offered_bits(rows: list[dict]) -> None:

@@ -17,21 +17,6 @@ def wrap(trainer, name: str, around) -> None:
     setattr(trainer, name, lambda *args, **kwargs: around(original, *args, **kwargs))
 
 
-def has_no_reference(trainer) -> bool:
-    """Whether a trainer learns from pairs by the policy alone, as TRL's experimental CPOTrainer and ORPOTrainer."""
-    return hasattr(trainer, "cpo_loss") or hasattr(trainer, "odds_ratio_loss")
-
-
-def distils_itself(trainer) -> bool:
-    """Whether a trainer has a teacher that sees more than the student, as TRL's experimental SDFTTrainer and SDPOTrainer."""
-    return hasattr(trainer, "teacher_context_builder") and hasattr(trainer, "sample_rollouts")
-
-
-def mixes_completions(trainer) -> bool:
-    """Whether a trainer has a teacher, with the student's vocabulary, for completions of the data and of the student: TRL's experimental GKDTrainer."""
-    return hasattr(trainer, "seq_kd") and hasattr(trainer, "generalized_jsd_loss") and not hasattr(trainer, "use_uld_loss")
-
-
 class TrainingLosses:
     """Tells of every training loss, with the log-probabilities that the fused forward behind it computed.
 

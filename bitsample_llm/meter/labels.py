@@ -28,7 +28,9 @@ class SampleObserver(ABC):
 
     @abstractmethod
     def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
-        """Rows of the table `prompts` for the samples of a batch; without offered bits where its loss does not tell."""
+        """Rows of the table `prompts` for the samples of a batch; without offered bits where its loss does not tell. `surprisal_bits`, where there are any, are of
+        a labelled answer.
+        """
 
     @abstractmethod
     def num_tokens(self, inputs: dict) -> tuple[int, int | None]:
@@ -43,11 +45,10 @@ class SampleObserver(ABC):
         if parts[0][2] is not None:
             totals.count("tokens/completion", sum(completion for *_, completion in parts))
             totals.count("tokens/prompt", sum(num - completion for _, num, completion in parts))
+        totals.observe("bits/surprisal_per_sample", [row.pop("surprisal_bits") for row in rows if "surprisal_bits" in row])
         if bits := [row["offered_bits"] for row in rows if "offered_bits" in row]:
             totals.count("bits/offered_total", sum(bits))
             totals.observe("bits/offered_per_sample", bits)
-            if rows[0]["offered_bits_estimator"] == "surprisal":
-                totals.observe("bits/surprisal_per_sample", bits)
         self.meter.add_rows("prompts", rows)
 
     def end_step(self) -> None:  # noqa: B027 - there is nothing to do
@@ -86,7 +87,8 @@ class LabelObserver(SampleObserver):
             if logps_BT is not None:
                 # ignored tokens are zero; among several sequences in a row each ends before the first token of the next
                 logps_T = logps_BT[row] if len(sequences) == len(ids_BT) else logps_BT[row, start : end - 1]
-                line |= {"offered_bits": surprisal_bits_of(float(logps_T.sum())), "offered_bits_estimator": "surprisal"}
+                bits = surprisal_bits_of(float(logps_T.sum()))
+                line |= {"surprisal_bits": bits, "offered_bits": bits, "offered_bits_estimator": "surprisal"}
             rows.append(line)
         return rows
 

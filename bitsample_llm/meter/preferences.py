@@ -1,4 +1,4 @@
-"""What trainers show that learn from preferences, or from verdicts on completions that are there: DPO, CPO, ORPO, KTO and reward models.
+"""What trainers show that learn from preferences, or from verdicts on completions that are there: DPO, CPO, ORPO, TPO, KTO and reward models.
 
 A sample is a pair or a completion with its verdict (KTO). It offers the surprisal of its label under the model's own probability of that label. B pairs or
 completions of a batch of this process, T tokens.
@@ -8,8 +8,9 @@ from abc import abstractmethod
 
 import torch
 
-from bitsample_llm.meter.hooks import has_no_reference, require, wrap
-from bitsample_llm.meter.labels import NATS_PER_BIT, SampleObserver
+from bitsample_llm.meter.hooks import require, wrap
+from bitsample_llm.meter.labels import NATS_PER_BIT, SampleObserver, surprisal_bits_of
+from bitsample_llm.meter.regimes import has_no_reference
 
 
 def label_bits(margins_B: torch.Tensor) -> torch.Tensor:
@@ -84,6 +85,47 @@ class UnreferencedPairObserver(PreferenceObserver):
         return sum(int(inputs[f"{which}_attention_mask"].sum()) for which in ("chosen", "rejected")), completion
 
 
+class TripleObserver(PreferenceObserver):
+    """Triples of TRL's experimental TPOTrainer (arXiv 2405.16681): a pair, whose reward is beta times the log-probability, as the trainer sums or averages it, without
+    the margin that it asks for; and an answer to imitate, whose surprisal is offered beside the label's. A weight of 0 leaves the answer out.
+    """
+
+    def __init__(self, trainer, meter):
+        require(trainer, "tpo_alpha", "beta", "loss_type")
+        super().__init__(trainer, meter)
+        self.num_parts = 2 if trainer.tpo_alpha == 0 else 3  # of a batch, one after the other: chosen, rejected, answers
+        self._logits_BTV: torch.Tensor | None = None
+        meter.counter.causal_lm.register_forward_hook(self._keep)
+
+    def _keep(self, module, args, output) -> None:
+        if torch.is_grad_enabled():
+            self._logits_BTV = output.logits.detach()
+
+    def rows(self, inputs: dict, logps_BT: torch.Tensor | None) -> list[dict]:
+        logps_BT = torch.stack(
+            [  # a row at a time: logits in full precision are large
+                -torch.nn.functional.cross_entropy(logits_TV[:-1].float(), ids_T[1:], reduction="none")
+                for logits_TV, ids_T in zip(self._logits_BTV, inputs["input_ids"], strict=True)
+            ]
+        )
+        self._logits_BTV = None
+        mask_BT = inputs["completion_mask"][:, 1:]
+        logps_B = (logps_BT.double() * mask_BT).sum(dim=1)
+        self._scores_B = self.trainer.beta * logps_B
+        if self.trainer.loss_type in ("ipo", "tpo-l"):
+            self._scores_B = self._scores_B / mask_BT.sum(dim=1).clamp(min=1)
+        rows = super().rows(inputs, None)
+        if self.num_parts == 3:
+            for row, logp in zip(rows, logps_B.chunk(3)[2].tolist(), strict=True):
+                row["surprisal_bits"] = surprisal_bits_of(logp)
+                row["offered_bits"] += row["surprisal_bits"]
+        return rows
+
+    def margins_B(self, inputs: dict) -> torch.Tensor:
+        chosen_B, rejected_B = self._scores_B.chunk(self.num_parts)[:2]
+        return chosen_B - rejected_B
+
+
 class ImplicitRewardObserver(PreferenceObserver):
     """Trainers whose reward is beta times the log-ratio of the policy to a reference: what they compute of both is overheard."""
 
@@ -150,7 +192,9 @@ class UnpairedObserver(ImplicitRewardObserver):
 
 
 def preference_observer(trainer, meter) -> PreferenceObserver:
-    """The observer of a trainer that learns from preferences."""
+    """The observer of a trainer that learns from preferences on what is there."""
+    if hasattr(trainer, "tpo_alpha"):
+        return TripleObserver(trainer, meter)
     if has_no_reference(trainer):
         return UnreferencedPairObserver(trainer, meter)
     if hasattr(trainer, "calculate_KL"):

@@ -14,13 +14,19 @@ from bitsample_llm.information import believed_reward_bits
 from bitsample_llm.meter.hooks import TrainingLosses, wrap
 from bitsample_llm.meter.labels import surprisal_bits_of
 
+TOP_K_OF_GENERATE = 50  # of transformers, where nothing says how many
+
 
 def sampling_settings(trainer) -> dict:
     """How a trainer samples: temperature, truncation, under which prompt, and whether that is the model's own distribution."""
     args = trainer.args
     asked = {name: getattr(args, name, None) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
-    asked |= {key: value for key, value in (args.generation_kwargs or {}).items() if key in asked}
-    is_truncated = asked["top_p"] not in (None, 1) or (asked["top_k"] or 0) > 0 or bool(asked["min_p"])
+    asked |= {key: value for key, value in (getattr(args, "generation_kwargs", None) or {}).items() if key in asked}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if asked["top_k"] is None and not getattr(trainer, "use_vllm", False):
+        asked["top_k"] = model.generation_config.top_k or TOP_K_OF_GENERATE
+    is_some = 0 < (asked["top_k"] or 0) < model.config.get_text_config().vocab_size
+    is_truncated = asked["top_p"] not in (None, 1) or is_some or bool(asked["min_p"])
     is_other = getattr(trainer, "draws_under_other_prompt", False)
     is_own = not (is_truncated or is_other) and asked["temperature"] == 1 and asked["repetition_penalty"] in (None, 1)
     return asked | {"is_truncated": is_truncated, "is_own_distribution": is_own, "is_under_other_prompt": is_other}
@@ -30,6 +36,7 @@ class GenerationObserver:
     """Records completions, and what they cost where no forward pass was seen; subclasses add what their trainer tells of them."""
 
     makes_batch = "_generate_and_score_completions"  # the trainer's method that draws the rollouts of a batch
+    sees_generation = True  # by the trainer's method `_generate`; else a subclass finds the completions
 
     def __init__(self, trainer, meter, verifier, num_generations: int):
         self.trainer = trainer
@@ -45,7 +52,8 @@ class GenerationObserver:
         self._num_turns = 0
         self._num_prompt_tokens = 0
         TrainingLosses(trainer, self.counter.causal_lm, self._record_loss)
-        wrap(trainer, "_generate", self._around_generate)
+        if self.sees_generation:
+            wrap(trainer, "_generate", self._around_generate)
         if hasattr(trainer, "_generate_single_turn"):  # trainers without tools have one turn
             wrap(trainer, "_generate_single_turn", self._around_turn)
         wrap(trainer, self.makes_batch, self._around_generation)
@@ -85,13 +93,7 @@ class GenerationObserver:
         if self.trainer.model.training:
             self.end_generation()
             self.generation_step += 1
-            parts = gather_object([(self._own_rollouts(inputs), self._num_prompt_tokens)])
-            rollouts = [self.meter.place() | rollout for part, _ in parts for rollout in part]
-            for index, rollout in enumerate(rollouts):
-                rollout["sample"] = index % self.num_generations
-            self.totals.count("samples/total", len(rollouts))
-            self.totals.count("tokens/prompt", sum(num_tokens for _, num_tokens in parts))
-            self.totals.count("tokens/completion", sum(rollout["num_tokens"] for rollout in rollouts))
+            rollouts = self._counted_rollouts(inputs)
             self._complete(rollouts)
             # the trainer shuffles rows after this; the index goes with them and finds its rollout again
             output["rollout_index"] = torch.arange(len(inputs), device=output["completion_ids"].device)
@@ -99,6 +101,17 @@ class GenerationObserver:
             self._trained_B = np.zeros(len(inputs), dtype=bool)
             self._rollouts = rollouts
         return output
+
+    def _counted_rollouts(self, inputs: list[dict]) -> list[dict]:
+        """Rows of the rollouts just drawn, of all processes, counted."""
+        parts = gather_object([(self._own_rollouts(inputs), self._num_prompt_tokens)])
+        rollouts = [self.meter.place() | rollout for part, _ in parts for rollout in part]
+        for index, rollout in enumerate(rollouts):
+            rollout["sample"] = index % self.num_generations
+        self.totals.count("samples/total", len(rollouts))
+        self.totals.count("tokens/prompt", sum(num_tokens for _, num_tokens in parts))
+        self.totals.count("tokens/completion", sum(rollout["num_tokens"] for rollout in rollouts))
+        return rollouts
 
     def _own_rollouts(self, inputs: list[dict]) -> list[dict]:
         """Rows of the rollouts of this process; without a verifier `passed` is null."""

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trl
 from conftest import BASE, REPOSITORY
 from datasets import Dataset
 from test_flops import torch_counter
 from test_meter import PROBLEMS, SHARED, TASK, exact_log2_pass_rates, metered, rl_trainer, sft_trainer
 from torch.nn.functional import kl_div
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Trainer
 from trl import DistillationConfig, DistillationTrainer
-from trl.experimental.gkd import GKDConfig, GKDTrainer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
-from bitsample_llm import InformationMeter
 from bitsample_llm.flops import forward_flops
 from bitsample_llm.meter.distillation import divergence_bits
+from bitsample_llm.meter.regimes import regime_of
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.records import read_run
 from bitsample_llm.training.rewards import VerdictReward
@@ -235,9 +235,9 @@ SELF_DISTILLATION = {
 }
 
 
-def sdft_trainer(tokenizer, student, folder):
+def sdft_trainer(tokenizer, student, folder, **options):
     """The teacher sees a text beside the prompt."""
-    options = {"teacher_prompt_template": "{privileged_context}{prompt}"}
+    options = {"teacher_prompt_template": "{privileged_context}{prompt}"} | options
     args = SDFTConfig(output_dir=str(folder / "checkpoints"), **SHARED | SELF_DISTILLATION | options)
     rows = [{"prompt": problem.prompt, "privileged_context": "A12+30<24", "problem_id": problem.problem_id} for problem in PROBLEMS]
     return SDFTTrainer(model=student, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
@@ -283,49 +283,13 @@ def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_mod
         assert line["train/loss"] == pytest.approx(mean_nats, rel=1e-3)
 
 
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"lmbda": 0.0},
-        {"lmbda": 1.0},
-        {"lmbda": 1.0, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
-        {"lmbda": 1.0, "gradient_checkpointing": True},
-    ],
-    ids=["of the data", "own", "own, two parts", "own, without a cache"],
-)
-def test_a_teacher_of_completions_of_the_data_and_of_the_student_is_paid_for(base_model, tmp_path, options):
-    model, tokenizer = base_model[0], AutoTokenizer.from_pretrained(BASE)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(0)
-    shape = {"hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    teacher = LlamaForCausalLM(LlamaConfig(vocab_size=model.config.vocab_size, attn_implementation="eager", **shape))
-    how = SHARED | {"per_device_train_batch_size": 8, "max_new_tokens": 4, "beta": 0.0, "temperature": 1.0} | options
-    rows = [
-        {"messages": [{"role": "user", "content": problem.prompt}, {"role": "assistant", "content": problem.answer}]}
-        for problem in PROBLEMS
-    ]
-    args = GKDConfig(output_dir=str(tmp_path / "checkpoints"), **how)
-    data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
-    trainer = GKDTrainer(model=copy.deepcopy(model), teacher_model=teacher, args=args, **data)
-    meter = InformationMeter(trainer, tmp_path / "run")
-    trainer.add_callback(meter)
+def test_a_teacher_that_is_the_student_as_it_is_is_paid_for_once(base_model, tmp_path):
+    student = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
+    trainer = sdft_trainer(base_model[1], student, tmp_path, teacher_model_kind="live", max_steps=1)
+    meter = metered(trainer, tmp_path)
     with torch_counter() as true:
         trainer.train()
-    assert meter.cumulative["flops/score_reference"] > 0
-    assert (meter.cumulative["flops/decode"] > 0) == (options["lmbda"] == 1)
-    assert meter.total_flops == pytest.approx(true.get_total_flops(), rel=0.02)
-    run = read_run(tmp_path / "run")
-    assert run.manifest["regime"] == "distillation"
-    assert run.table("prompts").num_rows == run.steps[-1]["samples/total"] == 4 * 8
-    tokens = np.diff([0] + [line["tokens/completion"] for line in run.steps])
-    nats = np.array([line["bits/offered_per_sample"] * np.log(2) * 8 for line in run.steps])
-    assert all(nats > 0)
-    # at beta 0 the loss is the forward divergence, a mean over the tokens of the data, which this trainer counts before it draws others
-    if options["lmbda"] == 0:
-        assert list(nats / tokens) == pytest.approx([line["train/loss"] for line in run.steps], rel=1e-3)
+    assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
 
 
 def test_the_divergence_of_two_predictions_is_that_of_the_definition():
@@ -418,6 +382,18 @@ def test_a_trainer_that_learns_from_something_else_is_named(base_model, tmp_path
     plain = Trainer(trainer.model, trainer.args, processing_class=base_model[1])
     with pytest.raises(TypeError, match="not what a Trainer learns from"):
         metered(plain, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["AsyncGRPO", "AsyncDistillation"])
+def test_a_trainer_whose_rollouts_are_drawn_elsewhere_is_refused_in_one_line(name):
+    source = Path(trl.__file__).parent / "experimental" / f"async_{name.removeprefix('Async').lower()}"
+    assert "self.rollout_queue = " in next(source.glob("*_trainer.py")).read_text()  # what tells it; it takes a GPU to make one
+    trainer = type(f"{name}Trainer", (), {"rollout_queue": None})()
+    with pytest.raises(
+        TypeError, match=f"whose FLOPs the meter cannot see: train with {name.removeprefix('Async')}Trainer"
+    ) as refused:
+        regime_of(trainer)
+    assert "\n" not in str(refused.value)
 
 
 def test_rewards_are_weighted_as_the_trainer_weights_them(base_model, tmp_path):

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.experimental.tpo import TPOConfig, TPOTrainer
 
 from bitsample_llm import InformationMeter
 from bitsample_llm.records import read_run
@@ -64,6 +65,19 @@ def unreferenced_trainer(base_model, folder, trainer=CPOTrainer, config=CPOConfi
     return trainer(copy.deepcopy(model), args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
+OTHER_ANSWER = "1" * 3
+
+
+def triple_trainer(base_model, folder, peft_config=None, **options):
+    """Pairs, and an answer to imitate."""
+    model, tokenizer = base_model
+    rows = [
+        {"prompt": problem.prompt, "chosen": OTHER_ANSWER, "rejected": WRONG, "reference": problem.answer} for problem in PROBLEMS
+    ]
+    how = {"args": args_of(TPOConfig, folder, **options), "train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
+    return TPOTrainer(copy.deepcopy(model), peft_config=peft_config, **how)
+
+
 def metered(trainer, folder) -> InformationMeter:
     meter = InformationMeter(trainer, folder / "run")
     trainer.add_callback(meter)
@@ -107,6 +121,9 @@ WAYS = [
     pytest.param(reward_trainer, {"gradient_accumulation_steps": 2}, id="reward model, two parts"),
     pytest.param(unreferenced_trainer, {}, id="CPO"),
     pytest.param(unreferenced_trainer, {"trainer": ORPOTrainer, "config": ORPOConfig, "gradient_accumulation_steps": 2}, id="ORPO"),
+    pytest.param(triple_trainer, {}, id="TPO"),
+    pytest.param(triple_trainer, LORA | {"gradient_accumulation_steps": 2, "loss_type": "tpo-l"}, id="TPO-L, two parts"),
+    pytest.param(triple_trainer, {"tpo_alpha": 0.0, "gradient_checkpointing": True}, id="TPO without an answer"),
 ]
 
 
@@ -129,7 +146,19 @@ def test_flops_are_what_torch_counts_and_every_sample_is_recorded_once(base_mode
     )
 
 
-@pytest.mark.parametrize("make", [dpo_trainer, kto_trainer, reward_trainer])
+def test_what_an_evaluation_asks_the_reference_is_part_of_the_evaluation(base_model, tmp_path):
+    trainer = dpo_trainer(base_model, tmp_path, max_steps=1)
+    meter = metered(trainer, tmp_path)
+    trainer.train()
+    before = {phase: meter.cumulative[f"flops/{phase}"] for phase in ("score_reference", "train_forward", "total")}
+    rows = [{"prompt": problem.prompt, "chosen": problem.answer, "rejected": WRONG} for problem in PROBLEMS[:8]]
+    with torch_counter() as true:
+        trainer.evaluate(Dataset.from_list(rows))
+    assert {phase: meter.cumulative[f"flops/{phase}"] for phase in before} == before
+    assert meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("make", [dpo_trainer, kto_trainer, reward_trainer, triple_trainer])
 def test_weights_with_and_without_the_meter_are_bit_identical(base_model, tmp_path, make):
     weights = []
     for with_meter in (True, False):
@@ -202,9 +231,26 @@ def test_pairs_without_a_reference_offer_what_the_policy_says_of_them(base_model
     assert recorded[1] == pytest.approx(sorted(np.log2(1 + odds[1] / odds[0])), rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [dpo_trainer, reward_trainer])
-def test_the_loss_of_pairs_is_their_bits(base_model, tmp_path, make):
-    trainer = make(base_model, tmp_path, learning_rate=1e-3)
+@pytest.mark.parametrize("options", [{}, {"loss_type": "tpo-l"}, {"tpo_alpha": 0.0}], ids=["TPO", "TPO-L", "no answer"])
+def test_a_triple_offers_its_label_and_the_surprisal_of_its_answer(base_model, tmp_path, options):
+    model, tokenizer = base_model
+    trainer = triple_trainer(base_model, tmp_path, max_steps=1, per_device_train_batch_size=32, **options)
+    metered(trainer, tmp_path)
+    trainer.train()
+    texts = [OTHER_ANSWER] * len(PROBLEMS), [WRONG] * len(PROBLEMS), [problem.answer for problem in PROBLEMS]
+    chosen, rejected, answers = (logps_of(model, tokenizer, each) for each in texts)
+    total = np.mean if options.get("loss_type") else np.sum  # over tokens
+    margins = 0.5 * np.array([total(c) - total(r) for c, r in zip(chosen, rejected, strict=True)])
+    surprisals = np.array([-logps_T.sum() / np.log(2) for logps_T in answers]) * (options.get("tpo_alpha") != 0)
+    run = read_run(tmp_path / "run")
+    expected = np.log2(1 + np.exp(-margins)) + surprisals
+    assert sorted(run.table("prompts")["offered_bits"].to_pylist()) == pytest.approx(sorted(expected), rel=1e-3)
+    assert run.steps[0].get("bits/surprisal_per_sample", 0.0) == pytest.approx(surprisals.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("make", "options"), [(dpo_trainer, {}), (reward_trainer, {}), (triple_trainer, {"tpo_alpha": 0.0})])
+def test_the_loss_of_pairs_is_their_bits(base_model, tmp_path, make, options):
+    trainer = make(base_model, tmp_path, learning_rate=1e-3, **options)
     metered(trainer, tmp_path)
     trainer.train()
     for line in read_run(tmp_path / "run").steps:
