@@ -1,5 +1,6 @@
 """What TRL's trainers with a teacher show: the completions, what the teacher told of them, and what the teacher cost. B rows, T tokens."""
 
+import time
 from functools import partial
 
 import torch
@@ -89,8 +90,9 @@ class MixedDistillationObserver(SampleObserver):
         return result
 
     def _around_server(self, original, *args, **kwargs):
+        started = time.perf_counter()
         result = original(*args, **kwargs)
-        self.meter.counter.count_generation(kwargs["prompts"], [len(ids) for ids in result[1]])
+        self.meter.counter.count_generation(kwargs["prompts"], [len(ids) for ids in result[1]], time.perf_counter() - started)
         return result
 
     def _keep(self, name: str, module, args, output) -> None:

@@ -4,6 +4,8 @@ A sample is a pair. It offers what the label of a pair of DPO does; a tie, which
 process, their first rollouts before their second ones; T tokens.
 """
 
+import time
+
 import torch
 from accelerate.utils import gather_object
 
@@ -35,8 +37,9 @@ class DrawnPairObserver(PreferenceObserver):
         return drawn
 
     def _around_server(self, original, *args, **kwargs):
+        started = time.perf_counter()
         drawn = self._drawn = original(*args, **kwargs)
-        self.meter.counter.count_generation(_real_tokens(*drawn[:2]), drawn[3].sum(dim=1).tolist())
+        self.meter.counter.count_generation(_real_tokens(*drawn[:2]), drawn[3].sum(dim=1).tolist(), time.perf_counter() - started)
         return drawn
 
     def _around_forward(self, original, *args, **kwargs):
