@@ -20,7 +20,7 @@ TUNED_AS_LABELS = (
     "as_many_labels",
     "passes_of_groups",
     "passes_in_rounds",
-)  # read at the setting of as many labels as passed
+)  # read at the setting of as many labels as passed; the passes of groups at that of a search of their own, where there was one
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def rungs_of(lines: Sequence[dict]) -> list[Rung]:
         rung = rungs.setdefault(name, Rung(name, line["reason"], {}, {}, {}, {}))
         model = line["model"] if any(place[:2] == (name, line["model"]) for place in chosen) else searched_models[name]
         tuned = arm, n
-        if arm in TUNED_AS_LABELS:
+        has_own_search = arm == "passes_of_groups" and (name, model, arm, n) in chosen
+        if arm in TUNED_AS_LABELS and not has_own_search:
             num_passed = line["num_trained"] if line.get("num_passed") is None else line["num_passed"]  # the first record has none
             sizes = sorted(size for of, by, kind, size in chosen if (of, by, kind) == (name, model, "labels"))
             tuned = "labels", nearest_size(sizes, num_passed)

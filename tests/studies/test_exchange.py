@@ -128,6 +128,21 @@ def test_a_start_is_read_at_its_own_search():
         assert {run.updates for run in rung.runs["labels", 16] if run.model == model} == {updates}
 
 
+def test_passes_of_groups_are_read_at_their_own_search_where_there_was_one():
+    lines = [line for line in made_lines() if line["model"] == "a" and line["arm"] == "labels"]
+    reported = [
+        line | {"arm": "passes_of_groups", "num_passed": 16}
+        for line in lines
+        if (line["n"], line["learning_rate"], line["is_tuning"]) == (16, 3e-4, False)
+    ]
+    for line in reported:  # one update is best for them
+        line["evaluations"] = [[{1: 2, 2: 1}.get(at, at), log2_p, p] for at, log2_p, p in line["evaluations"]]
+    searched = [line | {"is_tuning": True, "seed": 100 + line["seed"]} for line in reported]
+    for runs, updates in ((lines + reported, 2), (lines + reported + searched, 1)):
+        (rung,) = rungs_of(runs)
+        assert {run.updates for run in rung.runs["passes_of_groups", 16]} == {updates}
+
+
 def test_where_passes_gain_nothing_their_worth_is_not_measured():
     lines = made_lines()
     for line in lines:
@@ -231,7 +246,7 @@ def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
     config |= {"most_updates": {"latent": {1: 2}}, "num_labels": {"latent": [1]}, "num_rollouts": [16]}
     rung = {"reason": "latent", "mark": "C", "difficulty": 3}
     config |= {"models": {"latent": {"base": "data/base"}}, "rungs": {"latent C": rung}, "labels_per_pass": [0.5]}
-    config["wide"] |= {"starts": {"latent C": [16]}, "rounds": {"latent C": [2]}}
+    config["wide"] |= {"starts": {"latent C": [16]}, "rounds": {"latent C": [2]}, "searched": ["passes_of_groups"]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     command = [
         sys.executable,
@@ -244,7 +259,7 @@ def test_the_maker_goes_on_where_it_stopped_and_every_learner_runs(tmp_path):
         "--jobs",
         "1",
     ]
-    for wide, expected in (([], 4), (["--wide"], 16), (["--wide"], 16)):
+    for wide, expected in (([], 4), (["--wide"], 17), (["--wide"], 17)):
         finished = subprocess.run([*map(str, command), *wide], cwd=REPOSITORY, capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr[-2000:]
         lines = read_lines([tmp_path / "runs"])

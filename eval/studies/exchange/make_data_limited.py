@@ -111,7 +111,7 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
 
     cells = cells_of(bench, config, is_wide)
     for cell in cells:
-        while cell.arm not in TUNED_AS_LABELS and (rates := next_rates(tuning_lines_of(lines, cell.arm, cell.n), config)):
+        while is_searched(cell.arm, config) and (rates := next_rates(tuning_lines_of(lines, cell.arm, cell.n), config)):
             for rate, seed in itertools.product(rates, config["tuning_seeds"]):
                 longest = most_updates(config, start.reason, cell.n)
                 run(replace(cell, seed=seed, learning_rate=rate, is_tuning=True, most_updates=longest))
@@ -128,12 +128,17 @@ def run_start(start: Start, config: dict, output_dir: Path, is_wide: bool) -> No
             if not any(cell == replace(other, learning_rate=0.0) for other in map(cell_of, lines)):
                 run(bench.with_rounds_run(cell, setting_of))
             continue
-        if cell.arm in TUNED_AS_LABELS:
+        if not is_searched(cell.arm, config):
             rate, updates = setting_of(bench.num_passed(cell))
         else:
             setting = chosen_setting(tuning_lines_of(lines, cell.arm, cell.n))
             rate, updates = setting.learning_rate, max(setting.updates, 1)
         run(replace(cell, learning_rate=rate, most_updates=updates))
+
+
+def is_searched(arm: str, config: dict) -> bool:
+    """Whether an arm has a search of its own; the others take what was chosen for as many labels."""
+    return arm not in TUNED_AS_LABELS or arm in config.get("wide", {}).get("searched", [])
 
 
 def most_updates(config: dict, reason: str, n: int) -> int:
