@@ -67,7 +67,13 @@ test-slow: install
 	@$(BIN)/python -m pytest -n auto -m slow || { echo "once more, what failed:"; \
 		$(BIN)/python -m pytest -n 0 -m slow --last-failed --last-failed-no-failures none; }
 
-test-long: install
+# DeepSpeed changes what other packages import, so it lies beside them and only the tests that ask for it see it; it compiles a part of
+# itself when it first runs (g++, ninja). Without it these tests are skipped.
+.venv/deepspeed: | install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps --target $@ \
+		deepspeed einops hjson msgpack ninja py-cpuinfo || { rm -rf $@; echo "no DeepSpeed: its tests are skipped"; }
+
+test-long: install .venv/deepspeed
 	@$(BIN)/python -m pytest -n auto -m long
 	@rm -rf runs/killed
 	@$(BIN)/python tests/kill_runs.py --num 100 --folder runs/killed

@@ -82,11 +82,7 @@ GLOSSARY: dict[str, Metric] = {
 BY_PHASE = {
     "flops": ("FLOPs", "Executed in PHASE, padding and finished rows included", "shapes that ran"),
     "flops_useful": ("FLOPs", "The part of `flops/PHASE` that went to real tokens (in prefill: of distinct prompts)", "masks"),
-    "seconds": (
-        "s",
-        "Wall-clock time in PHASE; all of a generation by vLLM, weights sent to it included, is in `decode`",
-        "clock, first process",
-    ),
+    "seconds": ("s", "Wall-clock time in PHASE; all that vLLM takes, new weights too, is in `decode`", "clock, first process"),
 }
 GLOSSARY |= {
     f"{kind}/{phase}": Metric(unit, definition.replace("PHASE", phase), estimator, True)

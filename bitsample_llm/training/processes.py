@@ -95,6 +95,11 @@ def report_processes() -> None:
             "recipes/accelerate/two_cpus.yaml or fsdp2_cpus.yaml with --num_processes, on GPUs see that there are as many"
         )
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        if state.distributed_type != DistributedType.DEEPSPEED:
+            raise ValueError(
+                "the launch file asks for DeepSpeed, which accelerate leaves out without a word where use_cpu is true: pass --use_cpu "
+                "false (and without a GPU --ddp_backend gloo too, with DS_ACCELERATOR=cpu in the environment)"
+            )
         how = f"DeepSpeed ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
     elif os.environ.get("ACCELERATE_USE_FSDP") == "true":
         how = f"FSDP{os.environ.get('FSDP_VERSION', '1')}"

@@ -40,7 +40,17 @@ OPTIONS = {
 }
 BATCH = {"sft": 16, "grpo": 64}
 LORA = {"use_peft": "true", "lora_dropout": 0.0}
-HOW = {"two_cpus": "2 on cpu (DDP)", "fsdp2_cpus": "2 on cpu (FSDP2)"}
+HOW = {  # launch file -> what the recipe says of it
+    "one_cpu": "1 on cpu (no sharing)",
+    "two_cpus": "2 on cpu (DDP)",
+    "fsdp2_cpus": "2 on cpu (FSDP2)",
+    "ddp_gpus": "2 on cpu (DDP)",
+    "fsdp2_gpus": "2 on cpu (FSDP2)",
+    "zero2_gpus": "2 on cpu (DeepSpeed ZeRO-2)",
+    "zero3_gpus": "2 on cpu (DeepSpeed ZeRO-3)",
+}
+DEEPSPEED = Path(sys.prefix) / "deepspeed"  # `make test-long` installs it there, out of the sight of every other test
+ON_TWO_CPUS = ["--num_processes", "2", "--mixed_precision", "no"]  # what a file for GPUs is launched with here
 
 
 def free_port() -> int:
@@ -51,12 +61,20 @@ def free_port() -> int:
 
 
 def launched(recipe: str, config: str, output_dir: Path, **options):
-    """The record of a recipe on two processes, each with half of the batch, and what it printed."""
-    options = OPTIONS | options | {"per_device_train_batch_size": BATCH[recipe] // 2, "output_dir": output_dir}
+    """The record of a recipe on the processes of a launch file, one or two, which share the batch, and what it printed."""
+    batch = BATCH[recipe] // (1 if config == "one_cpu" else 2)
+    options = OPTIONS | options | {"per_device_train_batch_size": batch, "output_dir": output_dir}
+    environment = dict(os.environ)
+    if config.startswith("zero"):
+        if not DEEPSPEED.is_dir():
+            pytest.skip(f"needs DeepSpeed in {DEEPSPEED}: make .venv/deepspeed")
+        environment |= {"DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{DEEPSPEED}:{os.environ.get('PYTHONPATH', '')}"}
+        options |= {"use_cpu": "false", "ddp_backend": "gloo"}  # accelerate leaves DeepSpeed out where it is told of a CPU
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     command = [ACCELERATE, "launch", "--config_file", f"recipes/accelerate/{config}.yaml", "--main_process_port", str(free_port())]
+    command += ON_TWO_CPUS if config.endswith("_gpus") else []
     command += [f"recipes/{recipe}.py", "--config", f"recipes/configs/{recipe}.yaml"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return read_run(output_dir), done.stdout
 
@@ -86,7 +104,7 @@ def by_problem(run, table: str, column: str) -> dict:
     return found
 
 
-# Every recipe, every way to share and every way to train, in half of the combinations; `make test-long` has the others.
+# Every recipe, every launch file and every way to train: four combinations in CI; `make test-long` has the others.
 WAYS = {"sft": ("sft", {}), "grpo": ("grpo", {}), "sft with LoRA": ("sft", LORA), "grpo with LoRA": ("grpo", LORA)}
 IN_CI = {("sft", "two_cpus"), ("grpo", "fsdp2_cpus"), ("sft with LoRA", "fsdp2_cpus"), ("grpo with LoRA", "two_cpus")}
 COMBINATIONS = [
@@ -97,11 +115,11 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize(("recipe", "options", "config"), COMBINATIONS)
-def test_two_processes_leave_the_record_of_one_up_to_sampling(of_one_process, tmp_path, recipe, options, config):
+def test_every_launch_file_leaves_the_record_of_one_process_up_to_sampling(of_one_process, tmp_path, recipe, options, config):
     one = of_one_process(recipe, **options)
     two, printed = launched(recipe, config, tmp_path / "run", **options)
     assert f"processes: {HOW[config]}" in printed and printed.count("processes:") == 1
-    assert (one.manifest["world_size"], two.manifest["world_size"]) == (1, 2)
+    assert (one.manifest["world_size"], two.manifest["world_size"]) == (1, 1 if config == "one_cpu" else 2)
     steps = [run.steps for run in (one, two)]
     assert [len(lines) for lines in steps] == [3, 3]
     for ours, theirs in zip(*steps, strict=True):
@@ -201,25 +219,26 @@ STAND_INS = {
 }
 
 
-@pytest.mark.slow
-def test_a_job_on_two_nodes_leaves_the_record_of_one_process(of_one_process, tmp_path):
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.slow if way == "sft" else pytest.mark.long) for way in WAYS])
+def test_a_job_on_two_nodes_leaves_the_record_of_one_process(of_one_process, tmp_path, way):
+    recipe, options = WAYS[way]
     for name, lines in STAND_INS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
         (tmp_path / name).chmod(0o755)
-    words = [str(word) for name, value in OPTIONS.items() for word in (f"--{name}", value)]
-    words += ["--per_device_train_batch_size", str(BATCH["sft"] // 2), "--output_dir", str(tmp_path / "run")]
+    words = [str(word) for name, value in (OPTIONS | options).items() for word in (f"--{name}", value)]
+    words += ["--per_device_train_batch_size", str(BATCH[recipe] // 2), "--output_dir", str(tmp_path / "run")]
     job = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1"}
     path = f"{tmp_path}:{Path(ACCELERATE).parent}:{os.environ['PATH']}"
-    command = ["bash", "recipes/accelerate/slurm.sh", "recipes/sft.py", "--config", "recipes/configs/sft.yaml", *words]
+    command = ["bash", "recipes/accelerate/slurm.sh", f"recipes/{recipe}.py", "--config", f"recipes/configs/{recipe}.yaml", *words]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=REPOSITORY, timeout=600, env=os.environ | job | {"PATH": path}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = of_one_process("sft"), read_run(tmp_path / "run")
+    one, two = of_one_process(recipe, **options), read_run(tmp_path / "run")
     assert (one.manifest["world_size"], two.manifest["world_size"]) == (1, 2)
-    prompts = [by_problem(run, "prompts", "offered_bits") for run in (one, two)]
-    assert prompts[1] == pytest.approx(prompts[0], abs=1e-4)
-    assert two.steps[-1]["flops/total"] == pytest.approx(one.steps[-1]["flops/total"], rel=1e-9)
+    prompts = [by_problem(run, "prompts", "offered_bits" if recipe == "sft" else "pass_rate") for run in (one, two)]
+    assert prompts[1] == pytest.approx(prompts[0], abs=1e-4 if recipe == "sft" else 0.02)
+    assert two.steps[-1]["flops/total"] == pytest.approx(one.steps[-1]["flops/total"], rel=1e-9 if recipe == "sft" else 0.05)
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
