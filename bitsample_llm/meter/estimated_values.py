@@ -3,6 +3,8 @@
 Every verdict that it is told offers H(pass rate), as in GRPO: exact, or by jackknife from the rollouts of the reference; that of a single rollout is null.
 """
 
+import math
+
 import torch
 from accelerate.utils import gather_object
 
@@ -78,6 +80,11 @@ class ValueObserver(RolloutObserver):
 
     def _record_loss(self, loss: float, inputs: dict, logps_BT: torch.Tensor | None) -> None:
         super()._record_loss(loss, inputs, self._policy_logps_B[:, None])
+
+    def _complete(self, rollouts: list[dict]) -> None:
+        super()._complete(rollouts)
+        if not (self._estimates or self.exact_pass_rates):
+            self.totals.count("bits/offered_total", math.nan)  # a part of it is not known from here on
 
     def _add_rewards(self, rollouts: list[dict]) -> None:
         for rollout, reward in zip(rollouts, self._rewards, strict=True):

@@ -40,8 +40,8 @@ GLOSSARY: dict[str, Metric] = {
     "bits/offered_per_sample": Metric(
         "bits",
         "What a sample offers by the essay's convention: the surprisal of the label (sft), H(pass rate) per rollout (rl), "
-        "the divergence from the teacher over the completion (distillation), the surprisal of which completion was preferred, or of the verdict on it (preference)",
-        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss, and with a teacher that sees more KL(teacher, student) over the whole vocabulary; preference: the model's own odds; "
+        "the divergence from the teacher over the completion (distillation), the surprisal of which completion was preferred, or of the verdict on it, and of an answer to imitate beside it (preference)",
+        "sft: training forward; rl: exact where the pass rate is exact, else jackknife; distillation: loss, and of TRL's experimental trainers KL(teacher, student) over the whole vocabulary; preference: the model's own odds; "
         "mean over the step's samples",
     ),
     "bits/offered_total": Metric("bits", "Sum of the offered bits over all samples", "sum", True),
@@ -60,7 +60,7 @@ GLOSSARY: dict[str, Metric] = {
     ),
     "bits/surprisal_per_sample": Metric(
         "bits",
-        "Surprisal of the label (sft) or of the own completion (rl) under the policy that trains on it; where sampling is "
+        "Surprisal of the label (sft), of an answer to imitate (preference), or of an own completion, under the policy that trains on it; where sampling is "
         "truncated (manifest, `sampling`) the completions come from a narrower distribution than the one that scores them",
         "training forward",
     ),

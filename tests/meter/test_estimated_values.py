@@ -82,6 +82,8 @@ def test_verdicts_offer_the_entropy_of_the_exact_pass_rate(base_model, tmp_path)
     exact = exact_log2_pass_rates(*base_model, PROBLEMS)
     trainer.train()
     run = read_run(tmp_path / "run")
+    total = sum(row["offered_bits"] * row["group_size"] for row in run.table("prompts").to_pylist())
+    assert run.steps[0]["bits/offered_total"] == pytest.approx(total)
     for row in run.table("prompts").to_pylist():  # nothing was trained before either stage
         assert row["offered_bits"] == pytest.approx(float(binary_entropy_bits(2 ** exact[row["problem_id"]])), abs=1e-3)
         assert row["group_size"] == (NUM_VALUE_SAMPLES if row["generation_step"] == 0 else 1)
