@@ -61,7 +61,8 @@ def read_gains(runs, settings):
     for r in (r for r in runs if not r["is_tuning"]):
         arm, n, at = r["arm"], r["n"], {e[0]: e[1] for e in r["evaluations"]}
         k = r["num_trained"] if r.get("num_passed") is None else r["num_passed"]
-        if arm in LIKE_PASSES:
+        searched_itself = arm == "passes_of_groups" and (r["start"], arm, n) in settings
+        if arm in LIKE_PASSES and not searched_itself:
             # Two is as near to one as to four; README does not say which, and the smaller is taken, as between settings.
             sizes = [c[2] for c in settings if c[:2] == (r["start"], "labels")]
             arm, n = "labels", min(sizes, key=lambda s: (abs(math.log2(s / max(k, 1))), s), default=0)
