@@ -8,11 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bitsample_llm.flops import MatrixProducts
+from bitsample_llm.meter.layers import text_decoder
 
 FITTED_SHAPES = ((1, 16), (1, 32), (2, 24), (1, 80))  # rows, tokens
 HELD_OUT_SHAPES = ((2, 40), (1, 100), (3, 17))
 TOLERANCE = 0.01
-TOWERS = ("vision_config", "audio_config")  # encoders that only some passes go through
 
 
 def counted_products(causal_lm) -> MatrixProducts:
@@ -20,17 +20,16 @@ def counted_products(causal_lm) -> MatrixProducts:
 
     Raises:
         ValueError: where tokens, and tokens times positions, do not tell the FLOPs of the held-out shapes within 1 %, as with attention in chunks of
-            fixed length; where the weights are sharded already; for models that see or hear.
+            fixed length; where the weights are sharded already.
     """
     name = causal_lm.config.get_text_config().model_type
-    if any(hasattr(causal_lm.config, tower) for tower in TOWERS):
-        raise ValueError(f"no FLOP formula for model type {name!r}: what its encoder of images or sounds costs is not counted")
     if any(hasattr(parameter, "ds_numel") for parameter in causal_lm.parameters()):
         raise ValueError(
             f"no FLOP formula for model type {name!r}, and sharded weights cannot be counted: make the meter before DeepSpeed shards them"
         )
-    with _counting_mode(causal_lm):
-        fitted, held_out = ([_pass_flops(causal_lm, *shape) for shape in shapes] for shapes in (FITTED_SHAPES, HELD_OUT_SHAPES))
+    blocks = text_decoder(causal_lm) if text_decoder(causal_lm) is not causal_lm else causal_lm.base_model
+    with _counting_mode(blocks):
+        fitted, held_out = ([_pass_flops(blocks, *shape) for shape in shapes] for shapes in (FITTED_SHAPES, HELD_OUT_SHAPES))
     features = _features(FITTED_SHAPES)
     per_token, per_position = np.linalg.lstsq(features / np.array(fitted)[:, None], np.ones(len(fitted)), rcond=None)[0]
     error = float(np.abs(_features(HELD_OUT_SHAPES) @ (per_token, per_position) / held_out - 1).max())
@@ -39,7 +38,7 @@ def counted_products(causal_lm) -> MatrixProducts:
             f"no FLOP formula for model type {name!r}, and its FLOPs are no sum over tokens and positions ({100 * error:.0f} % off on other shapes): the meter cannot price it"
         )
     head = causal_lm.get_output_embeddings()
-    adapters = sum(weight.numel() for key, weight in causal_lm.named_parameters() if "lora_" in key)
+    adapters = sum(weight.numel() for key, weight in text_decoder(causal_lm).named_parameters() if "lora_" in key)
     return MatrixProducts(
         block_parameters=float(per_token) / 2 - adapters,
         output_parameters=0 if head is None else head.weight.numel(),
@@ -53,10 +52,10 @@ def _features(shapes: tuple) -> np.ndarray:
     return np.array([(rows * length, rows * length * length) for rows, length in shapes], dtype=float)
 
 
-def _pass_flops(causal_lm, rows: int, length: int) -> int:
-    ids = torch.arange(rows * length, device=causal_lm.device).view(rows, length) % causal_lm.config.get_text_config().vocab_size
+def _pass_flops(blocks, rows: int, length: int) -> int:
+    ids = torch.arange(rows * length, device=blocks.device).view(rows, length) % blocks.config.get_text_config().vocab_size
     with FlopCounterMode(display=False) as counter:
-        causal_lm.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        blocks(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return counter.get_total_flops()
 
 

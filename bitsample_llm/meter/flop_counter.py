@@ -26,7 +26,7 @@ from bitsample_llm.meter.forward_passes import (
     continued_pass_shapes,
     full_pass_shapes,
 )
-from bitsample_llm.meter.layers import layers_of, recomputation
+from bitsample_llm.meter.layers import layers_of, recomputation, text_decoder
 from bitsample_llm.records.glossary import PHASES
 
 
@@ -39,7 +39,8 @@ class FlopCounter:
 
     Attributes:
         executed_flops, useful_flops, seconds: phase -> number, of this process.
-        products: what a token is multiplied with, by a formula or as counted.
+        encoder_flops: of the executed ones, evaluation left out, those of encoders of images or sounds; None where no model has any.
+        products: what a token of text is multiplied with, by a formula or as counted.
         layers: which layers there are and which of them train.
         paused: whether passes go by uncounted, because they will be counted by other means.
         generating: whether a trainer is generating, which shows where no cache does.
@@ -57,6 +58,7 @@ class FlopCounter:
         self.executed_flops: dict[str, float] = defaultdict(float)
         self.useful_flops: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.encoder_flops: float | None = None
         self.paused = self.generating = self.trains = self.evaluating = False
         self.num_passes = 0
         self.read_trainable_shapes()
@@ -65,11 +67,12 @@ class FlopCounter:
         self._embedded: torch.Tensor | None = None
         self._hooks = [self.causal_lm.get_input_embeddings().register_forward_hook(self._keep_embedded)]
         self._hooks += ForwardWatcher(self.causal_lm, self._count).hooks
+        self._encoders = self._watched_encoders(self.causal_lm)
 
     def count_other(self, model, phase: str) -> None:
         """Count the forward passes of another model too, a reference policy, a teacher, a reward model: under one phase, but those in which it generates."""
         model, _, products = priced_model(model)
-        generation = GenerationShapes(self.eos_token_ids)
+        generation, encoders = GenerationShapes(self.eos_token_ids), self._watched_encoders(model)
 
         def count(call: ForwardCall) -> None:
             its_phase = generation.phase(call) if call.has_cache or self.generating else phase
@@ -78,6 +81,7 @@ class FlopCounter:
                 its_phase = "evaluation"
             self.seconds[its_phase] += call.seconds
             self._add(its_phase, forward_flops, products, shapes)
+            self._add_encoded(encoders, its_phase)
 
         self._hooks += ForwardWatcher(model, count).hooks
 
@@ -97,6 +101,8 @@ class FlopCounter:
         self._embedded = None
         self.num_passes += 1
         if self.paused:
+            if self._encoders is not None:
+                self._encoders.take()
             return
         if not (self.causal_lm.training or self.trains):
             phase = "evaluation"
@@ -115,9 +121,10 @@ class FlopCounter:
             shapes = self._generation.shapes(call)
         adapters = {"adapter_parameters": self.layers.adapter_parameters}
         self._add(phase, forward_flops, self.products, shapes, **adapters)
+        self._add_encoded(self._encoders, phase)
         if phase == "train_forward":
             self._train_forward_ended = call.ended
-            recomputed_parameters, recomputed_blocks = recomputation(self.causal_lm, self.layers.active_share)
+            recomputed_parameters, recomputed_blocks = recomputation(text_decoder(self.causal_lm), self.layers.active_share)
             self._add(
                 "train_backward",
                 backward_flops,
@@ -131,6 +138,27 @@ class FlopCounter:
                 recomputed_parameters=recomputed_parameters,
                 recomputed_blocks=recomputed_blocks,
             )
+
+    def _watched_encoders(self, causal_lm):
+        """A watcher of the encoders of a model that sees or hears, None of one that only reads."""
+        if text_decoder(causal_lm) is causal_lm:
+            return None
+        from bitsample_llm.meter.encoders import EncoderWatcher  # noqa: PLC0415 - only where there are any
+
+        watcher = EncoderWatcher(causal_lm)
+        self._hooks += watcher.hooks
+        self.encoder_flops = self.encoder_flops or 0.0
+        return watcher
+
+    def _add_encoded(self, encoders, phase: str) -> None:
+        """Add what encoders have executed to the phase of the pass that they are part of; all of it is taken for useful."""
+        if encoders is None:
+            return
+        forward, backward = encoders.take()
+        for its_phase, flops in ((phase, forward), ("train_backward", backward)):
+            self.executed_flops[its_phase] += flops
+            self.useful_flops[its_phase] += flops
+            self.encoder_flops += flops * (its_phase != "evaluation")
 
     def _scoring_phase(self) -> str:
         """Scores without a gradient are of the old policy, unless the adapters are off or are the reference's."""

@@ -10,8 +10,17 @@ FIRST_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"
 # Feed-forward layers that read what attention reads, and the one that writes; of GPT-NeoX and StableLM only where the config says so.
 PARALLEL_PROJECTIONS = dict.fromkeys(("cohere", "cohere2", "stablelm"), (("gate_proj", "up_proj"), "down_proj"))
 PARALLEL_PROJECTIONS |= {"phi": (("fc1",), "fc2"), "gpt_neox": (("dense_h_to_4h",), "dense_4h_to_h")}
+PRODUCTS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)  # the last two of encoders of images
 LAST_DROPOUTS = ("mlp.dropout", "post_mlp_dropout")  # of a block, after its last product
 LAST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
+
+
+TOWERS = ("vision_config", "audio_config")  # of a model's config: its encoders of images or sounds
+
+
+def text_decoder(causal_lm):
+    """What decodes text in a model that sees or hears; the model itself where it only reads."""
+    return causal_lm.get_decoder() if any(hasattr(causal_lm.config, tower) for tower in TOWERS) else causal_lm
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,12 @@ class Layers:
     active_share: float
 
 
-def _matrices(module: torch.nn.Module, active_share: float) -> list[tuple[str, torch.Tensor, float]]:
+def weights_of(module: torch.nn.Module, active_share: float) -> list[tuple[str, torch.Tensor, float]]:
     """Name, weight and parameters per token (of experts `active_share` of all) of what multiplies matrices, a block's last product last."""
     dense, experts = [], []
     for name, child in module.named_modules():
         kind, weight = type(child).__name__, getattr(child, "weight", None)
-        is_product = isinstance(child, torch.nn.Linear) or kind == "Conv1D" or kind.endswith("Router")
+        is_product = isinstance(child, PRODUCTS) or kind == "Conv1D" or kind.endswith("Router")
         if is_product and isinstance(weight, torch.Tensor):
             dense.append((name, weight, _num_parameters(weight)))
         if kind.endswith("Experts"):
@@ -54,7 +63,7 @@ def active_share(causal_lm, products: MatrixProducts) -> float:
 def _num_in_blocks(causal_lm, share: float) -> float:
     """Parameters that multiply, adapters and the output projection left out, `share` of those of experts."""
     head = causal_lm.get_output_embeddings()
-    matrices = _matrices(causal_lm, share)
+    matrices = weights_of(text_decoder(causal_lm), share)
     return sum(size for name, weight, size in matrices if "lora_" not in name and (head is None or weight is not head.weight))
 
 
@@ -63,11 +72,11 @@ def _num_parameters(weight: torch.Tensor) -> int:
 
 
 def layers_of(causal_lm, products: MatrixProducts) -> Layers:
-    """The layers of a causal language model as they are now, its adapters included."""
+    """The layers of a causal language model as they are now, its adapters included; of one that sees or hears, those that decode text."""
     head = causal_lm.get_output_embeddings()
     first, config = FIRST_PROJECTIONS, causal_lm.config.get_text_config()
     share = active_share(causal_lm, products)
-    matrices = [matrix for matrix in _matrices(causal_lm, share) if head is None or matrix[1] is not head.weight]
+    matrices = [matrix for matrix in weights_of(text_decoder(causal_lm), share) if head is None or matrix[1] is not head.weight]
     other_products = 0.0  # not of a token with a layer, so that both factors have a gradient
     if config.model_type not in FEED_FORWARD_MATRICES:
         other_products = max(products.block_parameters - _num_in_blocks(causal_lm, share), 0.0)
@@ -106,7 +115,7 @@ def recomputation(model, share: float) -> tuple[float, int]:
         if not (is_block and block.gradient_checkpointing and block.training):
             continue
         num_blocks += 1
-        sizes = [size for *_, size in _matrices(block, share)]  # every family registers its last product last
+        sizes = [size for *_, size in weights_of(block, share)]  # every family registers its last product last
         parameters += sum(sizes)
         options = getattr(block._gradient_checkpointing_func, "keywords", {})
         stops_early = options.get("use_reentrant") is False and options.get("early_stop", True)  # torch's default is reentrant

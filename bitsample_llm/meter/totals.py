@@ -21,6 +21,7 @@ class Totals:
         self.cumulative: dict[str, float] = defaultdict(float)  # from the start of the run; the same on every process
         self.last_line: dict = {}  # the last step's
         self._counted = {key: np.zeros(len(PHASES)) for key in counter.totals()}  # what is in `cumulative` already
+        self._encoder_flops = 0.0  # likewise
         self._step_values: dict[str, list[float]] = defaultdict(list)
         self._informative_fraction: float | None = None  # of the generation being trained on, over all its steps
         self.restart_clock()
@@ -55,6 +56,10 @@ class Totals:
             for phase, value in zip(PHASES, new if key == "seconds" else self._summed(new), strict=True):
                 self.cumulative[f"{key}/{phase}"] += float(value)
         self.cumulative["flops/total"] = self.total_flops
+        if self._counter.encoder_flops is not None:
+            new = self._counter.encoder_flops - self._encoder_flops
+            self.cumulative["flops/encoders"] += float(self._summed(new))
+            self._encoder_flops += new
 
     def _summed(self, values) -> np.ndarray:
         tensor = torch.tensor(values, dtype=torch.float64, device=self._trainer.args.device)
@@ -72,6 +77,7 @@ class Totals:
         lost = 0.0
         if spent_here:
             self._counted = {key: np.array(values) for key, values in self._counter.totals().items()}
+            self._encoder_flops = self._counter.encoder_flops or 0.0
             lost = uncounted_flops + self.total_flops - self.last_line.get("flops/total", 0.0)
         self.cumulative.clear()
         # null stays unknown: NaN here, whatever is added to it

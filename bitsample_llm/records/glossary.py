@@ -75,6 +75,12 @@ GLOSSARY: dict[str, Metric] = {
         "1", "Share of the training FLOPs so far that went to groups whose rewards are all equal", "by share of rollouts", True
     ),
     "flops/total": Metric("FLOPs", "Executed training FLOPs: all phases but evaluation", "shapes that ran", True),
+    "flops/encoders": Metric(
+        "FLOPs",
+        "The part of `flops/total` that ran in encoders of images or sounds, forward and backward; in models that have any",
+        "products that ran",
+        True,
+    ),
     "flops/lost": Metric("FLOPs", "Spent on steps that a resume threw away; part of no other number", "records", True),
     "seconds/total": Metric("s", "Wall-clock time of training, evaluation left out", "clock", True),
 }
