@@ -84,7 +84,10 @@ class EncoderWatcher:
     def _after(self, module, args, kwargs, output) -> None:
         if self._mode is not None:
             self._mode.__exit__(None, None, None)
-            self._known[_shape(module, args, kwargs)], self._mode = self._mode.seen, None
+            seen, self._mode = self._mode.seen, None
+            if output is None:  # it failed
+                return
+            self._known[_shape(module, args, kwargs)] = seen
         products, backward = self._known[_shape(module, args, kwargs)], 0.0
         if any(_need_gradient(output)):
             backward = backward_flops(module, products, any(_need_gradient((args, kwargs))))
