@@ -12,6 +12,8 @@ from bitsample_llm.meter.labels import NATS_PER_BIT, SampleObserver
 from bitsample_llm.meter.regimes import distils_itself, mixes_completions
 from bitsample_llm.meter.rollouts import GenerationObserver
 
+MOST_LOGITS = 2**24  # whose divergence is computed at once: 128 MB in float64, three times
+
 
 class DistillationObserver(GenerationObserver):
     """Records completions and what the teacher offers: its divergence from the student, the loss, summed over the tokens."""
@@ -111,10 +113,14 @@ class MixedDistillationObserver(SampleObserver):
 
 
 def divergence_bits(teacher_BTV: torch.Tensor, student_BTV: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """KL(teacher || student) in bits (B), summed over the tokens of the mask, from logits."""
-    teacher_BTV, student_BTV = (torch.log_softmax(logits.double(), dim=-1) for logits in (teacher_BTV, student_BTV))
-    nats_BT = (teacher_BTV.exp() * (teacher_BTV - student_BTV)).sum(dim=-1)
-    return (nats_BT * mask_BT).sum(dim=1) / NATS_PER_BIT
+    """KL(teacher || student) in bits (B), summed over the tokens of the mask, from logits; a part of the tokens at a time."""
+    rows, _, vocabulary = teacher_BTV.shape
+    size = max(1, MOST_LOGITS // (rows * vocabulary))
+    nats_B = torch.zeros(rows, dtype=torch.double, device=teacher_BTV.device)
+    for *both_BTV, part_BT in zip(*(tensor.split(size, dim=1) for tensor in (teacher_BTV, student_BTV, mask_BT)), strict=True):
+        of_teacher, of_student = (torch.log_softmax(logits.double(), dim=-1) for logits in both_BTV)
+        nats_B += ((of_teacher.exp() * (of_teacher - of_student)).sum(dim=-1) * part_BT).sum(dim=1)
+    return nats_B / NATS_PER_BIT
 
 
 def require_teacher(trainer) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from bitsample_llm.meter.evaluator import SHARDED, completions_apart, sampling_batch_size, seed_of
 from bitsample_llm.scoring.answer_end import AnswerEnd
-from bitsample_llm.scoring.likelihood import encode_prompt, padded_batch
+from bitsample_llm.scoring.likelihood import encode_prompt, logits_in_parts, padded_batch
 from bitsample_llm.tasks import Problem
 
 
@@ -41,10 +41,14 @@ def kl_to_start_bits(
         rows = list(zip(prompts, completions, strict=True))[first : first + size]
         batch = padded_batch([prompt + completion for prompt, completion in rows], tokenizer.pad_token_id)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        logps_BTV = model(**batch, use_cache=False).logits.float().log_softmax(dim=-1)
-        with change.undone():
-            start_logps_BTV = model(**batch, use_cache=False).logits.float().log_softmax(dim=-1)
-        kl_BT = (logps_BTV.exp() * (logps_BTV - start_logps_BTV)).sum(dim=-1) / math.log(2)
+        both = [logits_in_parts(model, batch | {"use_cache": False}, batch["input_ids"].shape[1]) for _ in range(2)]
+        parts = []
+        for logits_BTV in both[0]:
+            logps_BTV = logits_BTV.log_softmax(dim=-1)
+            with change.undone():
+                start_logps_BTV = next(both[1]).log_softmax(dim=-1)
+            parts.append((logps_BTV.exp() * (logps_BTV - start_logps_BTV)).sum(dim=-1) / math.log(2))
+        kl_BT = torch.cat(parts, dim=1)
         for row, (prompt, completion) in zip(kl_BT, rows, strict=True):
             bits.append(float(row[len(prompt) - 1 : len(prompt) + len(completion) - 1].sum()))
     model.train(was_training)

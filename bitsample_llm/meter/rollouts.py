@@ -142,7 +142,7 @@ class GenerationObserver:
             is_scored_B = inputs["completion_mask"].any(dim=1)  # TRL may mask truncated completions: they have no surprisal
             if (own_BT := inputs.get("tool_mask")) is not None:  # what tools answered was not sampled; before it is the prompt
                 logps_BT = logps_BT[:, -own_BT.shape[1] :] * own_BT
-            logps_B = torch.where(is_scored_B, logps_BT.sum(dim=1).double(), torch.nan)
+            logps_B = torch.where(is_scored_B, logps_BT.double().sum(dim=1), torch.nan)
             self._logps_B[rows[is_first_B]] = logps_B.cpu().numpy()[is_first_B]
 
     def end_step(self) -> None:

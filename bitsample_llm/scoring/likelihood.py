@@ -7,7 +7,7 @@ all tokens that end it (`answer_end.py`).
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,6 +144,32 @@ def scoring_plan(model, spelled: Sequence[Spelling], most: int = 512) -> tuple[i
     return batch_size, num_shared if num_shared >= MIN_SHARED else 0
 
 
+def logits_in_parts(model, batch: dict, kept: int) -> Iterator[torch.Tensor]:
+    """Float32 logits of the last `kept` positions of a batch (B, t, V), in one part where they are at most `MAX_LOGITS`, else in parts, of
+    positions that the model takes one after the other with its cache.
+
+    `batch` is what the model is called with; its attention mask covers what is in the cache it brings.
+    """
+    ids_BT, mask_BT = batch["input_ids"], batch["attention_mask"]
+    rows, length = ids_BT.shape
+    size = max(1, MAX_LOGITS // (rows * model.config.get_text_config().vocab_size))
+    if kept <= size:
+        yield model(**batch, logits_to_keep=kept).logits.float()
+        return
+    cache, before = batch.get("past_key_values"), mask_BT.shape[1] - length
+    starts = {
+        0,
+        *range(length - kept, max(length - 1, 1), size),
+    }  # the last part has two positions or more: one is a step of a generation
+    for start, end in itertools.pairwise([*sorted(starts), length]):
+        part = {"input_ids": ids_BT[:, start:end], "attention_mask": mask_BT[:, : before + end], "past_key_values": cache}
+        is_kept = start >= length - kept
+        output = model(**part, use_cache=True, logits_to_keep=0 if is_kept else 1)
+        cache = output.past_key_values
+        if is_kept:
+            yield output.logits.float()
+
+
 @torch.no_grad()
 def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], plan: tuple[int, int]) -> list[np.ndarray]:
     """Log-probabilities in nats of each spelling's tokens: one float64 array each, whose last value is that of any end.
@@ -172,15 +198,22 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], plan: tuple
         if num_shared:
             batch["past_key_values"] = copy.deepcopy(shared)  # a pass adds to it
             batch["past_key_values"].batch_repeat_interleave(len(rows))
-        logits_BTV = model(**batch, logits_to_keep=kept).logits.float()
-        all_logps_BTV = torch.log_softmax(logits_BTV[:, :-1], dim=-1)
-        logps_BT = all_logps_BTV.gather(-1, scored_BT[..., None])[..., 0].double().cpu().numpy()
+        firsts = [len(spelled[row].prompt_ids) - 1 - skipped for row in rows]
+        lasts = [first + len(spelled[row].answer_ids) - 1 for first, row in zip(firsts, rows, strict=True)]
+        parts, done, of_ends = [], 0, {}
+        for logits_BTV in logits_in_parts(model, batch, kept):
+            all_logps_BTV = torch.log_softmax(logits_BTV, dim=-1)
+            part_BT = scored_BT[:, done : done + logits_BTV.shape[1]]  # nothing comes after the last position
+            parts.append(all_logps_BTV[:, : part_BT.shape[1]].gather(-1, part_BT[..., None])[..., 0].double().cpu().numpy())
+            for index, row in enumerate(rows):
+                if len(spelled[row].end_ids) > 1 and done <= lasts[index] < done + logits_BTV.shape[1]:
+                    logps_V = all_logps_BTV[index, lasts[index] - done]
+                    of_ends[row] = float(logps_V[list(spelled[row].end_ids)].logsumexp(dim=-1))
+            done += logits_BTV.shape[1]
+        logps_BT = np.concatenate(parts, axis=1)
         for index, row in enumerate(rows):
-            first = len(spelled[row].prompt_ids) - 1 - skipped
-            last = first + len(spelled[row].answer_ids) - 1
-            result[row] = logps_BT[index, first : last + 1].copy()
-            if len(spelled[row].end_ids) > 1:
-                result[row][-1] = float(all_logps_BTV[index, last, list(spelled[row].end_ids)].logsumexp(dim=-1))
+            result[row] = logps_BT[index, firsts[index] : lasts[index] + 1].copy()
+            result[row][-1] = of_ends.get(row, result[row][-1])
     model.train(was_training)
     return result
 

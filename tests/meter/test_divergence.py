@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from bitsample_llm.meter.divergence import ParameterChange, kl_to_start_bits
+from bitsample_llm.scoring import likelihood
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.scoring.likelihood import encode_prompt
 from bitsample_llm.tasks import load_task
@@ -67,6 +68,15 @@ def test_asking_leaves_weights_random_states_and_mode_as_they_were(moved):
     kl_to_start_bits(trainer, [PROBLEM], change, 4, AnswerEnd.of(trainer.model, tokenizer))
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state) and trainer.model.training
+
+
+def test_completions_whose_logits_are_too_many_are_compared_in_parts(moved, monkeypatch):
+    trainer, change, tokenizer = moved
+    drawn = [dataclasses.replace(PROBLEM, problem_id=str(number)) for number in range(4)]
+    asked = trainer, drawn, change, 8, AnswerEnd.of(trainer.model, tokenizer)
+    whole = kl_to_start_bits(*asked)
+    monkeypatch.setattr(likelihood, "MAX_LOGITS", 4 * 3 * trainer.model.config.vocab_size)
+    assert kl_to_start_bits(*asked) == pytest.approx(whole, rel=1e-4) and min(whole) > 0
 
 
 def test_a_policy_that_did_not_move_has_none(base_model):

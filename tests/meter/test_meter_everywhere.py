@@ -22,6 +22,7 @@ from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
 from bitsample_llm.flops import forward_flops
+from bitsample_llm.meter import distillation
 from bitsample_llm.meter.distillation import divergence_bits
 from bitsample_llm.meter.regimes import regime_of
 from bitsample_llm.meter.verdicts import RolloutVerifier
@@ -292,7 +293,9 @@ def test_a_teacher_that_is_the_student_as_it_is_is_paid_for_once(base_model, tmp
     assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
 
 
-def test_the_divergence_of_two_predictions_is_that_of_the_definition():
+@pytest.mark.parametrize("most_logits", [20, 2**24])  # two tokens of three at a time, and all
+def test_the_divergence_of_two_predictions_is_that_of_the_definition(monkeypatch, most_logits):
+    monkeypatch.setattr(distillation, "MOST_LOGITS", most_logits)
     teacher, student = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, 5)
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     p = teacher.softmax(-1)

@@ -135,6 +135,29 @@ def test_useful_flops_of_answers_after_shared_tokens_are_those_of_real_tokens(fa
     assert forward_flops(model.config, tokens, attended / tokens, 1) < counter.useful_flops["evaluation"] <= most
 
 
+@pytest.mark.parametrize("num_shots", [0, 3])
+def test_answers_whose_logits_are_too_many_are_scored_in_parts(family, monkeypatch, num_shots):
+    model, tokenizer = family
+    problems = load_task("addition", difficulty=7).problems("heldout", 6, seed=1)
+    problems = shown(problems, num_shots) if num_shots else problems
+    whole = scored_answers(model, tokenizer, problems)
+    monkeypatch.setattr(likelihood, "MAX_LOGITS", 3 * model.config.vocab_size)
+    counter, longest = FlopCounter(model, {tokenizer.eos_token_id}), 0
+
+    def keep_longest(module, args, output):
+        nonlocal longest
+        longest = max(longest, output.shape[0] * output.shape[1])
+
+    model.get_output_embeddings().register_forward_hook(keep_longest)
+    with torch_counter() as true:
+        parts = scored_answers(model, tokenizer, problems)
+    assert 2 <= longest <= 4 and min(len(score.logps_T) for score in parts) > 4
+    assert_close(counter.executed_flops["evaluation"], true.get_total_flops())
+    for first, second in zip(whole, parts, strict=True):
+        assert first.logps_T == pytest.approx(second.logps_T, abs=1e-5)
+        assert first.log_pass_rate == pytest.approx(second.log_pass_rate, abs=1e-5)
+
+
 def passes_by_prompt(model, tokenizer, task, problems, rollouts: int, seed: int, end: AnswerEnd) -> np.ndarray:
     """Passes among `rollouts` sampled completions of each problem, which are no longer than an answer can be."""
     verifier = RolloutVerifier(task, problems, tokenizer, end)
