@@ -26,7 +26,7 @@ from bitsample_llm.records import read_run
 
 WORDS, WIDTH, LAYERS, HEADS, INNER = 8192, 16, 2, 2, 32
 PROMPT, GROUP = "w10 w11 w12 w13", 2
-VARIANTS = {"without": None, "with all records": {}, "without texts": {"with_texts": False}}
+VARIANTS = {"without": None, "with all records": {}, "without texts": {"texts": False}}
 
 
 def tiny_model(attention: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
@@ -100,35 +100,43 @@ def own_flops(length: int) -> dict[str, float]:
     }
 
 
+def run_here(variant: str, length: int) -> dict:
+    """What an update of a variant took in this process, and what its record says."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        meter = update(length, Path(folder), VARIANTS[variant])
+        result = {"seconds": time.perf_counter() - began, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        if meter is not None:
+            own = own_flops(length)
+            columns = ("num_tokens", "ended", "passed", "surprisal_bits")
+            rows = read_run(Path(folder) / "run").table("rollouts").to_pylist()
+            result["flops_over_own"] = {phase: meter.cumulative[f"flops/{phase}"] / own[phase] for phase in own}
+            result["rollouts"] = [{name: row[name] for name in columns} | {"letters": len(row["text"] or "")} for row in rows]
+            result["rollout_bytes"] = sum(path.stat().st_size for path in (Path(folder) / "run").glob("rollouts-*"))
+        return result
+
+
+def measured(variant: str, length: int) -> dict:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, "--length", str(length), "--variant", variant]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, default=32000)
     parser.add_argument("--variant", choices=list(VARIANTS), help="run this one, in this process")
     choices = parser.parse_args()
     disable_progress_bars()
-    if choices.variant is None:
-        for variant in ("without", "with all records"):
-            subprocess.run([sys.executable, __file__, "--length", str(choices.length), "--variant", variant], check=True)
+    if choices.variant is not None:
+        print(json.dumps(run_here(choices.variant, choices.length)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        meter = update(choices.length, Path(folder), VARIANTS[choices.variant])
-        seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{choices.variant}: {seconds:.1f} s, {peak:.0f} MB at most", flush=True)
-        if meter is not None:
-            own = own_flops(choices.length)
-            print("  FLOPs over own arithmetic:", {phase: meter.cumulative[f"flops/{phase}"] / own[phase] for phase in own})
-            print("  seconds:", {k: round(v, 2) for k, v in meter.cumulative.items() if k.startswith("seconds") and v})
-            rows = read_run(Path(folder) / "run").table("rollouts").to_pylist()
-            size = sum(path.stat().st_size for path in (Path(folder) / "run").glob("rollouts-*"))
-            print(
-                "  rollouts:",
-                [(row["num_tokens"], row["ended"], row["passed"], row["surprisal_bits"], len(row["text"])) for row in rows],
-                size,
-                "bytes",
-            )
-            print(json.dumps(read_run(Path(folder) / "run").steps[-1]))
+    for variant in VARIANTS:
+        result = measured(variant, choices.length)
+        print(f"{variant}: {result.pop('seconds'):.1f} s, {result.pop('peak_mb'):.0f} MB at most", flush=True)
+        for name, value in result.items():
+            print(f"  {name}: {value}", flush=True)
 
 
 if __name__ == "__main__":

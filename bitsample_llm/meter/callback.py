@@ -56,6 +56,7 @@ class InformationMeter(TrainerCallback):
         finishes_with_training: whether the end of the training finishes the records; if not, `close` does.
         stop: the text that ends an answer besides the end of sequence; the verifier's by default. A trainer that samples must be
             made from a model on which `AnswerEnd.declare` was called.
+        texts: whether the records keep what was written, which is most of their bytes.
 
     Attributes:
         end: where answers end.
@@ -86,6 +87,7 @@ class InformationMeter(TrainerCallback):
         finishes_with_training: bool = True,
         stop: str | None = None,
         answer_column: str = "answer",
+        texts: bool = True,
     ):
         if not trl.__version__.startswith(f"{TESTED_TRL}."):
             _warn_once(f"TRL {trl.__version__} is not one that InformationMeter was tested with ({TESTED_TRL})", stacklevel=2)
@@ -108,7 +110,7 @@ class InformationMeter(TrainerCallback):
         if evaluation is not None:
             evaluation.attach(trainer, self.model, self.end, verifier)
         self.observer = observer_of(trainer, self, verifier, pass_threshold, reward_is_verdict, exact_pass_rates)
-        self.recording = Recording(Path(output_dir), strict, trainer.accelerator.is_main_process)
+        self.recording = Recording(Path(output_dir), strict, trainer.accelerator.is_main_process, texts)
         self.recording.create(self._facts() | (manifest or {}), resumes=bool(trainer.args.resume_from_checkpoint))
         wrap(trainer, "log", self._around_log)
         wrap(trainer, "_save_checkpoint", self._around_save)

@@ -35,8 +35,9 @@ def finite(value):
 class Recording:
     """Writes one run directory, on the first process only. A disk that refuses ends the records, and the training if `strict`."""
 
-    def __init__(self, run_dir: Path, strict: bool, is_writing_process: bool):
+    def __init__(self, run_dir: Path, strict: bool, is_writing_process: bool, texts: bool):
         self.run_dir, self.strict = run_dir, strict
+        self._texts = texts
         self.has_trained = self.under_way = False  # the trainer has begun a training before; one has begun and not ended
         self._is_writing_process = is_writing_process
         self._writer: RunWriter | None = None
@@ -91,7 +92,11 @@ class Recording:
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
         if self._writer is not None:
-            self._writer.add_rows(table, finite(rows))
+            self._writer.add_rows(table, self._kept(rows))
+
+    def _kept(self, rows: list[dict]) -> list[dict]:
+        rows = finite(rows)
+        return rows if self._texts else [{key: value for key, value in row.items() if key != "text"} for row in rows]
 
     def add_step(self, line: dict) -> None:
         if self._writer is not None:
@@ -110,7 +115,7 @@ class Recording:
         self.flush()
         if self._writer is not None and rollouts:
             with self._writing():
-                self._writer.hold(step, rollouts)
+                self._writer.hold(step, self._kept(rollouts))
 
     def close(self, state: str, reason: str | None = None) -> None:
         if (writer := self._writer) is not None:
