@@ -157,10 +157,8 @@ def logits_in_parts(model, batch: dict, kept: int) -> Iterator[torch.Tensor]:
         yield model(**batch, logits_to_keep=kept).logits.float()
         return
     cache, before = batch.get("past_key_values"), mask_BT.shape[1] - length
-    starts = {
-        0,
-        *range(length - kept, max(length - 1, 1), size),
-    }  # the last part has two positions or more: one is a step of a generation
+    # the last part has two positions or more: one alone is taken for a step of a generation
+    starts = {0, *range(length - kept, max(length - 1, 1), size)}
     for start, end in itertools.pairwise([*sorted(starts), length]):
         part = {"input_ids": ids_BT[:, start:end], "attention_mask": mask_BT[:, : before + end], "past_key_values": cache}
         is_kept = start >= length - kept
