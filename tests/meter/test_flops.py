@@ -315,7 +315,6 @@ COUNTED_TYPES = [
     "hunyuan_v1_moe",
     "jetmoe",
     "lfm2",
-    "minimax",
     "mpt",
     "openai-gpt",
     "opt",
@@ -344,17 +343,20 @@ def test_a_type_without_a_formula_is_counted_once(model_type):
     assert_close(counter.executed_flops["train_backward"], true_backward.get_total_flops())
 
 
-def test_what_is_no_sum_over_tokens_and_positions_is_refused():
-    """Attention that is linear in chunks of 64 tokens costs a whole chunk for one token more."""
-    with pytest.raises(ValueError, match="'qwen3_next', and its FLOPs are no sum over tokens and positions"):
-        FlopCounter(any_type("qwen3_next"), {EOS})
+@pytest.mark.parametrize("model_type", ["qwen3_next", "nemotron_h", "minimax"])
+def test_what_is_no_sum_over_tokens_and_positions_is_refused(model_type):
+    """Attention that is linear in chunks of 64, 128 or 256 tokens costs a whole chunk for one token more, and positions of its own chunk only."""
+    with pytest.raises(ValueError, match=f"'{model_type}', and its FLOPs are no sum over tokens and positions"):
+        FlopCounter(any_type(model_type), {EOS})
 
 
-def test_what_sees_and_has_no_formula_is_refused():
-    model = any_type("opt")
-    model.config.vision_config = {}
-    with pytest.raises(ValueError, match="'opt': what its encoder of images or sounds costs is not counted"):
-        FlopCounter(model, {EOS})
+@pytest.mark.parametrize("model_type", ["opt", "falcon", "lfm2"])
+def test_what_was_counted_on_short_passes_holds_for_long_ones(model_type):
+    model = any_type(model_type)
+    counter = FlopCounter(model, {EOS})
+    with torch_counter() as true, torch.no_grad():
+        model(**batch(1, 500), use_cache=False)
+    assert_close(counter.executed_flops["score_old"], true.get_total_flops())
 
 
 def test_an_unknown_architecture_is_refused_by_name():
