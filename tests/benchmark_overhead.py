@@ -1,24 +1,33 @@
-"""What does the meter cost? Prints the median ratio of step times with and without it, over paired runs.
+"""What does the meter cost? Prints CPU time and peak memory with and without it, over paired runs.
 
     python tests/benchmark_overhead.py --pairs 20
+    python tests/benchmark_overhead.py --pairs 20 --steps 3 --model FOLDER_OF_SMOLLM2 --stop "\\n" --completions 32
 
-GRPO with 256 completions a step on the embedded model. A pair is three short runs from the same seed in random order:
-without the meter; with it and all records, exact pass rates aside; and with exact pass rates too. A run's step time is the
-median over its steps after the first few.
+GRPO on sums of two digits. A pair is three short runs from the same seed: without the meter; with it and all records, exact pass
+rates aside; and with exact pass rates too. Each run is a process of its own with one thread, forked before torch has run. The three
+take turns, a step each in random order, because what else a machine does changes CPU time too. CPU time counts from the end of the
+first steps to the end of the training, records closed. The interval of the median is between order statistics (sign test), and
+assumes nothing of the noise but that pairs are independent.
 """
 
 import argparse
 import contextlib
 import io
+import multiprocessing
+import os
 import random
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
 import torch
 from datasets import Dataset, disable_progress_bars
+from scipy.stats import binom
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
@@ -26,38 +35,48 @@ from trl import GRPOConfig, GRPOTrainer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bitsample_llm import InformationMeter
 from bitsample_llm.meter.verdicts import RolloutVerifier
+from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import load_task
 from bitsample_llm.training.rewards import VerdictReward
 
 BASE = Path(__file__).resolve().parent.parent / "data" / "base"
-WARM_UP_STEPS = 3
-VARIANTS = {"without": None, "with all records": {"exact_pass_rates": False}, "and exact pass rates": {"exact_pass_rates": True}}
+VARIANTS = {"without": None, "all records": {"exact_pass_rates": False}, "exact pass rates too": {"exact_pass_rates": True}}
+GROUP = 8
+MB = 2**20
 
 
-class StepClock(TrainerCallback):
-    """Times between the ends of steps."""
+class Turns(TrainerCallback):
+    """Waits for its turn at the end of each step."""
 
-    def __init__(self):
-        self.ends = []
+    def __init__(self, turns, warm_up_steps: int):
+        self._turns, self._warm_up_steps = turns, warm_up_steps
+        self.began = 0.0
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Take the time."""
-        self.ends.append(time.perf_counter())
+        if state.global_step == self._warm_up_steps:
+            self.began = time.process_time()
+        if state.global_step < args.max_steps:
+            self._turns.send(None)
+            self._turns.recv()
 
 
-def median_step_seconds(options: dict | None, num_steps: int, seed: int, folder: str) -> float:
-    """Median seconds of a step of one run."""
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
-    task = load_task("addition", "reversed", difficulty=2, mark="C")
+def measured_run(choices: argparse.Namespace, name: str, seed: int, folder: str, turns) -> dict[str, float]:
+    """CPU seconds per step of one run, and its peak memory."""
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(choices.model)
+    model = AutoModelForCausalLM.from_pretrained(choices.model, dtype=torch.float32, attn_implementation="eager")
+    end = AnswerEnd.of(model, tokenizer, choices.stop)
+    end.declare(model)
+    own = {"mark": "C"} if choices.model == BASE else {"mark": "none"}
+    task = load_task("addition", "reversed" if choices.model == BASE else "plain", difficulty=2, **own)
     problems = task.problems("train", 512, seed=0)
-    verifier = RolloutVerifier(task, problems, tokenizer)
+    verifier = RolloutVerifier(task, problems, tokenizer, end)
     args = GRPOConfig(
         output_dir=folder,
-        per_device_train_batch_size=256,
-        num_generations=8,
-        max_completion_length=4,
-        max_steps=num_steps,
+        per_device_train_batch_size=choices.completions,
+        num_generations=GROUP,
+        max_completion_length=choices.tokens,
+        max_steps=choices.steps + choices.warm_up,
         learning_rate=1e-5,
         bf16=False,
         gradient_checkpointing=False,
@@ -70,42 +89,90 @@ def median_step_seconds(options: dict | None, num_steps: int, seed: int, folder:
     )
     rows = Dataset.from_list([{"prompt": p.prompt, "problem_id": p.problem_id} for p in problems])
     trainer = GRPOTrainer(model, [VerdictReward(verifier)], args=args, train_dataset=rows, processing_class=tokenizer)
-    if options is not None:
-        trainer.add_callback(InformationMeter(trainer, Path(folder) / "run", verifier=verifier, strict=True, **options))
-    clock = StepClock()
+    run_dir = Path(folder) / "run"
+    if (options := VARIANTS[name]) is not None:
+        trainer.add_callback(InformationMeter(trainer, run_dir, verifier=verifier, strict=True, **options))
+    clock = Turns(turns, choices.warm_up)
     trainer.add_callback(clock)
     trainer.remove_callback(PrinterCallback)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.train()
-    steps = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
-    return statistics.median(steps[WARM_UP_STEPS:])
+    return {
+        "seconds": (time.process_time() - clock.began) / choices.steps,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def run_apart(choices: argparse.Namespace, name: str, seed: int, turns) -> None:
+    """Make one run in this process and send what was measured."""
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    turns.recv()
+    with tempfile.TemporaryDirectory() as folder:
+        turns.send(measured_run(choices, name, seed, folder, turns))
+
+
+def measured_pair(choices: argparse.Namespace, seed: int, rng: random.Random) -> dict[str, dict[str, float]]:
+    """What a run of each variant took, made in turns."""
+    context, turns, processes, measured = multiprocessing.get_context("fork"), {}, [], {}
+    for name in VARIANTS:
+        turns[name], theirs = context.Pipe()
+        processes.append(context.Process(target=run_apart, args=(choices, name, seed, theirs)))
+        processes[-1].start()
+        theirs.close()  # so that a run that fails ends this program
+    for _ in range(choices.warm_up + choices.steps):
+        for name in rng.sample(list(VARIANTS), len(VARIANTS)):
+            turns[name].send(None)
+            measured[name] = turns[name].recv()
+    for process in processes:
+        process.join()
+    return measured
+
+
+def median_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the median: the innermost pair of order statistics that covers it with this probability."""
+    ordered, num = sorted(values), len(values)
+    low = max(int(binom.ppf((1 - confidence) / 2, num, 0.5)) - 1, 0)
+    while low > 0 and 2 * binom.cdf(low - 1, num, 0.5) > 1 - confidence:
+        low -= 1
+    return ordered[low], ordered[num - 1 - low]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=20, help="measured in each run")
+    parser.add_argument("--warm_up", type=int, default=3, help="steps before them")
+    parser.add_argument("--model", type=Path, default=BASE, help="folder of a model; by default the embedded one")
+    parser.add_argument("--stop", default=None, help="text that ends an answer")
+    parser.add_argument("--completions", type=int, default=256, help="per step")
+    parser.add_argument("--tokens", type=int, default=4, help="at most, of a completion")
     choices = parser.parse_args()
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    order, rng = list(VARIANTS), random.Random(0)
-    ratios: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    choices.stop = choices.stop and choices.stop.replace("\\n", "\n")
+    rng = random.Random(0)
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for pair in range(choices.pairs):
-        rng.shuffle(order)
-        seconds = {}
-        for name in order:
-            with tempfile.TemporaryDirectory() as folder:
-                seconds[name] = median_step_seconds(VARIANTS[name], choices.steps, pair, folder)
-        for name in VARIANTS:
-            ratios[name].append(seconds[name] / seconds["without"])
-        print(f"pair {pair}: " + ", ".join(f"{name} {seconds[name] * 1e3:.1f} ms" for name in VARIANTS), flush=True)
-    print(
-        f"step time over the same without the meter, {choices.pairs} pairs of {choices.steps} steps, {torch.get_num_threads()} threads"
-    )
-    for name in list(VARIANTS)[1:]:
-        low, median, high = statistics.quantiles(ratios[name], n=4)
-        print(f"{name:<22} median {median:.3f}, quartiles {low:.3f} to {high:.3f}")
+        for name, run in measured_pair(choices, pair, rng).items():
+            measured[name].append(run)
+        print(f"pair {pair}: " + ", ".join(f"{name} {measured[name][-1]['seconds'] * 1e3:.1f} ms" for name in VARIANTS), flush=True)
+    print(f"\n{choices.pairs} pairs of runs of {choices.steps} steps, {choices.completions} completions per step, one thread")
+    print(f"{'':<22}{'CPU per step':>14}{'over without':>14}{'95 % interval':>20}{'peak memory':>14}{'over without':>14}")
+    for name, runs in measured.items():
+        line = f"{name:<22}{statistics.median(run['seconds'] for run in runs) * 1e3:>11.1f} ms"
+        ratios = {
+            key: [100 * (run[key] / bare[key] - 1) for run, bare in zip(runs, measured["without"], strict=True)]
+            for key in ("seconds", "peak")
+        }
+        peak = f"{statistics.median(run['peak'] for run in runs):>11.0f} MB"
+        if name == "without":
+            print(line + " " * 34 + peak)
+            continue
+        low, high = median_interval(ratios["seconds"])
+        interval = f"[{low:.2f}, {high:.2f}] %"
+        print(
+            f"{line}{statistics.median(ratios['seconds']):>12.2f} %{interval:>20}{peak}{statistics.median(ratios['peak']):>12.2f} %"
+        )
 
 
 if __name__ == "__main__":

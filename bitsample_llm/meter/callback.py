@@ -164,7 +164,7 @@ class InformationMeter(TrainerCallback):
     def add_rows(self, table: str, rows: list[dict]) -> None:
         """Collect rows of a table; those that do not say their place are of the step under way."""
         place = self.place()
-        self.recording.add_rows(table, [place | row for row in rows])
+        self.recording.add_rows(table, [row if "step" in row else place | row for row in rows])
 
     def place(self) -> dict:
         """The step under way, and the generation it trains on."""

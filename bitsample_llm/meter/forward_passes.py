@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -77,29 +78,29 @@ class ForwardWatcher:
         self._tell = tell
         self._whole_pass_under_way = False
         self._cached_tokens, self._started = 0, 0.0
+        self._has_head = model.get_output_embeddings() is not None
         self.hooks = []
         for module in {id(module): module for module in (model, model.base_model)}.values():
             self.hooks.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
             self.hooks.append(module.register_forward_hook(self._after, with_kwargs=True))
 
     def _before(self, module, args, kwargs) -> None:
-        if _ids(args, kwargs) is None:  # a trainer runs other code inside the model's call, to have its weights gathered
+        is_inside = self._whole_pass_under_way and module is not self._model
+        if (
+            is_inside or _ids(args, kwargs) is None
+        ):  # a trainer runs other code inside the model's call, to have its weights gathered
             return
-        if module is self._model:
-            self._whole_pass_under_way = True
-        elif self._whole_pass_under_way:
-            return
+        self._whole_pass_under_way = module is self._model
         past = kwargs.get("past_key_values")
         self._cached_tokens = past.get_seq_length() if past is not None else 0
         self._started = time.perf_counter()
 
     def _after(self, module, args, kwargs, output) -> None:
-        ids_BT = _ids(args, kwargs)
         is_whole = module is self._model
-        if ids_BT is None or (self._whole_pass_under_way and not is_whole):
+        if (self._whole_pass_under_way and not is_whole) or (ids_BT := _ids(args, kwargs)) is None:
             return
         self._whole_pass_under_way = False
-        has_head = is_whole and module.get_output_embeddings() is not None
+        has_head = is_whole and self._has_head
         self._tell(ForwardCall(ids_BT, kwargs, self._cached_tokens, self._started, time.perf_counter(), has_head))
 
 
@@ -113,8 +114,11 @@ def full_pass_shapes(call: ForwardCall, skips_padding: bool) -> tuple[Shape, Sha
     as flash attention does.
     """
     rows, length = call.ids_BT.shape
-    lengths_S = [end - start for _, start, end in real_sequences(call.ids_BT, call.kwargs)]
     is_packed = call.kwargs.get("attention_mask") is None and call.kwargs.get("position_ids") is not None
+    if is_packed:
+        lengths_S = [end - start for _, start, end in real_sequences(call.ids_BT, call.kwargs)]
+    else:
+        lengths_S = call.mask_BT.sum(dim=1).tolist()
     attended = sum(num * num for num in lengths_S) if is_packed and skips_padding else rows * length * length
     if not call.has_head:
         outputs = labelled = 0
@@ -153,11 +157,14 @@ def continued_pass_shapes(call: ForwardCall) -> tuple[Shape, Shape]:
 
 
 class GenerationShapes:
-    """Executed and useful shapes of the passes of a generation with a cache; useful are distinct prompts and rows not ended."""
+    """Executed and useful shapes of the passes of a generation with a cache; useful are distinct prompts and rows not ended.
+
+    In numpy, which is quicker than torch with numbers as few as the rows of a batch.
+    """
 
     def __init__(self, eos_token_ids: torch.Tensor):
-        self._eos_token_ids = eos_token_ids
-        self._alive_B: torch.Tensor | None = None  # rows of the current generation that have not ended
+        self._eos_token_ids = eos_token_ids.cpu().numpy()
+        self._alive_B = np.empty(0, dtype=bool)  # rows of the current generation that have not ended
         self._last_length = 0  # of the pass before
 
     def phase(self, call: ForwardCall) -> str:
@@ -167,14 +174,14 @@ class GenerationShapes:
         return "decode" if (call.cached_tokens > 0 if call.has_cache else length == before + 1) else "prefill"
 
     def shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
-        rows, executed, lengths_B = len(call.ids_BT), call.executed_with_cache, call.mask_BT.sum(dim=1)
+        rows, executed, lengths_B = len(call.ids_BT), call.executed_with_cache, call.mask_BT.sum(dim=1).cpu().numpy()
         # from the start: the prompts, or a sampler that lets finished rows leave the batch
         if not call.cached_tokens or len(self._alive_B) != rows:
-            self._alive_B = torch.ones(rows, dtype=torch.bool, device=call.ids_BT.device)
+            self._alive_B = np.ones(rows, dtype=bool)
         if not call.cached_tokens:
-            length_by_prompt = {tuple(ids): num for ids, num in zip(call.ids_BT.tolist(), lengths_B.tolist(), strict=True)}
-            lengths = length_by_prompt.values()
+            prompts = (ids.tobytes() for ids in call.ids_BT.cpu().numpy())
+            lengths = dict(zip(prompts, lengths_B.tolist(), strict=True)).values()
             return executed, Shape(sum(lengths), causal_positions(lengths), len(lengths))
-        self._alive_B = self._alive_B & ~torch.isin(call.ids_BT[:, -1], self._eos_token_ids.to(call.ids_BT.device))
+        self._alive_B = self._alive_B & (call.ids_BT[:, -1:].cpu().numpy() != self._eos_token_ids).all(axis=1)
         num_alive = int(self._alive_B.sum())
         return executed, Shape(num_alive, int((lengths_B * self._alive_B).sum()), num_alive)

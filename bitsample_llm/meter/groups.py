@@ -1,6 +1,7 @@
 """What GRPO and RLOO show of their groups: rewards, verdicts, pass rates, and the bits that an outcome offers. F reward functions."""
 
 from collections import Counter
+from functools import lru_cache
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from bitsample_llm.information import binary_entropy_bits, first_error_entropy_b
 from bitsample_llm.jackknife import jackknife_categorical_entropy_bits, jackknife_entropy_bits
 from bitsample_llm.meter.hooks import require, wrap
 from bitsample_llm.meter.rollouts import GenerationObserver
+
+_entropy_bits = lru_cache(maxsize=1024)(jackknife_categorical_entropy_bits)  # of a group's counts, which come again and again
 
 
 class RolloutObserver(GenerationObserver):
@@ -42,11 +45,13 @@ class RolloutObserver(GenerationObserver):
     def _add_rewards(self, rollouts: list[dict]) -> None:
         weights_F = self.trainer.reward_weights.double().cpu().numpy()
         names = self.trainer.reward_func_names
-        for rollout, rewards_F in zip(rollouts, self._rewards_BF, strict=True):
-            is_scored = not np.isnan(rewards_F).all()
-            rollout["reward"] = float(np.nansum(rewards_F * weights_F)) if is_scored else None
-            named = zip(names, rewards_F.tolist(), strict=True)
-            rollout["rewards"] = {name: None if np.isnan(reward) else reward for name, reward in named}
+        is_missing_BF = np.isnan(self._rewards_BF)
+        rewards_B = np.nansum(self._rewards_BF * weights_F, axis=1).astype(object)
+        rewards_B[is_missing_BF.all(axis=1)] = None  # no function scored it
+        rewards_BF = np.where(is_missing_BF, None, self._rewards_BF)
+        for rollout, reward, rewards in zip(rollouts, rewards_B.tolist(), rewards_BF.tolist(), strict=True):
+            rollout["reward"] = reward
+            rollout["rewards"] = dict(zip(names, rewards, strict=True))
 
     def _passes(self, reward: float) -> bool | None:
         if self.pass_threshold is not None:
@@ -117,5 +122,5 @@ class RolloutObserver(GenerationObserver):
             return {}
         places = ((rollout["num_correct_before_first_error"], rollout["num_steps"]) for rollout in group)
         positions = Counter(place if place < num_steps else None for place, num_steps in places)
-        bits = jackknife_categorical_entropy_bits(list(positions.values()))
+        bits = _entropy_bits(tuple(positions.values()))
         return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "jackknife"}

@@ -8,7 +8,8 @@ import numpy as np
 
 from bitsample_llm.meter.divergence import ParameterChange, kl_to_start_bits
 from bitsample_llm.meter.evaluator import EvaluationRollouts, has_exact_pass_rates, scored_rows
-from bitsample_llm.meter.recording import finite, tell
+from bitsample_llm.meter.recording import tell
+from bitsample_llm.records.writer import finite
 from bitsample_llm.scoring.answer_end import AnswerEnd
 from bitsample_llm.tasks import Problem
 

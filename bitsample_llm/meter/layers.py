@@ -111,8 +111,10 @@ def recomputation(model, share: float) -> tuple[float, int]:
     """
     parameters, num_blocks = 0, 0
     for block in model.modules():
+        if not block.__dict__.get("gradient_checkpointing"):  # this is asked at every training forward of every module
+            continue
         is_block = any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(block).__mro__)  # of transformers
-        if not (is_block and block.gradient_checkpointing and block.training):
+        if not (is_block and block.training):
             continue
         num_blocks += 1
         sizes = [size for *_, size in weights_of(block, share)]  # every family registers its last product last

@@ -1,7 +1,6 @@
 """The life of a training's record: created or resumed, written to, held at checkpoints, closed; and a disk that refuses."""
 
 import contextlib
-import math
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from bitsample_llm.records import RecordError, RecordWriteError, check_run_dir, holds_unfinished_run, read_run
-from bitsample_llm.records.writer import RunWriter
+from bitsample_llm.records.writer import RunWriter, finite
 
 EVALUATION_COLUMNS = ["step", "split", "total_flops", "log2_pass_rate", "num_passed", "num_rollouts"]  # what a resume reads again
 
@@ -17,19 +16,6 @@ EVALUATION_COLUMNS = ["step", "split", "total_flops", "log2_pass_rate", "num_pas
 def tell(message: str) -> None:
     """Say something in one line of the terminal."""
     tqdm.write(f"InformationMeter: {' '.join(message.split())}", file=sys.stderr)
-
-
-def finite(value):
-    """The value with null for each number that is not finite, in lists and dicts too: no number is no measurement.
-
-    >>> finite({"loss": float("nan"), "bits": [1.0, float("inf")]})
-    {'loss': None, 'bits': [1.0, None]}
-    """
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Recording:
@@ -95,7 +81,6 @@ class Recording:
             self._writer.add_rows(table, self._kept(rows))
 
     def _kept(self, rows: list[dict]) -> list[dict]:
-        rows = finite(rows)
         return rows if self._texts else [{key: value for key, value in row.items() if key != "text"} for row in rows]
 
     def add_step(self, line: dict) -> None:

@@ -4,6 +4,7 @@ The rollouts of a generation are held back until all of them have been trained o
 forward; what is half-trained when a checkpoint is saved is kept with the records.
 """
 
+import math
 import time
 
 import numpy as np
@@ -68,7 +69,7 @@ class GenerationObserver:
             counter.count_generation(prompt_ids, [len(ids) for ids in completion_ids], time.perf_counter() - started)
         self._completion_ids = [list(map(int, ids)) for ids in completion_ids]
         own_masks = result[2] if len(result) > 3 else None  # RLOO, which has no tools, returns three things
-        self._num_own_tokens = [int(sum(mask)) for mask in own_masks or [[1] * len(ids) for ids in completion_ids]]
+        self._num_own_tokens = [int(sum(mask)) for mask in own_masks] if own_masks else list(map(len, completion_ids))
         num_tokens = sum(map(len, prompt_ids)) + sum(map(len, completion_ids))
         self._num_prompt_tokens = num_tokens - sum(self._num_own_tokens)
         return result
@@ -105,8 +106,10 @@ class GenerationObserver:
     def _counted_rollouts(self, inputs: list[dict]) -> list[dict]:
         """Rows of the rollouts just drawn, of all processes, counted."""
         parts = gather_object([(self._own_rollouts(inputs), self._num_prompt_tokens)])
-        rollouts = [self.meter.place() | rollout for part, _ in parts for rollout in part]
+        place = self.meter.place()
+        rollouts = [rollout for part, _ in parts for rollout in part]
         for index, rollout in enumerate(rollouts):
+            rollout |= place
             rollout["sample"] = index % self.num_generations
         self.totals.count("samples/total", len(rollouts))
         self.totals.count("tokens/prompt", sum(num_tokens for _, num_tokens in parts))
@@ -124,7 +127,9 @@ class GenerationObserver:
                 {"problem_id": problem_id, "text": text, "ended": ended, "passed": None}
                 for problem_id, (text, ended) in zip(problem_ids, texts_and_ends, strict=True)
             ]
-        return [row | {"num_tokens": num} for row, num in zip(rows, self._num_own_tokens, strict=True)]
+        for row, num_tokens in zip(rows, self._num_own_tokens, strict=True):
+            row["num_tokens"] = num_tokens
+        return rows
 
     def _complete(self, rollouts: list[dict]) -> None:
         """Add to the rollouts of all processes what the trainer knows of them, and record their groups, or where it has none how many passed."""
@@ -169,8 +174,9 @@ class GenerationObserver:
             return []
         logps = self._logps_B.tolist()
         logps = logps + [np.nan] * (len(self._rollouts) - len(logps)) if alone else gather_object(logps)
-        bits = [surprisal_bits_of(logp) if np.isfinite(logp) else None for logp in logps]
-        return [rollout | {"surprisal_bits": value} for rollout, value in zip(self._rollouts, bits, strict=True)]
+        for rollout, logp in zip(self._rollouts, logps, strict=True):
+            rollout["surprisal_bits"] = surprisal_bits_of(logp) if math.isfinite(logp) else None
+        return self._rollouts
 
     def resume(self, generation_step: int) -> None:
         """Go on after a generation. The one under way is forgotten: the record holds what was known of it at the checkpoint."""

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from bitsample_llm.meter.flop_counter import FlopCounter
-from bitsample_llm.meter.recording import finite
 from bitsample_llm.records.glossary import PHASES, TRAINING_PHASES, is_cumulative
+from bitsample_llm.records.writer import finite
 
 PETA = 1e15
 
@@ -50,11 +50,13 @@ class Totals:
 
     def count_flops(self) -> None:
         """Add what the counters of all processes saw since the last call; seconds are of the first process."""
-        for key, values in self._counter.totals().items():
-            new = np.array(values) - self._counted[key]
-            self._counted[key] = np.array(values)
-            for phase, value in zip(PHASES, new if key == "seconds" else self._summed(new), strict=True):
-                self.cumulative[f"{key}/{phase}"] += float(value)
+        totals = {key: np.array(values) for key, values in self._counter.totals().items()}
+        new = {key: values - self._counted[key] for key, values in totals.items()}
+        new["flops"], new["flops_useful"] = self._summed(np.stack([new["flops"], new["flops_useful"]]))
+        self._counted = totals
+        for key, values in new.items():
+            for phase, value in zip(PHASES, values.tolist(), strict=True):
+                self.cumulative[f"{key}/{phase}"] += value
         self.cumulative["flops/total"] = self.total_flops
         if self._counter.encoder_flops is not None:
             new = self._counter.encoder_flops - self._encoder_flops
@@ -62,6 +64,8 @@ class Totals:
             self._encoder_flops += new
 
     def _summed(self, values) -> np.ndarray:
+        if self._trainer.accelerator.num_processes == 1:
+            return np.asarray(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self._trainer.args.device)
         return self._trainer.accelerator.reduce(tensor, "sum").cpu().numpy()
 

@@ -13,8 +13,8 @@ from trl.experimental.online_dpo import OnlineDPOTrainer
 from bitsample_llm import InformationMeter
 from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.labels import surprisal_bits_of
-from bitsample_llm.meter.recording import finite
 from bitsample_llm.records import RecordError, read_run
+from bitsample_llm.records.writer import finite
 from bitsample_llm.report.runs import evaluated_curve
 from bitsample_llm.report.summary import summary_lines
 from bitsample_llm.scoring.likelihood import exact_pass_rates, scored_answers
