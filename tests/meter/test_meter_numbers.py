@@ -7,8 +7,6 @@ import pytest
 import torch
 from test_meter import PROBLEMS, TASK, metered, sft_trainer
 from transformers import Trainer
-from trl.experimental.a2po import A2POTrainer
-from trl.experimental.online_dpo import OnlineDPOTrainer
 
 from bitsample_llm import InformationMeter
 from bitsample_llm.meter.heldout import HeldOut
@@ -83,10 +81,9 @@ def test_surprisal_of_what_is_no_number_is_no_zero():
     assert finite([math.nan, -math.inf, 2.5, 3, "inf", True, None]) == [None, None, 2.5, 3, "inf", True, None]
 
 
-@pytest.mark.parametrize("trainer_class", [A2POTrainer, OnlineDPOTrainer, Trainer])
-def test_a_trainer_that_learns_from_something_else_is_refused_before_anything_of_it_is_read(trainer_class, tmp_path):
-    with pytest.raises(TypeError, match=f"and not what a {trainer_class.__name__} learns from"):
-        InformationMeter(trainer_class.__new__(trainer_class), tmp_path / "run")
+def test_a_trainer_that_learns_from_something_else_is_refused_before_anything_of_it_is_read(tmp_path):
+    with pytest.raises(TypeError, match="and not what a Trainer learns from"):
+        InformationMeter(Trainer.__new__(Trainer), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
