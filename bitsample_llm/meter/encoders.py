@@ -66,6 +66,7 @@ class EncoderWatcher:
         self.hooks = []
         self._known: dict[tuple, Products] = {}
         self._mode: _Products | None = None
+        self._shape: tuple = ()
         self._flops = (0.0, 0.0)
         for module in encoders(causal_lm):
             self.hooks.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
@@ -77,7 +78,8 @@ class EncoderWatcher:
         return flops
 
     def _before(self, module, args, kwargs) -> None:
-        if _shape(module, args, kwargs) not in self._known:
+        self._shape = _shape(module, args, kwargs)
+        if self._shape not in self._known:
             self._mode = _Products()
             self._mode.__enter__()
 
@@ -87,8 +89,8 @@ class EncoderWatcher:
             seen, self._mode = self._mode.seen, None
             if output is None:  # it failed
                 return
-            self._known[_shape(module, args, kwargs)] = seen
-        products, backward = self._known[_shape(module, args, kwargs)], 0.0
+            self._known[self._shape] = seen
+        products, backward = self._known[self._shape], 0.0
         if any(_need_gradient(output)):
             backward = backward_flops(module, products, any(_need_gradient((args, kwargs))))
         self._flops = (self._flops[0] + products.weights + products.attention, self._flops[1] + backward)
@@ -111,5 +113,6 @@ def _shape(module, args: tuple, kwargs: dict) -> tuple:
     """What the cost of a pass depends on: the shapes of its tensors, and the values of those that say how images are laid out."""
     values = [*enumerate(args), *kwargs.items()]
     tensors = [(name, value) for name, value in values if isinstance(value, torch.Tensor)]
-    layout = [(name, tuple(value.flatten().tolist())) for name, value in tensors if not value.is_floating_point()]
+    whole = [(name, value) for name, value in tensors if not (value.is_floating_point() or "mask" in str(name))]
+    layout = [(name, tuple(value.flatten().tolist())) for name, value in whole]
     return id(module), *((name, tuple(value.shape)) for name, value in tensors), *layout

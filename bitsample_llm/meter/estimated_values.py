@@ -23,7 +23,7 @@ class ValueObserver(RolloutObserver):
         require(trainer, "eos_token_ids", "ref_model", "_get_sequence_logps")
         self._rewards: list[float] = []
         self._policy_logps_B: torch.Tensor | None = None
-        self._estimates = False  # the trainer draws from the reference
+        self._is_estimating = False  # the trainer draws from the reference
         wrap(trainer, "_prepare_inputs", self._around_inputs)  # before the batch that this makes is looked at
         super().__init__(trainer, meter, *choices)
         wrap(trainer, "_estimate_optimal_values", self._around_estimation)
@@ -54,9 +54,9 @@ class ValueObserver(RolloutObserver):
 
     def _around_rewards(self, original, prompts, completions, **columns):
         rewards_B = original(prompts, completions, **columns)
-        if self._estimates or self.trainer.model.training:
+        if self._is_estimating or self.trainer.model.training:
             self._rewards = gather_object(rewards_B.tolist())
-        if self._estimates:
+        if self._is_estimating:
             examples = [
                 {"prompt": prompt} | {name: values[row] for name, values in columns.items()} for row, prompt in enumerate(prompts)
             ]
@@ -68,9 +68,9 @@ class ValueObserver(RolloutObserver):
         return rewards_B
 
     def _around_estimation(self, original):
-        self._estimates = True
+        self._is_estimating = True
         original()
-        self._estimates = False
+        self._is_estimating = False
 
     def _around_logps(self, original, *args, **kwargs):
         logps_B = original(*args, **kwargs)
@@ -83,7 +83,7 @@ class ValueObserver(RolloutObserver):
 
     def _complete(self, rollouts: list[dict]) -> None:
         super()._complete(rollouts)
-        if not (self._estimates or self.exact_pass_rates):
+        if not (self._is_estimating or self.exact_pass_rates):
             self.totals.count("bits/offered_total", math.nan)  # a part of it is not known from here on
 
     def _add_rewards(self, rollouts: list[dict]) -> None:
