@@ -60,21 +60,27 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def launched(recipe: str, config: str, output_dir: Path, **options):
-    """The record of a recipe on the processes of a launch file, one or two, which share the batch, and what it printed."""
+def ended(recipe: str, config: str, output_dir: Path, **options) -> subprocess.CompletedProcess:
+    """A recipe on the processes of a launch file, one or two, which share the batch."""
     batch = BATCH[recipe] // (1 if config == "one_cpu" else 2)
-    options = OPTIONS | options | {"per_device_train_batch_size": batch, "output_dir": output_dir}
-    environment = dict(os.environ)
+    environment, default = dict(os.environ), OPTIONS
     if config.startswith("zero"):
         if not DEEPSPEED.is_dir():
             pytest.skip(f"needs DeepSpeed in {DEEPSPEED}: make .venv/deepspeed")
-        environment |= {"DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{DEEPSPEED}:{os.environ.get('PYTHONPATH', '')}"}
-        options |= {"use_cpu": "false", "ddp_backend": "gloo"}  # accelerate leaves DeepSpeed out where it is told of a CPU
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment["PYTHONPATH"] = os.pathsep.join([str(DEEPSPEED), *filter(None, [os.environ.get("PYTHONPATH")])])
+        default = OPTIONS | {"use_cpu": "false", "ddp_backend": "gloo"}  # accelerate leaves DeepSpeed out where it is told of a CPU
+    options = default | options | {"per_device_train_batch_size": batch, "output_dir": output_dir}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     command = [ACCELERATE, "launch", "--config_file", f"recipes/accelerate/{config}.yaml", "--main_process_port", str(free_port())]
     command += ON_TWO_CPUS if config.endswith("_gpus") else []
     command += [f"recipes/{recipe}.py", "--config", f"recipes/configs/{recipe}.yaml"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=600, env=environment)
+    return subprocess.run([*command, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=600, env=environment)
+
+
+def launched(recipe: str, config: str, output_dir: Path, **options):
+    """The record that it leaves, and what it printed."""
+    done = ended(recipe, config, output_dir, **options)
     assert done.returncode == 0, done.stderr[-2000:]
     return read_run(output_dir), done.stdout
 
@@ -171,6 +177,14 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_an_error(tmp_p
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
     assert done.returncode != 0 and not (tmp_path / "run").exists()
     assert "error: accelerate was asked for 2 processes and started 1: on CPUs use --config_file recipes/accelerate/" in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", ["zero2_gpus", "zero3_gpus"])
+def test_deepspeed_that_accelerate_leaves_out_is_an_error(tmp_path, config):
+    done = ended("sft", config, tmp_path / "run", use_cpu="true")
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+    assert "error: the launch file asks for DeepSpeed, which accelerate leaves out" in done.stderr
 
 
 COMMANDS = {
