@@ -67,7 +67,7 @@ return [...faults, ...small.values()];
 
 @contextlib.contextmanager
 def opened_browser() -> Iterator[Chrome]:
-    """A headless Chromium that reaches no host and logs its console and its requests."""
+    """A headless Chromium that reaches no host but this machine and logs its console and its requests."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
@@ -75,7 +75,7 @@ def opened_browser() -> Iterator[Chrome]:
         (pytest.fail if os.environ.get("REQUIRE_CHROMIUM") == "1" else pytest.skip)(message)
     options = ChromeOptions()
     options.binary_location = chromium
-    for switch in ("--headless=new", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"):
+    for switch in ("--headless=new", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"):
         options.add_argument(switch)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium refuses to run as root with it

@@ -6,7 +6,9 @@
 It only observes. Here are the trainer's events, in the order in which they come.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 import trl
 from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.integrations import integration_utils
 
 from bitsample_llm.meter.flop_counter import FlopCounter
 from bitsample_llm.meter.hooks import wrap
@@ -32,6 +35,24 @@ if TYPE_CHECKING:
 LOGGED = ("bits/", "flops/", "group/")  # metrics that go to the trainer's back ends too
 TESTED_TRL = "1.16"
 _warn_once = cache(warnings.warn)  # per process and message
+
+
+@contextlib.contextmanager
+def groups_of_their_own() -> Iterator[None]:
+    """Let reporting back ends show the meter's metrics under `bits`, `flops` and `group`; else transformers puts `train/` before every
+    name, and back ends, which group by what comes first, show them among the trainer's own.
+    """
+    original = integration_utils.rewrite_logs
+
+    def rewritten(logs: dict) -> dict:
+        own = {key: value for key, value in logs.items() if key.startswith(LOGGED)}
+        return own | original({key: value for key, value in logs.items() if key not in own})
+
+    integration_utils.rewrite_logs = rewritten
+    try:
+        yield
+    finally:
+        integration_utils.rewrite_logs = original
 
 
 class InformationMeter(TrainerCallback):
@@ -259,7 +280,8 @@ class InformationMeter(TrainerCallback):
             return
         metrics = {key: value for key, value in self.totals.last_line.items() if key.startswith(LOGGED) and value is not None}
         try:
-            Trainer.log(self.trainer, metrics)
+            with groups_of_their_own():
+                Trainer.log(self.trainer, metrics)
         except Exception as error:  # a back end raises what it likes
             if self.recording.strict:
                 raise

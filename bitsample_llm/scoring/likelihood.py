@@ -187,11 +187,12 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], plan: tuple
         batch_size = max(1, min(batch_size, MAX_CACHED // num_cached))
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        batch = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids for row in rows], pad_token_id)
+        whole = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids for row in rows], pad_token_id)
+        # the last token is scored, and nothing is asked after it
+        batch = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids[:-1] for row in rows], pad_token_id)
         batch = {key: value.to(model.device) for key, value in batch.items()}
         skipped = min(len(spelled[row].prompt_ids) for row in rows) - 1  # positions whose logits nobody asks for
-        kept = batch["input_ids"].shape[1] - skipped
-        scored_BT = batch["input_ids"][:, skipped + 1 :]
+        scored_BT = whole["input_ids"][:, skipped + 1 :].to(model.device)
         batch |= {"input_ids": batch["input_ids"][:, num_shared:], "use_cache": bool(num_shared)}
         if num_shared:
             batch["past_key_values"] = copy.deepcopy(shared)  # a pass adds to it
@@ -199,15 +200,14 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], plan: tuple
         firsts = [len(spelled[row].prompt_ids) - 1 - skipped for row in rows]
         lasts = [first + len(spelled[row].answer_ids) - 1 for first, row in zip(firsts, rows, strict=True)]
         parts, done, of_ends = [], 0, {}
-        for logits_BTV in logits_in_parts(model, batch, kept):
-            all_logps_BTV = torch.log_softmax(logits_BTV, dim=-1)
-            part_BT = scored_BT[:, done : done + logits_BTV.shape[1]]  # nothing comes after the last position
-            parts.append(all_logps_BTV[:, : part_BT.shape[1]].gather(-1, part_BT[..., None])[..., 0].double().cpu().numpy())
+        for logits_BTV in logits_in_parts(model, batch, scored_BT.shape[1]):
+            all_logps_BTV, end = torch.log_softmax(logits_BTV, dim=-1), done + logits_BTV.shape[1]
+            parts.append(all_logps_BTV.gather(-1, scored_BT[:, done:end, None])[..., 0].double().cpu().numpy())
             for index, row in enumerate(rows):
-                if len(spelled[row].end_ids) > 1 and done <= lasts[index] < done + logits_BTV.shape[1]:
+                if len(spelled[row].end_ids) > 1 and done <= lasts[index] < end:
                     logps_V = all_logps_BTV[index, lasts[index] - done]
                     of_ends[row] = float(logps_V[list(spelled[row].end_ids)].logsumexp(dim=-1))
-            done += logits_BTV.shape[1]
+            done = end
         logps_BT = np.concatenate(parts, axis=1)
         for index, row in enumerate(rows):
             result[row] = logps_BT[index, firsts[index] : lasts[index] + 1].copy()

@@ -124,7 +124,7 @@ def test_useful_flops_of_answers_after_shared_tokens_are_those_of_real_tokens(fa
     model, tokenizer = family
     problems = shown(load_task("addition", difficulty=1).problems("heldout", 5, seed=1), 3)
     problems = [dataclasses.replace(problem, verifier="numeric") for problem in problems]  # their own spelling only
-    rows = [prompt + answer for prompt, answer in (encode_answer(tokenizer, problem) for problem in problems)]
+    rows = [prompt + answer[:-1] for prompt, answer in (encode_answer(tokenizer, problem) for problem in problems)]
     num_shared = next(i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
     counter = FlopCounter(model, {tokenizer.eos_token_id})
     answer_logprobs(model, tokenizer, problems)
