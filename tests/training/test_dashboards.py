@@ -17,6 +17,7 @@ from browsing import opened_browser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PANELS = ("bits/offered_per_sample", "bits/offered_per_petaflop", "flops/total", "group/pass_rate")
+GROUPS = ("bits", "flops", "group", "train")
 SECONDS = 90  # for a server to answer and a page to fill
 OPEN_ALL = """
 for (const button of document.querySelectorAll('[aria-label="Expand group"]')) button.click();
@@ -65,15 +66,16 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def missing_panels(browser, prepare: str = "") -> list[str]:
-    """Panels whose name does not appear on the page in time; a long name is written over several lines."""
-    until, missing = time.monotonic() + SECONDS, list(PANELS)
+def shown_in_time(browser, panels: tuple[str, ...], prepare: str = "") -> str:
+    """The text of the page, without white space, since long names are broken; fails if a panel's name does not appear in time."""
+    until, missing, shown = time.monotonic() + SECONDS, panels, ""
     while missing and time.monotonic() < until:
         time.sleep(2)
         browser.execute_script(prepare)
         shown = "".join(browser.execute_script("return document.body.innerText").split())
-        missing = [panel for panel in missing if panel not in shown]
-    return missing
+        missing = [panel for panel in panels if panel not in shown]
+    assert not missing, (missing, shown[:2000])
+    return shown
 
 
 @pytest.mark.slow
@@ -85,10 +87,9 @@ def test_tensorboard_shows_bits_flops_and_pass_rate_in_groups_of_their_own(tmp_p
     with served(command, port) as address, opened_browser() as browser:
         browser.set_window_size(1280, 20_000)  # cards out of sight are not drawn
         browser.get(f"{address}#timeseries")
-        assert missing_panels(browser, OPEN_ALL) == []
+        shown = shown_in_time(browser, PANELS, OPEN_ALL)
         browser.save_screenshot(str(tmp_path / "tensorboard.png"))
-        shown = "".join(browser.execute_script("return document.body.innerText").split())
-        for group in ("bits", "flops", "group", "train"):
+        for group in GROUPS:
             assert re.search(rf"{group}\d+cards", shown), group
 
 
@@ -102,5 +103,7 @@ def test_trackio_shows_bits_flops_and_pass_rate(tmp_path):
     with served(["-c", program], port, **store) as address, opened_browser() as browser:
         browser.set_window_size(1280, 20_000)
         browser.get(f"{address}?project=huggingface")
-        assert missing_panels(browser) == []
+        shown = shown_in_time(browser, tuple(panel.partition("/")[2] for panel in PANELS))  # under the name of their group
+        for group in GROUPS:
+            assert re.search(rf"{group}\(\d+\)", shown), group
         browser.save_screenshot(str(tmp_path / "trackio.png"))
