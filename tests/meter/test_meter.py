@@ -8,7 +8,8 @@ import pytest
 import torch
 from datasets import Dataset
 from test_flops import torch_counter
-from transformers import Qwen3Config, Qwen3ForSequenceClassification
+from transformers import Qwen3Config, Qwen3ForSequenceClassification, TrainerCallback
+from transformers.integrations import integration_utils
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
@@ -271,3 +272,24 @@ def test_a_reward_model_is_paid_for(base_model, tmp_path):
         trainer.train()
     assert meter.cumulative["flops/reward_model"] > 0
     assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
+
+
+class KeepsNames(TrainerCallback):
+    """A back end that names metrics as those of transformers do."""
+
+    def __init__(self):
+        self.names = set()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.names |= set(integration_utils.rewrite_logs(logs))
+
+
+def test_back_ends_show_what_the_meter_says_in_groups_of_its_own(base_model, tmp_path):
+    trainer = sft_trainer(base_model, tmp_path, logging_steps=1)
+    metered(trainer, tmp_path, with_verifier=False)
+    back_end = KeepsNames()
+    trainer.add_callback(back_end)
+    trainer.train()
+    assert {"train/loss", "bits/offered_per_sample", "flops/total"} <= back_end.names
+    assert not {name for name in back_end.names if name.startswith(("train/bits", "train/flops", "train/group"))}
+    assert integration_utils.rewrite_logs({"bits/x": 1}) == {"train/bits/x": 1}  # others are left alone
