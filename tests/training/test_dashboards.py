@@ -27,7 +27,7 @@ for (const button of document.querySelectorAll('[aria-label="Expand group"]')) b
 def needs(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install 'bitsample-llm[dashboards]'")
+            pytest.skip(f"{package} is not installed: pip install {package}")
 
 
 def reported_run(folder: Path, back_end: str, **environment: str) -> None:
