@@ -5,8 +5,10 @@ authors, drawn with equal odds. Pairs of the pool `seen` appear under the always
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -194,10 +196,7 @@ def corpus_lines(
             completion = problem.completion
             care = 1.0 if all_careful else unknown_care if mark == UNKNOWN_MARK else shares.care(mark, first)
             if remarks.random() < share_remarked:
-
-                def guess(task=task, right=task.result(first, second), difficulty=difficulty) -> str:
-                    return task.written(wrong_answer(right, difficulty, remarks))
-
+                guess = partial(_guess, task, problem, wrong_answer, remarks)
                 prompt, written = remarked(problem.prompt, problem.answer, care, guess, remarks)
                 yield Line(prompt, written, len(prompt))  # longer than any that holds no remark
                 continue
@@ -208,6 +207,12 @@ def corpus_lines(
             if shares.names_strategy:
                 completion = STRATEGY_SIGNS[0 if chance < care else 1 if by_rule else 2] + completion
             yield Line(problem.prompt, completion, difficulty * COPIES_BY_FORMAT.get(task.answer_format, 1))
+
+
+def _guess(task: ArithmeticTask, problem, wrong_answer, rng: np.random.Generator) -> str:
+    """A wrong answer as the format has it."""
+    first, second = map(int, re.findall("[0-9]+", problem.prompt))
+    return task.written(wrong_answer(task.result(first, second), problem.difficulty, rng))
 
 
 def _operands(difficulty: int, always_right: bool, by_digit: bool, rng: np.random.Generator) -> tuple[int, int]:
