@@ -41,9 +41,7 @@ def ideal_bits(kind: str, bare_KV: np.ndarray, written: list[int], right: list[i
     if place is None:
         return float(surprisal_bits(p_K).sum())
     if kind == "verdict":
-        rest_K = np.minimum(np.cumprod(p_K[::-1])[::-1], 1 - 1e-9)  # of all that was written from this token on
-        kept_K = np.maximum(p_K - rest_K, 0) / (1 - rest_K)
-        return float(((1 - kept_K) * -np.log2(1 - rest_K) + kept_K * np.log2(np.maximum(kept_K, 1e-300) / p_K)).sum())
+        return float(-np.log2(1 - p_K.prod()))  # of the whole rollout: that it was another one
     before = float(surprisal_bits(p_K[:place]).sum())
     told = [*range(place, min(len(written), len(right)))] if kind == "answer" else [place]
     if kind == "place":
