@@ -89,21 +89,24 @@ def offered_bits(model, encoded) -> dict[str, float]:
 
 def main() -> None:
     lines = []
-    for rung, start in yaml.safe_load((Path(__file__).parent / "starts.yaml").read_text()).items():
-        problems = load_task("addition", "reversed", difficulty=start["difficulty"], mark=start["mark"]).problems(
-            "heldout", NUM_PROBLEMS, seed=0
-        )
-        for name, folder in start["models"].items():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            end = AnswerEnd.of(model, tokenizer)
-            encoded = [encode_answer(tokenizer, problem, end) for problem in problems]
-            torch.manual_seed(0)
-            drawn = sampled_completions(model, tokenizer, [p for p in problems for _ in range(NUM_ROLLOUTS)], LONGEST, end=end)
-            rollouts, bare = [list(ids) for ids in drawn], exact_pass_rates(model, tokenizer, problems, end=end)
-            kinds = {kind: told_by(kind, model, tokenizer, problems, encoded, rollouts, end) for kind in KINDS}
-            about = {"rung": rung, "model": name, "bare": float(bare.mean()), "log2_bare": float(np.log2(bare).mean())}
-            lines.append(about | {"offered": offered_bits(model, encoded), "remarks": kinds})
+    for start in yaml.safe_load((Path(__file__).parent / "starts.yaml").read_text()).values():
+        task = load_task("addition", "reversed", difficulty=start["difficulty"], mark=start["mark"])
+        problems, folder = task.problems("heldout", NUM_PROBLEMS, seed=0), start["model_name_or_path"]
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        end = AnswerEnd.of(model, tokenizer)
+        encoded = [encode_answer(tokenizer, problem, end) for problem in problems]
+        torch.manual_seed(0)
+        drawn = sampled_completions(model, tokenizer, [p for p in problems for _ in range(NUM_ROLLOUTS)], LONGEST, end=end)
+        rollouts, bare = [list(ids) for ids in drawn], exact_pass_rates(model, tokenizer, problems, end=end)
+        kinds = {kind: told_by(kind, model, tokenizer, problems, encoded, rollouts, end) for kind in KINDS}
+        about = {
+            "rung": start["tags"]["rung"],
+            "model": start["tags"]["model"],
+            "bare": float(bare.mean()),
+            "log2_bare": float(np.log2(bare).mean()),
+        }
+        lines.append(about | {"offered": offered_bits(model, encoded), "remarks": kinds})
     Path(sys.argv[1]).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
