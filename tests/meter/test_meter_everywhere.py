@@ -235,9 +235,9 @@ SELF_DISTILLATION = {
 }
 
 
-def sdft_trainer(tokenizer, student, folder):
+def sdft_trainer(tokenizer, student, folder, **options):
     """The teacher sees a text beside the prompt."""
-    options = {"teacher_prompt_template": "{privileged_context}{prompt}"}
+    options |= {"teacher_prompt_template": "{privileged_context}{prompt}"}
     args = SDFTConfig(output_dir=str(folder / "checkpoints"), **SHARED | SELF_DISTILLATION | options)
     rows = [{"prompt": problem.prompt, "privileged_context": "A12+30<24", "problem_id": problem.problem_id} for problem in PROBLEMS]
     return SDFTTrainer(model=student, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
@@ -281,6 +281,16 @@ def test_a_teacher_that_sees_more_is_paid_for_and_offers_its_divergence(base_mod
     for line, (nats, mean_nats) in zip(run.steps, seen, strict=True):  # of a completion; per token, as the trainer's loss has it
         assert line["bits/offered_per_sample"] * np.log(2) == pytest.approx(nats, rel=1e-4) and nats > 0
         assert line["train/loss"] == pytest.approx(mean_nats, rel=1e-3)
+
+
+def test_a_teacher_that_is_the_policy_is_counted_once(base_model, tmp_path):
+    student = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="eager")
+    trainer = sdft_trainer(base_model[1], student, tmp_path, teacher_model_kind="live")
+    meter = metered(trainer, tmp_path)
+    with torch_counter() as true:
+        trainer.train()
+    assert meter.cumulative["flops/score_old"] > 0 == meter.cumulative["flops/score_reference"]
+    assert meter.total_flops + meter.cumulative["flops/evaluation"] == pytest.approx(true.get_total_flops(), rel=0.02)
 
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
