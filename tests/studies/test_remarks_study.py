@@ -64,7 +64,7 @@ def test_the_page_tells_what_is_told_from_how_it_is_learned(tmp_path, monkeypatc
         ]
         == "no, less than the bits"
     )
-    assert verdicts["Does it matter how it is learned: its place and the right digit?"] == "reading is dearer"
+    assert verdicts["Does it matter how it is learned: its place and the right digit?"] == "yes, reading is dearer"
     assert verdicts["Does it matter how it is learned: the first error's place?"] == "no, within 1.5"
     for picture in page.all_pictures:
         picture.draw().savefig(tmp_path / f"{picture.name}.png")

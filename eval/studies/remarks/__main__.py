@@ -16,7 +16,7 @@ from bitsample_llm.report.prices import HALF, pack_prices, read_prices
 from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.remedy_runs import HOW_TO_READ, curves_figure, factors_picture, factors_table, narrow, settings_table
 from bitsample_llm.report.study import Picture, Study, Table
-from eval.studies.remarks.claims import BY_LABEL, IN_CONTEXT, KINDS, MATCHED, PLAIN_OF, SAID, SPOKEN, Found, claims_of
+from eval.studies.remarks.claims import BY_LABEL, IN_CONTEXT, KINDS, MATCHED, NOW, PLAIN_OF, SAID, SPOKEN, Found, claims_of
 
 TOLD_FILE = "told.jsonl"  # of make_told.py, in one of the folders
 PATH_SCALE = 1e12  # the curves' axis is in billions: thousandths of rate x updates
@@ -94,9 +94,19 @@ def ways_table(found: Found) -> Table:
     ]
     for rung in found.rungs:
         for kind, less in zip(KINDS, (None, *KINDS), strict=False):
-            arm = IN_CONTEXT[kind]
-            cells = [ratio(rung, arm, BY_LABEL[kind]), ratio(rung, arm, IN_CONTEXT.get(less))]
-            rows.append([rung, SAID[kind], number_text(found.bits(rung, kind)), *cells])
+            for arm, of_less in (
+                (IN_CONTEXT[kind], IN_CONTEXT.get(less)),
+                (IN_CONTEXT[kind] + NOW, f"{IN_CONTEXT.get(less)}{NOW}"),
+            ):
+                rows.append(
+                    [
+                        rung,
+                        SPOKEN[arm],
+                        number_text(found.bits(rung, kind)),
+                        ratio(rung, arm, BY_LABEL[kind]),
+                        ratio(rung, arm, of_less),
+                    ]
+                )
     return Table("What is told, and how it is learned", rows)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import Estimate, number_text
 from bitsample_llm.report.paths import PathRuns, path_factor
 from bitsample_llm.report.prices import HALF
+from bitsample_llm.report.remedies import Factor
 
 KINDS = ("verdict", "place", "place_and_digit", "answer")
 SAID = dict(
@@ -17,6 +19,8 @@ SAID = dict(
 )
 BY_LABEL = {"verdict": "verdict_pairs", "place": "place", "place_and_digit": "place_and_digit", "answer": "answer"}
 IN_CONTEXT = {kind: f"read_{kind}" for kind in KINDS}
+NOW = "_now"  # the policy of the moment is the teacher, in place of the start
+BY = {"": "", NOW: ", by the policy of the moment"}
 SPOKEN = {
     "verdict": "the verdict, GRPO",
     "verdict_pairs": "the verdict, GRPO in groups of two",
@@ -24,6 +28,7 @@ SPOKEN = {
     "place_and_digit": "its place and the right digit, label",
     "answer": "the right answer, label",
     **{arm: f"{SAID[kind]}, read" for kind, arm in IN_CONTEXT.items()},
+    **{f"{arm}{NOW}": f"{SAID[kind]}, read by the policy of the moment" for kind, arm in IN_CONTEXT.items()},
     "read_as_trl": "its place and the right digit, read, TRL's own loss and teacher",
 }
 PLAIN_OF = dict.fromkeys(SPOKEN, "verdict")
@@ -44,9 +49,9 @@ class Found(PathRuns):
         return float(np.mean([line["offered"][kind] if name == "offered" else line["remarks"][kind][name] for line in of_rung]))
 
 
-def bits_exponent(found: Found, rung: str, less: str, more: str) -> Estimate:
+def bits_exponent(found: Found, rung: str, less: str, more: str, teacher: str = "") -> Estimate:
     """ln of FLOPs of who reads less over FLOPs of who reads more, over ln of the bits read: 1 where FLOPs fall as bits rise."""
-    estimate = found.factor(rung, IN_CONTEXT[more], HALF, IN_CONTEXT[less]).estimate
+    estimate = found.factor(rung, IN_CONTEXT[more] + teacher, HALF, IN_CONTEXT[less] + teacher).estimate
     ratio = math.log(found.bits(rung, more) / found.bits(rung, less))
     if estimate.mean is None:
         return estimate
@@ -66,72 +71,54 @@ def claims_at(found: Found, rung: str) -> list[Claim]:
     claims, arms = [], found.arms(rung)
 
     def ask(
-        text: str, statistic: str, estimate: Estimate, margins: tuple[float, float], answers: Answers, saved, *needed: str
+        text: str, plain: str, arm: str, of_what: str, margins: tuple[float, float], answers: Answers, value: Factor, estimate=None
     ) -> None:
-        runs = [
-            [run for run in found.of(rung, arm) if run.model == model]
-            for arm in needed
-            for model in {run.model for run in found.of(rung, arm)}
-        ]
-        enough = min(map(len, runs)) >= FEWEST_RUNS
+        """Ask of an amount that `plain` takes over that of `arm`; nothing where one of the two was not run."""
+        if not {plain, arm} <= set(arms):
+            return
+        counts = Counter((run.arm, run.model) for name in (plain, arm) for run in found.of(rung, name))
+        enough, estimate = min(counts.values()) >= FEWEST_RUNS, estimate or value.estimate
         estimate = estimate if enough else Estimate(estimate.mean, None, estimate.n)
-        unmeasured = f"no price ({saved.text()})" if enough else "fewer than two runs of an arm per pretraining seed"
-        claims.append(judged(text, f"{rung}: {statistic}", estimate, margins, answers, 1, unmeasured))
+        unmeasured = f"no price ({value.text()})" if enough else "fewer than two runs of an arm per pretraining seed"
+        statistic = f"{rung}: {of_what} of {SPOKEN[plain]} over those of {SPOKEN[arm]}, {HALF.name}"
+        claims.append(judged(text, statistic, estimate, margins, answers, 1, unmeasured))
 
-    pays = Answers("yes", "no: between", "no, it costs more")
-    reading = [arm for arm in (*IN_CONTEXT.values(), "read_as_trl") if arm in arms]
+    reading = [arm for arm in SPOKEN if arm.startswith("read_") and arm in arms]
     for arm, plain in itertools.product(reading, ("verdict", MATCHED)):
-        saved = found.factor(rung, arm, HALF, plain)
-        statistic = f"FLOPs of {SPOKEN[plain]} over those of {SPOKEN[arm]}, {HALF.name}; thresholds {HELPS:g} and 1/{HELPS:g}"
-        ask(f"Does it save FLOPs: {SPOKEN[arm]}?", statistic, saved.estimate, (1 / HELPS, HELPS), pays, saved, arm, plain)
-    follows = Answers("yes", "", "no, less than the bits")
-    for less, more in itertools.pairwise(KINDS):
-        if {IN_CONTEXT[less], IN_CONTEXT[more]} <= set(arms):
-            saved, ratio = (
-                found.factor(rung, IN_CONTEXT[more], HALF, IN_CONTEXT[less]),
-                found.bits(rung, more) / found.bits(rung, less),
+        pays, saved = Answers("yes", "no: between", "no, it costs more"), found.factor(rung, arm, HALF, plain)
+        ask(
+            f"Does it save FLOPs: {SPOKEN[arm]}?",
+            plain,
+            arm,
+            f"FLOPs (thresholds {HELPS:g}, 1/{HELPS:g})",
+            (1 / HELPS, HELPS),
+            pays,
+            saved,
+        )
+    for teacher, (less, more) in itertools.product(("", NOW), itertools.pairwise(KINDS)):
+        pair, ratio = (
+            [IN_CONTEXT[kind] + teacher for kind in (less, more)],
+            number_text(found.bits(rung, more) / found.bits(rung, less)),
+        )
+        if set(pair) <= set(arms):
+            text = f"Learned in one way, do FLOPs fall as bits rise, from {SAID[less]} to {SAID[more]} ({ratio} times the bits{BY[teacher]})?"
+            what, follows = (
+                f"ln of FLOPs, per ln of bits (threshold {number_text(FOLLOWS)}),",
+                Answers("yes", "", "no, less than the bits"),
             )
-            text = f"Learned in one way, do FLOPs fall as bits rise, from {SAID[less]} to {SAID[more]} ({number_text(ratio)} times the bits)?"
-            statistic = f"ln of the ratio of FLOPs, {HALF.name}, over ln of the ratio of bits; threshold {number_text(FOLLOWS)}"
-            ask(
-                text,
-                statistic,
-                bits_exponent(found, rung, less, more),
-                (FOLLOWS, FOLLOWS),
-                follows,
-                saved,
-                IN_CONTEXT[less],
-                IN_CONTEXT[more],
-            )
-    same = Answers("reading is cheaper", f"no, within {CLOSE:g}", "reading is dearer")
-    for kind in KINDS:
-        way, read = BY_LABEL[kind], IN_CONTEXT[kind]
-        if {way, read} <= set(arms):
-            saved = found.factor(rung, read, HALF, way)
-            statistic = f"FLOPs of {SPOKEN[way]} over those of {SPOKEN[read]}, {HALF.name}; within {CLOSE:g}"
-            ask(
-                f"Does it matter how it is learned: {SAID[kind]}?",
-                statistic,
-                saved.estimate,
-                (1 / CLOSE, CLOSE),
-                same,
-                saved,
-                way,
-                read,
-            )
-    equal = Answers("no, a shorter one", f"yes, within {SAME_PATH:g}", "no, a longer one")
-    for arm in reading:
-        if MATCHED in arms:
-            went = path_factor(found, rung, arm, MATCHED)
-            statistic = f"rate x live updates of {SPOKEN[MATCHED]} over those of {SPOKEN[arm]}, {HALF.name}; within {SAME_PATH:g}"
-            ask(
-                f"Is the optimizer's path that of GRPO: {SPOKEN[arm]}?",
-                statistic,
-                went.estimate,
-                (1 / SAME_PATH, SAME_PATH),
-                equal,
-                went,
-                arm,
-                MATCHED,
-            )
+            exponent = bits_exponent(found, rung, less, more, teacher)
+            ask(text, *pair, what, (FOLLOWS, FOLLOWS), follows, found.factor(rung, pair[1], HALF, pair[0]), exponent)
+    for teacher, kind in itertools.product(("", NOW), KINDS):
+        read, way = IN_CONTEXT[kind] + teacher, BY_LABEL[kind]
+        if {read, way} <= set(arms):
+            same = Answers("yes, reading is cheaper", f"no, within {CLOSE:g}", "yes, reading is dearer")
+            text = f"Does it matter how it is learned: {SAID[kind]}{BY[teacher]}?"
+            ask(text, way, read, f"FLOPs (within {CLOSE:g})", (1 / CLOSE, CLOSE), same, found.factor(rung, read, HALF, way))
+    for arm in reading * (MATCHED in arms):
+        equal, went = (
+            Answers("no, a shorter one", f"yes, within {SAME_PATH:g}", "no, a longer one"),
+            path_factor(found, rung, arm, MATCHED),
+        )
+        what = f"rate x live updates (within {SAME_PATH:g})"
+        ask(f"Is the optimizer's path that of GRPO: {SPOKEN[arm]}?", MATCHED, arm, what, (1 / SAME_PATH, SAME_PATH), equal, went)
     return claims
