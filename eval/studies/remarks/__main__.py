@@ -150,7 +150,7 @@ def remarks_study(found: Found, command: str) -> Study:
                 "Medians over runs.",
             ),
         ],
-        results={"factors": found.factor_fields(TARGETS), "told": found.told},
+        results={"factors": found.factor_fields(), "told": found.told},
     )
 
 
