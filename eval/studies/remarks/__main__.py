@@ -16,7 +16,7 @@ from bitsample_llm.report.prices import HALF, pack_prices, read_prices
 from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.remedy_runs import HOW_TO_READ, curves_figure, factors_picture, factors_table, narrow, settings_table
 from bitsample_llm.report.study import Picture, Study, Table
-from eval.studies.remarks.claims import BY_LABEL, IN_CONTEXT, KINDS, MATCHED, NOW, PLAIN_OF, SAID, SPOKEN, Found, claims_of
+from eval.studies.remarks.claims import BY_LABEL, IN_CONTEXT, KINDS, MATCHED, NOW, PLAIN_OF, SAID, SHOWN, SPOKEN, Found, claims_of
 
 TOLD_FILE = "told.jsonl"  # of make_told.py, in one of the folders
 PATH_SCALE = 1e12  # the curves' axis is in billions: thousandths of rate x updates
@@ -131,7 +131,7 @@ def remarks_study(found: Found, command: str) -> Study:
         main=Picture(
             "flops",
             "The same gain against FLOPs",
-            lambda: curves_figure(found, list(SPOKEN), "training GFLOP"),
+            lambda: curves_figure(found, SHOWN, "training GFLOP"),
             "Medians over runs.",
         ),
         table=table,
@@ -146,7 +146,7 @@ def remarks_study(found: Found, command: str) -> Study:
             Picture(
                 "path",
                 "The same gain against the optimizer's path",
-                lambda: curves_figure(along, list(SPOKEN), "learning rate x live updates (thousandths)"),
+                lambda: curves_figure(along, SHOWN, "learning rate x live updates (thousandths)"),
                 "Medians over runs.",
             ),
         ],

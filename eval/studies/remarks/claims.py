@@ -14,23 +14,22 @@ from bitsample_llm.report.prices import HALF
 from bitsample_llm.report.remedies import Factor
 
 KINDS = ("verdict", "place", "place_and_digit", "answer")
-SAID = dict(
-    zip(KINDS, ("the verdict", "the first error's place", "its place and the right digit", "the right answer"), strict=True)
-)
+SAID = dict(zip(KINDS, ("verdict", "place", "place and digit", "answer"), strict=True))
 BY_LABEL = {"verdict": "verdict_pairs", "place": "place", "place_and_digit": "place_and_digit", "answer": "answer"}
 IN_CONTEXT = {kind: f"read_{kind}" for kind in KINDS}
 NOW = "_now"  # the policy of the moment is the teacher, in place of the start
-BY = {"": "", NOW: ", by the policy of the moment"}
+BY = {"": "", NOW: ", the teacher moving"}
 SPOKEN = {
-    "verdict": "the verdict, GRPO",
-    "verdict_pairs": "the verdict, GRPO in groups of two",
-    "place": "the first error's place, GRPO",
-    "place_and_digit": "its place and the right digit, label",
-    "answer": "the right answer, label",
+    "verdict": "verdict, GRPO",
+    "verdict_pairs": "verdict, GRPO in pairs",
+    "place": "place, GRPO",
+    "place_and_digit": "place and digit, label",
+    "answer": "answer, label",
     **{arm: f"{SAID[kind]}, read" for kind, arm in IN_CONTEXT.items()},
-    **{f"{arm}{NOW}": f"{SAID[kind]}, read by the policy of the moment" for kind, arm in IN_CONTEXT.items()},
-    "read_as_trl": "its place and the right digit, read, TRL's own loss and teacher",
+    **{f"{arm}{NOW}": f"{SAID[kind]}, read{BY[NOW]}" for kind, arm in IN_CONTEXT.items()},
+    "read_as_trl": "place and digit, read, TRL's loss",
 }
+SHOWN = [arm for arm in SPOKEN if NOW not in arm and arm != "read_as_trl"]  # in figures of curves
 PLAIN_OF = dict.fromkeys(SPOKEN, "verdict")
 MATCHED = "verdict_pairs"  # with the batch and the groups of the arms that read
 HELPS, CLOSE, SAME_PATH, FOLLOWS = 1.1, 1.5, 2.0, 2 / 3
