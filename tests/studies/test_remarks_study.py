@@ -52,12 +52,12 @@ def test_the_page_tells_what_is_told_from_how_it_is_learned(tmp_path, monkeypatc
     assert bits_exponent(found, "latent G", "place_and_digit", "answer").mean == pytest.approx(0.0, abs=0.05)
     page = remarks_study(found, "a command")
     verdicts = {claim.text: claim.verdict for claim in page.claims}
-    assert verdicts["Learned in one way, do FLOPs fall as bits rise, from place to place and digit (4 times the bits)?"] == "yes"
+    assert verdicts["Learned in one way, do FLOPs fall as bits rise, from place to digit (4 times the bits)?"] == "yes"
     assert (
-        verdicts["Learned in one way, do FLOPs fall as bits rise, from place and digit to answer (4 times the bits)?"]
+        verdicts["Learned in one way, do FLOPs fall as bits rise, from digit to answer (4 times the bits)?"]
         == "no, less than the bits"
     )
-    assert verdicts["Does it matter how it is learned: place and digit?"] == "yes, reading is dearer"
+    assert verdicts["Does it matter how it is learned: digit?"] == "yes, reading is dearer"
     assert verdicts["Does it matter how it is learned: place?"] == "no, within 1.5"
     for picture in page.all_pictures:
         picture.draw().savefig(tmp_path / f"{picture.name}.png")

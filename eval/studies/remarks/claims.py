@@ -14,7 +14,7 @@ from bitsample_llm.report.prices import HALF
 from bitsample_llm.report.remedies import Factor
 
 KINDS = ("verdict", "place", "place_and_digit", "answer")
-SAID = dict(zip(KINDS, ("verdict", "place", "place and digit", "answer"), strict=True))
+SAID = dict(zip(KINDS, ("verdict", "place", "digit", "answer"), strict=True))  # digit: the place, too
 BY_LABEL = {"verdict": "verdict_pairs", "place": "place", "place_and_digit": "place_and_digit", "answer": "answer"}
 IN_CONTEXT = {kind: f"read_{kind}" for kind in KINDS}
 NOW = "_now"  # the policy of the moment is the teacher, in place of the start
@@ -23,11 +23,11 @@ SPOKEN = {
     "verdict": "verdict, GRPO",
     "verdict_pairs": "verdict, GRPO in pairs",
     "place": "place, GRPO",
-    "place_and_digit": "place and digit, label",
+    "place_and_digit": "digit, label",
     "answer": "answer, label",
     **{arm: f"{SAID[kind]}, read" for kind, arm in IN_CONTEXT.items()},
     **{f"{arm}{NOW}": f"{SAID[kind]}, read{BY[NOW]}" for kind, arm in IN_CONTEXT.items()},
-    "read_as_trl": "place and digit, read, TRL's loss",
+    "read_as_trl": "digit, read, TRL's loss",
 }
 SHOWN = [arm for arm in SPOKEN if NOW not in arm and arm != "read_as_trl"]  # in figures of curves
 PLAIN_OF = dict.fromkeys(SPOKEN, "verdict")
