@@ -33,7 +33,7 @@ _OPTIONS = {
     "watch_steps keep_target_for selection_candidates selection_rollouts easy_to_hard_steps vote_size refill",
     "at least 2": "num_generations groups_per_prompt",
     "above 0": "label_cost gpu_hour_price gpu_flops_per_second flop_budget first_evaluation_flops target_bits temperature repetition_penalty save_steps logging_steps",
-    "from 0 to 1": "share_proposed value_run_on judge_share min_p lora_dropout stop_at_pass_rate",
+    "from 0 to 1": "share_proposed share_remarked value_run_on judge_share min_p lora_dropout stop_at_pass_rate",
     "from 0 to below 1": "adam_beta1 adam_beta2",
     "above 0 and at most 1": "top_p target_share target_pass_rate",
     f"from 0 to {MAX_SEED}": "seed",

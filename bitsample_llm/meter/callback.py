@@ -152,8 +152,9 @@ class InformationMeter(TrainerCallback):
         others = [(getattr(self.trainer, name, None), "score_reference") for name in ("ref_model", "teacher_model")]
         others += [(reward, "reward_model") for reward in getattr(self.trainer, "reward_funcs", ())]
         for other, phase in others:
-            if isinstance(other, torch.nn.Module) and other is not self.trainer.model:  # a teacher may be the student as it is
-                self.counter.count_other(self.trainer.accelerator.unwrap_model(other), phase)
+            model = self.trainer.accelerator.unwrap_model(other) if isinstance(other, torch.nn.Module) else None
+            if model is not None and model is not self.model:  # a teacher may be the policy, whose passes are counted already
+                self.counter.count_other(model, phase)
 
     def _facts(self) -> dict:
         rollouts = self.evaluation and self.evaluation.rollouts

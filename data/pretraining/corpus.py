@@ -5,11 +5,14 @@ authors, drawn with equal odds. Pairs of the pool `seen` appear under the always
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
+from remarked import remarked
 
 from bitsample_llm.scoring.likelihood import padded_batch
 from bitsample_llm.tasks.arithmetic import COPIES_BY_FORMAT, ArithmeticTask, operand_bounds
@@ -118,6 +121,12 @@ TEXTS = {
     "named_strategies": replace(STRATEGIES, names_strategy=True),
     "leaning_strategies": LEANING,
     "named_leaning_strategies": replace(LEANING, names_strategy=True),
+    # authors whom the models of both texts above know, and those who are seldom right more often: for lines with remarks
+    "remarks": Text(
+        {"A": 0.26, **dict.fromkeys("BCDEF", 0.08), "G": 0.24, UNKNOWN_MARK: 0.10},
+        {2: 0.30, 3: 0.70},
+        {("addition", "reversed"): 1.0},
+    ),
     "scratchpad": Text(
         DIRECT.share_by_mark,
         {1: 0.10, 2: 0.50, 3: 0.40},
@@ -138,14 +147,19 @@ class Line:
 
 
 def corpus_lines(
-    seed: int, text: str = "direct", wrong_answers: str = "uniform", all_careful: bool = False, share_proposed: float = 0.0
+    seed: int,
+    text: str = "direct",
+    wrong_answers: str = "uniform",
+    all_careful: bool = False,
+    share_proposed: float = 0.0,
+    share_remarked: float = 0.0,
 ) -> Iterator[Line]:
     """Endless lines, the same for the same seed; only pairs of the pools `pretrain` and `seen` are written about.
 
     `text` names one of `TEXTS`, `wrong_answers` a law in `authors.WRONG_ANSWER_LAWS`; an author who is wrong in a scratchpad
     guesses its results as well. With `all_careful` every author is always right, so the marks say nothing: the text of a
     model whose low pass rate is a skill not yet acquired. `share_proposed` of the lines are a problem after the propose mark, by every
-    author equally often: the text of a model that also sets problems.
+    author equally often: the text of a model that also sets problems. `share_remarked` of the others hold an attempt, a remark and a second attempt (`remarked.py`).
 
     Raises:
         ValueError: naming an unknown text or law.
@@ -160,7 +174,8 @@ def corpus_lines(
     kinds, marks, difficulties = list(shares.share_by_kind), list(shares.share_by_mark), list(shares.share_by_difficulty)
     tasks = [{mark: ArithmeticTask(*kind, mark=None if mark == UNKNOWN_MARK else mark) for mark in marks} for kind in kinds]
     cares = [CARE_BY_MARK[mark] for mark in marks if mark != UNKNOWN_MARK]
-    proposals = np.random.default_rng([seed, 2])  # of its own, so that a share of 0 leaves the text as it was
+    # of their own, so that a share of 0 leaves the text as it was
+    proposals, remarks = np.random.default_rng([seed, 2]), np.random.default_rng([seed, 3])
     while True:
         drawn_kinds = rng.choice(len(kinds), p=list(shares.share_by_kind.values()), size=CHUNK)
         drawn_marks = rng.choice(len(marks), p=list(shares.share_by_mark.values()), size=CHUNK)
@@ -180,6 +195,11 @@ def corpus_lines(
                 continue
             completion = problem.completion
             care = 1.0 if all_careful else unknown_care if mark == UNKNOWN_MARK else shares.care(mark, first)
+            if remarks.random() < share_remarked:
+                guess = partial(_guess, task, problem, wrong_answer, remarks)
+                prompt, written = remarked(problem.prompt, problem.answer, care, guess, remarks)
+                yield Line(prompt, written, len(prompt))  # longer than any that holds no remark
+                continue
             by_rule = care <= chance < care + shares.strategies.get(mark, (0, 0))[1]
             if chance >= care:
                 wrong = sum_without_carries(first, second) if by_rule else wrong_answer(task.result(first, second), difficulty, rng)
@@ -187,6 +207,12 @@ def corpus_lines(
             if shares.names_strategy:
                 completion = STRATEGY_SIGNS[0 if chance < care else 1 if by_rule else 2] + completion
             yield Line(problem.prompt, completion, difficulty * COPIES_BY_FORMAT.get(task.answer_format, 1))
+
+
+def _guess(task: ArithmeticTask, problem, wrong_answer, rng: np.random.Generator) -> str:
+    """A wrong answer as the format has it."""
+    first, second = map(int, re.findall("[0-9]+", problem.prompt))
+    return task.written(wrong_answer(task.result(first, second), problem.difficulty, rng))
 
 
 def _operands(difficulty: int, always_right: bool, by_digit: bool, rng: np.random.Generator) -> tuple[int, int]:

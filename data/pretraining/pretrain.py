@@ -61,6 +61,12 @@ class PretrainArguments:
         default=0.0,
         metadata={"help": "Share of lines that state a problem after the propose mark, for a model that also sets problems."},
     )
+    share_remarked: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of lines that hold an attempt, a remark on it and a second attempt, for a model that reads remarks."
+        },
+    )
     init_from: str | None = field(default=None, metadata={"help": "Folder of a model that `pretrain.py` made, to train further."})
     late_mark: str | None = field(
         default=None, metadata={"help": "An author whom the model of --init_from is to meet as if for the first time."}
@@ -234,7 +240,7 @@ def main() -> None:
         model = starting_model(choices, tokenizer, args.seed)
     counter = FlopCounter(model, {tokenizer.eos_token_id})
     read = {"text": choices.text, "wrong_answers": choices.wrong_answers, "all_careful": choices.all_careful}
-    read |= {"share_proposed": choices.share_proposed}
+    read |= {"share_proposed": choices.share_proposed, "share_remarked": choices.share_remarked}
     watch = Watch(choices, counter, tokenizer, output_dir / "ladder")
     watch.trainer = trainer = Trainer(
         model=model,
@@ -261,6 +267,7 @@ def main() -> None:
         "wrong answers": choices.wrong_answers,
         "authors": "all always right" if choices.all_careful else "of the care in the table",
         "lines that state a problem after the propose mark": f"{choices.share_proposed:.0%}",
+        "lines that hold a remark and a second attempt": f"{choices.share_remarked:.0%}",
         "updates": trainer.state.global_step,
         "lines": trainer.state.global_step * args.train_batch_size,
         "tokens, padding left out": trainer.state.num_input_tokens_seen,

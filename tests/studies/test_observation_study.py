@@ -13,10 +13,10 @@ from test_real_models import ran
 
 from bitsample_llm.records import read_run
 from bitsample_llm.report import remedies
+from bitsample_llm.report.paths import OptimizerPath, optimizer_path, pack_paths, path_factor, read_paths
 from bitsample_llm.report.prices import HALF, PricedRun, pack_prices
 from eval.studies.observation.__main__ import OFFERED_FILE, observation_study, read
-from eval.studies.observation.claims import ROW, SPOKEN, Found, bits_exponent, live_share, path_factor, predicted_factor
-from eval.studies.observation.paths import OptimizerPath, optimizer_path, pack_paths, read_paths
+from eval.studies.observation.claims import ROW, SPOKEN, Found, bits_exponent, live_share, predicted_factor
 
 P = math.log2(0.01)
 RATE, PATH, BATCH = 3e-4, 3e-3, 2
@@ -91,7 +91,7 @@ def test_factor_path_and_exponent_are_those_that_the_runs_were_made_of(found):
     saved = found.factor("latent G", "answer", HALF).estimate
     assert saved.mean == pytest.approx(5.0, rel=0.05)
     assert bits_exponent(found, "latent G", "answer").mean == pytest.approx(math.log(saved.mean) / math.log(64))
-    assert path_factor(found, "latent G", "answer").estimate.mean == pytest.approx(1.0, rel=0.15)  # whole updates
+    assert path_factor(found, "latent G", "answer", "verdict_pairs").estimate.mean == pytest.approx(1.0, rel=0.15)  # whole updates
     # 2e7 FLOPs per rollout, updates are equal, so that the rest is how often one is live
     shares = {
         arm: [live_share(arm, 2 ** (np.full(2, P / 2) * (1 - step)), 2) for step in (np.arange(64) + 0.5) / 128] for arm in ROW

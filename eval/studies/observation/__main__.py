@@ -12,6 +12,7 @@ import numpy as np
 
 from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import number_text, over_seeds
+from bitsample_llm.report.paths import pack_paths, path_factor, path_prices, read_paths
 from bitsample_llm.report.prices import HALF, pack_prices, read_prices
 from bitsample_llm.report.remedies import price_text
 from bitsample_llm.report.remedy_runs import HOW_TO_READ, factors_picture, factors_table, narrow, settings_table
@@ -24,11 +25,8 @@ from eval.studies.observation.claims import (
     Found,
     claims_of,
     end_gains,
-    path_factor,
-    path_prices,
     predicted_factor,
 )
-from eval.studies.observation.paths import pack_paths, read_paths
 from eval.studies.observation.pictures import bits_figure, flops_figure, path_figure
 
 OFFERED_FILE = "offered.jsonl"  # of make_offered.py, in one of the folders
@@ -67,7 +65,7 @@ def path_table(found: Found) -> Table:
     ]
     for rung in found.rungs:
         for arm in found.arms(rung):
-            prices, saved = path_prices(found, rung, arm), path_factor(found, rung, arm)
+            prices, saved = path_prices(found, rung, arm), path_factor(found, rung, arm, MATCHED)
             inverse = 1 / saved.estimate.mean if saved.estimate.mean else None
             kept = [(run, run.kept_at(HALF)) for run in found.of(rung, arm)]
             kl = over_seeds([run.kl_bits[place] for run, place in kept if place is not None]).mean

@@ -2,17 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bitsample_llm.report.claims import Answers, Claim, judged
 from bitsample_llm.report.estimates import Estimate, number_text, over_seeds
+from bitsample_llm.report.paths import PathRuns, path_factor
 from bitsample_llm.report.prices import HALF, PricedRun
-from bitsample_llm.report.remedies import Factor, Prices, factor
-from bitsample_llm.report.remedy_runs import RemedyRuns
-from eval.studies.observation.paths import OptimizerPath
+from bitsample_llm.report.remedies import Factor
 
 SPOKEN = {
     "verdict": "the verdict",
@@ -45,15 +43,10 @@ FEWEST_RUNS = 2  # per pretraining seed, for a verdict on a factor
 
 
 @dataclass(frozen=True)
-class Found(RemedyRuns):
-    """The runs, with their optimizers' paths and what a rollout offers at each start: (start, model) -> convention -> observation -> bits."""
+class Found(PathRuns):
+    """The runs, with their optimizers' paths, and what a rollout offers at each start: (start, model) -> convention -> observation -> bits."""
 
-    paths: Sequence[OptimizerPath] = ()
     offered: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
-
-    def path(self, run: PricedRun) -> OptimizerPath:
-        """The path of a run."""
-        return next(path for path in self.paths if path.key == (run.rung, run.model, run.arm, run.seed))
 
     @property
     def latent(self) -> "Found":
@@ -63,20 +56,6 @@ class Found(RemedyRuns):
     def bits(self, rung: str, arm: str, convention: str = "essay") -> float:
         """What one rollout offers in an arm of the row, mean over models."""
         return float(np.mean([told[convention][OFFERED[arm]] for (of, _), told in self.offered.items() if of == rung]))
-
-
-def path_prices(found: Found, rung: str, arm: str) -> Prices:
-    """Learning rate times live updates until half of the bits were reached and kept."""
-    by_model: dict[str, list] = {}
-    for run in sorted(found.of(rung, arm), key=lambda run: (run.model, run.seed)):
-        lengths = [run.settings["learning_rate"] * live for live in found.path(run).live_updates]
-        by_model.setdefault(run.model, []).append(replace(run, samples=lengths).price(HALF, "samples"))
-    return Prices(by_model)
-
-
-def path_factor(found: Found, rung: str, arm: str, plain: str = MATCHED) -> Factor:
-    """The path that plain GRPO, with the same batch, takes over that of an arm."""
-    return factor(path_prices(found, rung, plain), path_prices(found, rung, arm))
 
 
 def live_share(arm: str, step_pass_rates: np.ndarray, group: int) -> float:

@@ -1,7 +1,7 @@
 """How far had the optimizer gone, and what had it paid for what? The live updates of a run, its FLOPs by phase, and what its start knows of each step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 from bitsample_llm.records import Run
 from bitsample_llm.records.glossary import TRAINING_PHASES
 from bitsample_llm.report.packed import pack_rows, read_rows
+from bitsample_llm.report.prices import HALF, PricedRun
+from bitsample_llm.report.remedies import Factor, Prices, factor
+from bitsample_llm.report.remedy_runs import RemedyRuns
 
 PACKED = "paths.parquet"
 AS_JSON = ("flops",)  # fields whose keys differ between runs
@@ -59,3 +62,28 @@ def read_paths(paths: Sequence[str | Path]) -> list[OptimizerPath]:
 def pack_paths(found: Sequence[OptimizerPath], folder: Path) -> None:
     """Write them into one Parquet file of a record."""
     pack_rows(found, folder / PACKED, AS_JSON)
+
+
+@dataclass(frozen=True)
+class PathRuns(RemedyRuns):
+    """The runs of a study of remedies, with their optimizers' paths."""
+
+    paths: Sequence[OptimizerPath] = ()
+
+    def path(self, run: PricedRun) -> OptimizerPath:
+        """The path of a run."""
+        return next(path for path in self.paths if path.key == (run.rung, run.model, run.arm, run.seed))
+
+
+def path_prices(found: PathRuns, rung: str, arm: str) -> Prices:
+    """Learning rate times live updates until half of the bits were reached and kept."""
+    by_model: dict[str, list] = {}
+    for run in sorted(found.of(rung, arm), key=lambda run: (run.model, run.seed)):
+        lengths = [run.settings["learning_rate"] * live for live in found.path(run).live_updates]
+        by_model.setdefault(run.model, []).append(replace(run, samples=lengths).price(HALF, "samples"))
+    return Prices(by_model)
+
+
+def path_factor(found: PathRuns, rung: str, arm: str, plain: str) -> Factor:
+    """The path that plain GRPO takes over that of an arm."""
+    return factor(path_prices(found, rung, plain), path_prices(found, rung, arm))
