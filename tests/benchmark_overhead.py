@@ -27,9 +27,6 @@ import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
-KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**32 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**32 - 1), "MALLOC_TOP_PAD_": str(2**26)}
-if not KEEPS_MEMORY.items() <= os.environ.items():  # it reads them as a process begins
-    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -49,6 +46,7 @@ BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 VARIANTS = {"without": None, "all records": {"exact_pass_rates": False}, "exact pass rates too": {"exact_pass_rates": True}}
 GROUP = 8
 MB = 2**20
+KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**32 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**32 - 1), "MALLOC_TOP_PAD_": str(2**26)}
 
 
 class Turns(TrainerCallback):
@@ -155,6 +153,8 @@ def main() -> None:
     parser.add_argument("--completions", type=int, default=256, help="per step")
     parser.add_argument("--tokens", type=int, default=4, help="at most, of a completion")
     choices = parser.parse_args()
+    if not KEEPS_MEMORY.items() <= os.environ.items():  # read as a process begins
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)
     choices.stop = choices.stop and choices.stop.replace("\\n", "\n")
     rng = random.Random(0)
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
