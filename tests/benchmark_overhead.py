@@ -45,7 +45,6 @@ from bitsample_llm.training.rewards import VerdictReward
 BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 VARIANTS = {"without": None, "all records": {"exact_pass_rates": False}, "exact pass rates too": {"exact_pass_rates": True}}
 GROUP = 8
-MB = 2**20
 KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**32 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**32 - 1), "MALLOC_TOP_PAD_": str(2**26)}
 
 
