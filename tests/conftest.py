@@ -43,6 +43,14 @@ def pytest_runtest_call(item):
     return result
 
 
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """Close what a test has drawn and not written: figures of many tests in one process are a warning, which is an error."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
 @pytest.fixture(scope="session")
 def base_model():
     """The embedded model and its tokenizer, in float32 with eager attention."""
