@@ -11,7 +11,9 @@ set -euo pipefail
 
 export FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export NUM_PROCESSES=$((SLURM_NNODES * SLURM_GPUS_ON_NODE))
+export MAIN_PROCESS_PORT=${MAIN_PROCESS_PORT:-29511}  # another one where two jobs share a node
 
 # the rank is the node's, so the words are put together there
 srun bash -c 'exec accelerate launch --config_file recipes/accelerate/two_nodes_gpus.yaml --num_machines "$SLURM_NNODES" \
-    --num_processes "$NUM_PROCESSES" --machine_rank "$SLURM_NODEID" --main_process_ip "$FIRST_NODE" "$@"' launch "$@"
+    --num_processes "$NUM_PROCESSES" --machine_rank "$SLURM_NODEID" --main_process_ip "$FIRST_NODE" \
+    --main_process_port "$MAIN_PROCESS_PORT" "$@"' launch "$@"

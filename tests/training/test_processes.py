@@ -242,6 +242,7 @@ def test_a_job_on_two_nodes_leaves_the_record_of_one_process(of_one_process, tmp
     words = [str(word) for name, value in (OPTIONS | options).items() for word in (f"--{name}", value)]
     words += ["--per_device_train_batch_size", str(BATCH[recipe] // 2), "--output_dir", str(tmp_path / "run")]
     job = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1"}
+    job["MAIN_PROCESS_PORT"] = str(free_port())  # such jobs run beside each other
     path = f"{tmp_path}:{Path(ACCELERATE).parent}:{os.environ['PATH']}"
     command = ["bash", "recipes/accelerate/slurm.sh", f"recipes/{recipe}.py", "--config", f"recipes/configs/{recipe}.yaml", *words]
     done = subprocess.run(
