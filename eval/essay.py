@@ -1,4 +1,4 @@
-"""The table of README.md that says where the essay is right: `python -m eval.essay` prints it.
+"""The table of eval/README.md that says where the essay is right: `python -m eval.essay` prints it.
 
 essay.yaml names, for every claim of the essay, tests in the records; estimate, interval, n and verdict are read from their results.json.
 """
@@ -68,7 +68,7 @@ def essay_table(essay: list[dict]) -> str:
             else:
                 estimate, n = UNMEASURED, f"{len(found)} tests"
                 verdict = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
-            verdict = f"[{verdict}](eval/records/{test['record']}/README.md)"
+            verdict = f"[{verdict}](records/{test['record']}/README.md)"
             lines.append("| " + " | ".join([entry["says"] if place == 0 else "", test["measured"], estimate, n, verdict]) + " |")
     return "\n".join(lines)
 

@@ -11,8 +11,8 @@ ROWS = yaml.safe_load((essay.FOLDER / "essay.yaml").read_text())
 BETTER = {"record": "2026-11-27_pretrained", "text": "What does GRPO pay in FLOPs to half", "statistic": "FLOPs to half"}
 
 
-def test_the_table_of_the_readme_is_what_the_records_say():
-    text = (essay.FOLDER.parent / "README.md").read_text()
+def test_the_table_of_the_findings_is_what_the_records_say():
+    text = (essay.FOLDER / "README.md").read_text()
     (table,) = re.findall(r"<!-- made by `python -m eval\.essay` -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     assert table == essay.essay_table(ROWS)
 
