@@ -64,6 +64,20 @@ def metered(trainer, folder, with_verifier=True, **options):
     return meter
 
 
+def assert_the_meter_moves_no_weight(make, attach):
+    """Whether a training ends with the same weights, bit for bit, with the meter attached and without; and whether it moved them."""
+    weights = []
+    for with_meter in (True, False):
+        trainer = make()
+        start = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+        if with_meter:
+            attach(trainer)
+        trainer.train()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()]))
+        assert not torch.equal(weights[-1], start)
+    assert torch.equal(*weights)
+
+
 def exact_log2_pass_rates(model, tokenizer, problems) -> dict[str, float]:
     logps = answer_logprobs(model, tokenizer, problems)
     return {problem.problem_id: float(values.sum() / np.log(2)) for problem, values in zip(problems, logps, strict=True)}
@@ -71,14 +85,10 @@ def exact_log2_pass_rates(model, tokenizer, problems) -> dict[str, float]:
 
 @pytest.mark.parametrize("make", [sft_trainer, rl_trainer])
 def test_weights_with_and_without_the_meter_are_bit_identical(base_model, tmp_path, make):
-    weights = []
-    for with_meter in (True, False):
-        trainer = make(base_model, tmp_path)
-        if with_meter:
-            metered(trainer, tmp_path, evaluation=HeldOut({"heldout": TASK.problems("heldout", 8, seed=0)}))
-        trainer.train()
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()]))
-    assert torch.equal(*weights)
+    assert_the_meter_moves_no_weight(
+        lambda: make(base_model, tmp_path),
+        lambda trainer: metered(trainer, tmp_path, evaluation=HeldOut({"heldout": TASK.problems("heldout", 8, seed=0)})),
+    )
 
 
 @pytest.mark.parametrize("make", [sft_trainer, rl_trainer])
