@@ -27,7 +27,29 @@ class RolloutObserver(GenerationObserver):
         # with tools there are other ways to the answer, and the prompt names the tools
         self.exact_pass_rates = exact_pass_rates and can_be_exact and not getattr(trainer, "tools", None)
         self._rewards_BF = np.empty((0, 0))  # of all processes
+        self._prompt_states = self._watched_prompts() if self.exact_pass_rates else None
         wrap(trainer, "_calculate_rewards", self._around_rewards)
+
+    def _watched_prompts(self):
+        """What each generation computes of its prompts, where right answers may be scored after them."""
+        from bitsample_llm.meter.evaluator import SHARDED  # noqa: PLC0415 - only where pass rates are exact
+        from bitsample_llm.scoring.prompt_states import PromptStates, is_deterministic  # noqa: PLC0415
+
+        states = PromptStates()
+
+        def keep(module, args, kwargs, output) -> None:
+            if self.counter.generating and self.trainer.model.training:
+                states.keep(kwargs, output)
+
+        # a sharded model's passes must be as many on all processes
+        if self.trainer.accelerator.distributed_type not in SHARDED and is_deterministic(self.meter.model):
+            self.counter.causal_lm.register_forward_hook(keep, with_kwargs=True)
+        return states
+
+    def _around_generation(self, original, inputs):
+        if self._prompt_states is not None:
+            self._prompt_states.clear()  # the model has changed since
+        return super()._around_generation(original, inputs)
 
     def _around_rewards(self, original, *args, **kwargs):
         rewards_BF = original(*args, **kwargs)  # of all processes, groups complete
@@ -67,7 +89,7 @@ class RolloutObserver(GenerationObserver):
 
     def _record_groups(self, groups: list[list[dict]]) -> None:
         problem_ids = [group[0]["problem_id"] for group in groups]
-        how = self.trainer, problem_ids, self.meter.end
+        how = self.trainer, problem_ids, self.meter.end, self._prompt_states
         exact = self.verifier.exact_pass_rates(*how) if self.exact_pass_rates else [{}] * len(groups)
         rows, verdicts, selected = [], [], getattr(self.trainer, "selected_pass_rates", [None] * len(groups))
         for problem_id, group, pass_rates, selected_at in zip(problem_ids, groups, exact, selected, strict=True):

@@ -7,29 +7,50 @@ that was sampled.
 
 from collections.abc import Sequence
 
+import numpy as np
 from accelerate.utils import gather_object
 
 from bitsample_llm.scoring.answer_end import AnswerEnd
-from bitsample_llm.scoring.likelihood import AnswerScore, answer_scores, answer_spellings, scoring_plan, spelling_logprobs
+from bitsample_llm.scoring.likelihood import (
+    AnswerScore,
+    Spelling,
+    answer_scores,
+    answer_spellings,
+    scoring_plan,
+    spelling_logprobs,
+)
+from bitsample_llm.scoring.prompt_states import PromptStates
 from bitsample_llm.tasks import Problem, Verdict
 
 
-def shared_answer_scores(trainer, problems: Sequence[Problem], end: AnswerEnd) -> list[AnswerScore]:
+def shared_answer_scores(
+    trainer, problems: Sequence[Problem], end: AnswerEnd, prompt_states: PromptStates | None = None
+) -> list[AnswerScore]:
     """Scores of the answers by the trainer's model, in order, on every process.
 
-    Each process scores a share of the spellings with as many forward passes as the others, which sharded models need.
+    What `prompt_states` knows the prompt of is scored by the process that does; of the rest each scores a share of the spellings with as many
+    forward passes as the others, which sharded models need.
     """
-    accelerator = trainer.accelerator
-    model = accelerator.unwrap_model(trainer.model)
+    model = trainer.accelerator.unwrap_model(trainer.model)
     spelled = answer_spellings(trainer.processing_class, list(problems), end)
+    known = {}
+    if prompt_states is not None:
+        for part in gather_object([prompt_states.logprobs(model, spelled)]):
+            known |= part
+    if unknown := [index for index in range(len(spelled)) if index not in known]:
+        known |= zip(unknown, _shared_logprobs(trainer, model, [spelled[index] for index in unknown]), strict=True)
+    return answer_scores(spelled, [known[index] for index in range(len(spelled))])
+
+
+def _shared_logprobs(trainer, model, spelled: list[Spelling]) -> list[np.ndarray]:
+    accelerator = trainer.accelerator
     num_shares = accelerator.num_processes
     filled = spelled + spelled[-1:] * (-len(spelled) % num_shares)
     plan = scoring_plan(model, spelled)
     share = spelling_logprobs(model, trainer.processing_class, filled[accelerator.process_index :: num_shares], plan)
     by_process = gather_object(share)
     per_share = len(filled) // num_shares
-    logps = [by_process[index % num_shares * per_share + index // num_shares] for index in range(len(spelled))]
-    return answer_scores(spelled, logps)
+    return [by_process[index % num_shares * per_share + index // num_shares] for index in range(len(spelled))]
 
 
 class RolloutVerifier:
@@ -79,9 +100,11 @@ class RolloutVerifier:
             )
         ]
 
-    def exact_pass_rates(self, trainer, problem_ids: Sequence[str], end: AnswerEnd) -> list[dict]:
+    def exact_pass_rates(
+        self, trainer, problem_ids: Sequence[str], end: AnswerEnd, prompt_states: PromptStates | None = None
+    ) -> list[dict]:
         """`AnswerScore.pass_rates` of each problem under the trainer's model."""
         distinct = [self.problem_by_id[problem_id] for problem_id in dict.fromkeys(problem_ids)]
-        scores = shared_answer_scores(trainer, distinct, end)
+        scores = shared_answer_scores(trainer, distinct, end, prompt_states)
         by_id = {problem.problem_id: score.pass_rates(problem) for problem, score in zip(distinct, scores, strict=True)}
         return [by_id[problem_id] for problem_id in problem_ids]

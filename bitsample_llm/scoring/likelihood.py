@@ -7,7 +7,7 @@ all tokens that end it (`answer_end.py`).
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,32 +187,48 @@ def spelling_logprobs(model, tokenizer, spelled: Sequence[Spelling], plan: tuple
         batch_size = max(1, min(batch_size, MAX_CACHED // num_cached))
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        whole = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids for row in rows], pad_token_id)
         # the last token is scored, and nothing is asked after it
         batch = padded_batch([spelled[row].prompt_ids + spelled[row].answer_ids[:-1] for row in rows], pad_token_id)
         batch = {key: value.to(model.device) for key, value in batch.items()}
         skipped = min(len(spelled[row].prompt_ids) for row in rows) - 1  # positions whose logits nobody asks for
-        scored_BT = whole["input_ids"][:, skipped + 1 :].to(model.device)
+        kept = batch["input_ids"].shape[1] - skipped
         batch |= {"input_ids": batch["input_ids"][:, num_shared:], "use_cache": bool(num_shared)}
         if num_shared:
             batch["past_key_values"] = copy.deepcopy(shared)  # a pass adds to it
             batch["past_key_values"].batch_repeat_interleave(len(rows))
         firsts = [len(spelled[row].prompt_ids) - 1 - skipped for row in rows]
-        lasts = [first + len(spelled[row].answer_ids) - 1 for first, row in zip(firsts, rows, strict=True)]
-        parts, done, of_ends = [], 0, {}
-        for logits_BTV in logits_in_parts(model, batch, scored_BT.shape[1]):
-            all_logps_BTV, end = torch.log_softmax(logits_BTV, dim=-1), done + logits_BTV.shape[1]
-            parts.append(all_logps_BTV.gather(-1, scored_BT[:, done:end, None])[..., 0].double().cpu().numpy())
-            for index, row in enumerate(rows):
-                if len(spelled[row].end_ids) > 1 and done <= lasts[index] < end:
-                    logps_V = all_logps_BTV[index, lasts[index] - done]
-                    of_ends[row] = float(logps_V[list(spelled[row].end_ids)].logsumexp(dim=-1))
-            done = end
-        logps_BT = np.concatenate(parts, axis=1)
-        for index, row in enumerate(rows):
-            result[row] = logps_BT[index, firsts[index] : lasts[index] + 1].copy()
-            result[row][-1] = of_ends.get(row, result[row][-1])
+        parts = logits_in_parts(model, batch, kept)
+        for row, logps_T in zip(rows, logprobs_of_answers(parts, [spelled[row] for row in rows], firsts), strict=True):
+            result[row] = logps_T
     model.train(was_training)
+    return result
+
+
+def logprobs_of_answers(parts: Iterable[torch.Tensor], spelled: Sequence[Spelling], firsts: Sequence[int]) -> list[np.ndarray]:
+    """Log-probabilities in nats of each spelling's tokens, the last value that of any end.
+
+    Args:
+        parts: logits (B, t, V) of consecutive positions.
+        firsts: the position of each row whose logits predict its first token.
+    """
+    lasts = [first + len(spelling.answer_ids) - 1 for first, spelling in zip(firsts, spelled, strict=True)]
+    asked_BT = torch.zeros((len(spelled), max(lasts) + 1), dtype=torch.long)
+    for row, (first, spelling) in enumerate(zip(firsts, spelled, strict=True)):
+        asked_BT[row, first : lasts[row] + 1] = torch.tensor(spelling.answer_ids)
+    found, done, of_ends = [], 0, {}
+    for logits_BTV in parts:
+        all_logps_BTV, end = torch.log_softmax(logits_BTV.float(), dim=-1), done + logits_BTV.shape[1]
+        asked_BtI = asked_BT[:, done:end, None].to(logits_BTV.device)
+        found.append(all_logps_BTV[:, : asked_BtI.shape[1]].gather(-1, asked_BtI)[..., 0].double().cpu().numpy())
+        for row, spelling in enumerate(spelled):
+            if len(spelling.end_ids) > 1 and done <= lasts[row] < end:
+                logps_V = all_logps_BTV[row, lasts[row] - done]
+                of_ends[row] = float(logps_V[list(spelling.end_ids)].logsumexp(dim=-1))
+        done = end
+    logps_BT = np.concatenate(found, axis=1)
+    result = [logps_BT[row, first : last + 1].copy() for row, (first, last) in enumerate(zip(firsts, lasts, strict=True))]
+    for row, logp in of_ends.items():
+        result[row][-1] = logp
     return result
 
 

@@ -76,9 +76,10 @@ class ProposalVerifier(RolloutVerifier):
         written = ("problem_id", "num_tokens", "text", "ended")
         return [{key: row[key] for key in written} | {"passed": None} if row["problem_id"] == PROPOSER else row for row in rows]
 
-    def exact_pass_rates(self, trainer, problem_ids: Sequence[str], end) -> list[dict]:
+    def exact_pass_rates(self, trainer, problem_ids: Sequence[str], end, prompt_states=None) -> list[dict]:
         """`AnswerScore.pass_rates` of each problem, nothing of proposals."""
-        of_problems = iter(super().exact_pass_rates(trainer, [name for name in problem_ids if name != PROPOSER], end))
+        asked = [name for name in problem_ids if name != PROPOSER]
+        of_problems = iter(super().exact_pass_rates(trainer, asked, end, prompt_states))
         return [{} if name == PROPOSER else next(of_problems) for name in problem_ids]
 
 
