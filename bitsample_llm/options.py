@@ -13,6 +13,9 @@ from pathlib import Path
 
 MAX_NAME_LENGTH = 100  # characters; the name of a run directory is made of two names, and file systems take 255 bytes
 MAX_SEED = 2**32 - 1  # numpy's
+# Environment variable that names a folder in which runs from the same weights share what evaluations of their start found; a study sets it for its
+# runs. No option, because a run's results are the same without it.
+START_EVALUATIONS = "BITSAMPLE_START_EVALUATIONS"
 
 _LIMITS: dict[str, Callable[[float], bool]] = {
     "at least 0": lambda value: value >= 0,

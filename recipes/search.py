@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from bitsample_llm.options import check_output_dir
+from bitsample_llm.options import START_EVALUATIONS, check_output_dir
 from bitsample_llm.records import RecordError
 from bitsample_llm.report.prices import mean_log_price, read_prices
 from bitsample_llm.training.planned_runs import study_config
@@ -43,7 +43,8 @@ def run_round(study: dict, folder: Path, jobs: int) -> list[tuple[dict, int, flo
     num_runs = sum(len(arm["only"]) for arm in study["arms"].values())
     print(f"{folder.name}: {num_runs} runs with seed {study['seeds'][0]}", flush=True)
     words = ["--config", folder / "round.yaml", "--output_dir", folder, "--jobs", jobs]
-    if status := subprocess.run([sys.executable, STUDY, *map(str, words)]).returncode:
+    shared = {START_EVALUATIONS: str((folder.parent / "start_evaluations").resolve())}
+    if status := subprocess.run([sys.executable, STUDY, *map(str, words)], env=os.environ | shared).returncode:
         sys.exit(status)
     return [(run.tags, run.seed, mean_log_price(run)) for run in read_prices([folder])]
 

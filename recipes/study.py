@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from bitsample_llm.options import check_output_dir
+from bitsample_llm.options import START_EVALUATIONS, check_output_dir
 from bitsample_llm.records.writer import write_json_atomically
 from bitsample_llm.training.planned_runs import PlannedRun, check_config, planned_runs, study_config
 
@@ -128,6 +128,7 @@ def main() -> None:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished and kept")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ |= ENVIRONMENT  # this process has read its own before
+    os.environ.setdefault(START_EVALUATIONS, str((options.output_dir / "start_evaluations").resolve()))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     failed = []

@@ -3,14 +3,18 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from bitsample_llm.meter.divergence import ParameterChange, kl_to_start_bits
 from bitsample_llm.meter.evaluator import EvaluationRollouts, has_exact_pass_rates, scored_rows
 from bitsample_llm.meter.recording import tell
+from bitsample_llm.meter.start_evaluations import StartEvaluations
 from bitsample_llm.records.writer import finite
 from bitsample_llm.scoring.answer_end import AnswerEnd
+from bitsample_llm.scoring.likelihood import answer_spellings
 from bitsample_llm.tasks import Problem
 
 MAX_EVAL_TOKENS = 256  # of an evaluation rollout, where neither the user nor the trainer sets a limit
@@ -39,6 +43,8 @@ class HeldOut:
         max_tokens: limit of such a rollout; by default the trainer's `max_completion_length`, 256 where it has none.
         num_kl_problems: of so many problems of the first set each evaluation also draws a rollout, and measures how far the policy
             has moved from the start (`divergence.py`).
+        start_evaluations: folder where runs from the same weights leave what they found of their start for each other, one process each; it is
+            the same, and its FLOPs are 0 where it was only read.
         texts: split -> problems of which only the probability of the reference answer is recorded, at the start and at the end: what
             training does to everything else. No rollout of them is drawn.
 
@@ -56,11 +62,13 @@ class HeldOut:
         max_tokens: int | None = None,
         num_kl_problems: int = 0,
         texts: dict[str, Sequence[Problem]] | None = None,
+        start_evaluations: str | Path | None = None,
     ):
         self._judged = [problem for part in sets.values() for problem in part]
         self._texts = texts or {}
         self.sets, self.flops, self._num_kl_problems = {**sets, **self._texts}, flops, num_kl_problems
         self._task, self._num_rollouts, self._max_tokens = task, num_rollouts, max_tokens
+        self._start_folder = start_evaluations
         self.states: list[State] = []
         self._next_flops = float("inf")
         self._last_step, self._last_splits = -1, set()
@@ -120,24 +128,51 @@ class HeldOut:
         if not splits:
             return []
         shared = {"step": step, "update_norm": self._change.norm(), **so_far}
-        rows = []
+        rows, of_start = [], self._start_evaluations() if step == 0 else None
         for split in splits:
             flops_before = count_flops()
-            rollouts = None if split in self._texts else self.rollouts
-            scored = scored_rows(self._trainer, self.sets[split], self._end, rollouts)
-            if split in self._texts:
-                for row in scored:  # where a text goes on is no answer's end, and its probability no pass rate
-                    row["log2_pass_rate"] = None
-            if split == self.first and (asked := self.sets[split][: self._num_kl_problems]):
-                moved = kl_to_start_bits(self._trainer, asked, self._change, self.max_tokens, self._end)
-                for row, bits in zip(scored, moved, strict=False):
-                    row["kl_to_start_bits"] = bits
+            scored = of_start.rows(self._asked(split), partial(self._rows, split)) if of_start else self._rows(split)
             cost = {"split": split, "evaluation_flops": count_flops() - flops_before}
-            scored = finite([shared | cost | row for row in scored])
+            scored = [finite(shared | cost) | row for row in scored]
             if split == self.first:
                 self.states.append(state_of(so_far["total_flops"], scored))
             rows += scored
         return rows
+
+    def _rows(self, split: str) -> list[dict]:
+        """What an evaluation finds of a set."""
+        rollouts = None if split in self._texts else self.rollouts
+        scored = scored_rows(self._trainer, self.sets[split], self._end, rollouts)
+        if split in self._texts:
+            for row in scored:  # where a text goes on is no answer's end, and its probability no pass rate
+                row["log2_pass_rate"] = None
+        if split == self.first and (asked := self.sets[split][: self._num_kl_problems]):
+            moved = kl_to_start_bits(self._trainer, asked, self._change, self.max_tokens, self._end)
+            for row, bits in zip(scored, moved, strict=False):
+                row["kl_to_start_bits"] = bits
+        return finite(scored)
+
+    def _start_evaluations(self) -> StartEvaluations | None:
+        accelerator = self._trainer.accelerator
+        if self._start_folder is None or accelerator.num_processes > 1:
+            return None
+        return StartEvaluations(Path(self._start_folder), accelerator.unwrap_model(self._trainer.model))
+
+    def _asked(self, split: str) -> str:
+        """All that the rows of a set depend on besides the model."""
+        problems, rollouts = self.sets[split], self.rollouts
+        how = split in self._texts, rollouts and (type(rollouts.task).__name__, rollouts.per_problem, rollouts.max_tokens)
+        moved = (self._num_kl_problems, self.max_tokens) if split == self.first else None
+        return repr(
+            (
+                problems,
+                answer_spellings(self._trainer.processing_class, problems, self._end),
+                self._end.token_ids,
+                self._end.stop,
+                how,
+                moved,
+            )
+        )
 
 
 def state_of(flops: float, rows: Sequence[dict]) -> State:

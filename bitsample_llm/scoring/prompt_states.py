@@ -16,9 +16,10 @@ NOISE = ("drop", "jitter", "noise")  # in the name of a model's setting: what ma
 
 def is_deterministic(model) -> bool:
     """Whether a model in training mode, in which a trainer generates, computes what it computes in evaluation mode."""
-    config = model.config.get_text_config().to_dict()
-    is_noisy = any(part in key for key, value in config.items() if isinstance(value, float) and value for part in NOISE)
-    return not (is_noisy or any(getattr(module, "p", 0) for module in model.modules() if "Dropout" in type(module).__name__))
+    settings = [model.config.get_text_config().to_dict(), *map(vars, model.modules())]
+    chances = [value for each in settings for key, value in each.items() if any(part in key for part in NOISE)]
+    chances += [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    return not any(type(chance) in (int, float) and chance for chance in chances)
 
 
 def is_growing(cache) -> bool:

@@ -5,6 +5,7 @@ The recipes add a TRL trainer to what is here.
 
 import json
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PrinterCallback, ProgressCallback
 from bitsample_llm.meter.callback import InformationMeter
 from bitsample_llm.meter.heldout import HeldOut
 from bitsample_llm.meter.verdicts import RolloutVerifier
-from bitsample_llm.options import check_output_dir
+from bitsample_llm.options import START_EVALUATIONS, check_output_dir
 from bitsample_llm.records import RecordError, check_run_dir
 from bitsample_llm.records.added_files import VALUES_FILE
 from bitsample_llm.training.arguments import RunArguments, one_line_errors
@@ -102,7 +103,14 @@ def train_and_record(
     model = trainer.accelerator.unwrap_model(trainer.model)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()} if study.memorise else None
     drawn = study.num_eval_rollouts, study.max_eval_tokens, study.num_kl_problems
-    evaluation = HeldOut(problems.evaluation_sets, evaluation_points(study), problems.task, *drawn, texts=problems.texts)
+    evaluation = HeldOut(
+        problems.evaluation_sets,
+        evaluation_points(study),
+        problems.task,
+        *drawn,
+        texts=problems.texts,
+        start_evaluations=os.environ.get(START_EVALUATIONS),
+    )
     with one_line_errors():
         meter = InformationMeter(
             trainer,

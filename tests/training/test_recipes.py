@@ -251,6 +251,7 @@ def test_a_study_goes_on_where_it_stopped_and_keeps_what_is_finished(tmp_path):
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/manifest.json")}
     assert len(written) == 2 and "report.html" in first.stdout
     assert [json.loads(path.read_text())["tags"] for path in written] == [{"reason": "latent", "ladder": "3 digits"}] * 2
+    assert any((tmp_path / "out" / "start_evaluations").iterdir())  # which later runs from this start read
     second = forked(STUDY, words, tmp_path / "second")
     assert second.returncode == 0 and "2 of 2 runs are finished and kept" in second.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
