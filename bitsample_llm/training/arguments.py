@@ -88,6 +88,7 @@ class RunArguments(DataArguments):
     keep_target_for: float = option(
         1.0, "Stop only when each target was kept until so many times the FLOPs to it were spent; 1 stops at once."
     )
+    record_texts: bool = option(True, "Keep what rollouts wrote in the records, which is most of their bytes.")
     trained_parameters: str = option(
         "all",
         "all, or norms: only the scales of the norm layers, which can show a skill but hardly teach one.",

@@ -120,6 +120,7 @@ def train_and_record(
             evaluation=evaluation,
             strict=True,
             finishes_with_training=False,
+            texts=study.record_texts,
             **meter_options,
         )
     trainer.add_callback(meter)

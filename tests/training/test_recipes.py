@@ -20,7 +20,7 @@ RUNS = {
     "grpo": ("grpo",),
     "grpo with LoRA": ("grpo", "--use_peft", "true"),
     "rloo": ("grpo", "--trainer", "rloo"),
-    "random reward": ("grpo", "--reward", "random"),
+    "random reward, without texts": ("grpo", "--reward", "random", "--record_texts", "false"),
     "step credit with LoRA, stopping early": (
         *("grpo", "--reward", "first_error", "--stop_at_first_error", "true", "--use_peft", "true"),
     ),
@@ -45,6 +45,9 @@ def test_every_way_to_train_runs_and_leaves_a_finished_record(recipe, tmp_path, 
     }
     saved = "adapter_model.safetensors" if "LoRA" in name else "model.safetensors"
     assert (tmp_path / "run" / "model" / saved).is_file()
+    if name.startswith(("grpo", "random")):
+        texts = run.table("rollouts")["text"]
+        assert texts.null_count == (len(texts) if "without texts" in name else 0) and len(texts)
     if name == "sft on passing rollouts":
         assert run.steps[0]["flops/decode"] > 0  # the rollouts behind the labels are paid for
     if "LoRA" in name:
