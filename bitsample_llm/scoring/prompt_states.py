@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from bitsample_llm.scoring.likelihood import MAX_CACHED, MAX_LOGITS, Spelling, logprobs_of_answers, padded_batch
+from bitsample_llm.scoring.likelihood import MAX_LOGITS, Spelling, logprobs_of_answers, padded_batch
 
+MOST_KEPT = 2**28  # keys and values, while a generation runs that has many more: half a gigabyte in bfloat16
 NOISE = ("drop", "jitter", "noise")  # in the name of a model's setting: what makes training passes random
 
 
@@ -57,7 +58,7 @@ class PromptStates:
         for row, (ids, length) in enumerate(zip(ids_BT.tolist(), mask_BT.sum(dim=1).tolist(), strict=True)):
             row_of_prompt.setdefault(tuple(ids[-length:]), row)
         rows = list(row_of_prompt.values())
-        if len(rows) * sum(layer.keys[0].numel() + layer.values[0].numel() for layer in cache.layers) <= MAX_CACHED:
+        if len(rows) * sum(layer.keys[0].numel() + layer.values[0].numel() for layer in cache.layers) <= MOST_KEPT:
             places = {prompt: place for place, prompt in enumerate(row_of_prompt)}
             self._parts.append((places, mask_BT[rows], selected(cache, rows), output.logits[rows, -1]))
 

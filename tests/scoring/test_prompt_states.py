@@ -120,6 +120,16 @@ def test_a_training_records_the_rates_of_the_weights_that_sampled(base_model, tm
     assert max(abs(first[name] - last[name]) for name in first) > 0.1  # so that rates of other weights would be seen
 
 
+def test_no_more_is_kept_than_there_is_memory_for(monkeypatch):
+    model = any_type("llama")
+    prompts, config = [[3, 4, 5], [6, 7, 8]], model.config
+    numbers = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # of a token
+    monkeypatch.setattr(prompt_states, "MOST_KEPT", 2 * 3 * numbers)
+    assert len(generated_from(model, prompts).logprobs(model, spelled_of(prompts))) == 4
+    monkeypatch.setattr(prompt_states, "MOST_KEPT", prompt_states.MOST_KEPT - 1)
+    assert generated_from(model, prompts).logprobs(model, spelled_of(prompts)) == {}
+
+
 def test_prompts_of_a_model_with_dropout_are_computed_anew(base_model, tmp_path, monkeypatch):
     model = copy.deepcopy(base_model[0])
     assert is_deterministic(model) and is_deterministic(get_peft_model(copy.deepcopy(model), LoraConfig(r=2)))
