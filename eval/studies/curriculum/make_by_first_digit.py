@@ -1,4 +1,4 @@
-"""What a choice among separate skills can save, by exact pass rates before any run: `python -m eval.studies.curriculum.by_first_digit NAME=MODEL... [--output_file FILE]`.
+"""What a choice among separate skills can save, by exact pass rates before any run: `python -m eval.studies.curriculum.make_by_first_digit NAME=MODEL... [--output_file FILE]`.
 
 Skills are the first digits of author E's problems (data/pretraining/pretrain_graded_gates.yaml). The forms are those of README.md.
 """
