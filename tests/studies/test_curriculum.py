@@ -9,8 +9,8 @@ import pytest
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, pack_prices
 from bitsample_llm.tasks import Problem
 from eval.studies.curriculum.__main__ import curriculum_study, read
-from eval.studies.curriculum.make_by_first_digit import facts
 from eval.studies.curriculum.claims import DRAW_FLOPS, TRAIN_FLOPS, predicted_factor
+from eval.studies.curriculum.make_by_first_digit import facts
 from eval.studies.curriculum.make_pools import LEVELS, SPLITS, main
 
 PRICE = {"target": 2e10, "uniform": 1e10, "thompson": 8e9, "exact_half": 5e9, "probe": 4e10, "sft": 1e9, "sft_exact_half": 2e9}
