@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, pack_prices
+from bitsample_llm.tasks import Problem
 from eval.studies.curriculum.__main__ import curriculum_study, read
 from eval.studies.curriculum.claims import DRAW_FLOPS, TRAIN_FLOPS, predicted_factor
+from eval.studies.curriculum.make_by_first_digit import facts
 from eval.studies.curriculum.make_pools import LEVELS, SPLITS, main
 
 PRICE = {"target": 2e10, "uniform": 1e10, "thompson": 8e9, "exact_half": 5e9, "probe": 4e10, "sft": 1e9, "sft_exact_half": 2e9}
@@ -64,6 +66,16 @@ def test_the_closed_form_is_the_mean_price_of_an_informative_group_on_the_way():
     wait = np.mean(1 / (1 - (1 - ways) ** 8 - ways**8))
     expected = (DRAW_FLOPS * wait + TRAIN_FLOPS) / (DRAW_FLOPS / (1 - 2 * 0.5**8) + TRAIN_FLOPS)
     assert predicted_factor(run, run, HALF) == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_separate_skills_allow_follows_from_their_pass_rates():
+    problems = [Problem(str(place), f"E{digit}0+11<", "1", 2) for place, digit in enumerate((1, 1, 2, 3))]
+    found = facts(np.array([0.4, 0.6, 0.5, 0.1]), problems, np.array([0.5, 0.5]))
+    assert found["p_by_first_digit"] == pytest.approx({1: 0.5, 2: 0.5, 3: 0.1})
+    q = np.array([0.48, 0.5, 0.18])  # 2p(1 - p), of the two problems of the first skill a mean
+    assert found["groups of 2"]["q_by_first_digit"] == pytest.approx(q.tolist())
+    assert found["groups of 2"]["largest q over mean q"] == pytest.approx(0.5 / q.mean())
+    assert found["groups of 2"]["largest 1/q over mean 1/q"] == pytest.approx((1 / 0.18) / (1 / q).mean())
 
 
 def operands(prompt: str) -> frozenset[str]:

@@ -38,15 +38,21 @@ DRAW_FLOPS, TRAIN_FLOPS = 27.6e6, 81.0e6
 STEPS = 64  # of the mean over the way
 
 
-def predicted_factor(run: PricedRun, oracle: PricedRun, target: Target) -> float:
-    """What asking for p = .5 saves if every informative update is worth the same: the price of an informative group, averaged over the way to
-    the target in equal steps of log p, over its price at .5.
+def saving_on_the_way(pass_rates: np.ndarray, size: int, chosen_size: int, share: float) -> float:
+    """The price of an informative group, averaged over the way to a share of the bits in equal steps of log p, over its price at p = .5; groups of
+    `size` rollouts without the choice and of `chosen_size` with it.
     """
-    size, chosen = (one.settings["num_generations"] for one in (run, oracle))
-    steps = (np.arange(STEPS) + 0.5) / STEPS * target.share
-    informative = [informative_group_probability(run.pass_rates_before ** (1 - step), size).mean() for step in steps]
+    steps = (np.arange(STEPS) + 0.5) / STEPS * share
+    informative = [informative_group_probability(pass_rates ** (1 - step), size).mean() for step in steps]
     plain = size * (DRAW_FLOPS * np.mean(1 / np.array(informative)) + TRAIN_FLOPS)
-    return float(plain / (chosen * (DRAW_FLOPS / informative_group_probability(np.array([0.5]), chosen)[0] + TRAIN_FLOPS)))
+    at_half = informative_group_probability(np.array([0.5]), chosen_size)[0]
+    return float(plain / (chosen_size * (DRAW_FLOPS / at_half + TRAIN_FLOPS)))
+
+
+def predicted_factor(run: PricedRun, oracle: PricedRun, target: Target) -> float:
+    """What asking for p = .5 saves if every informative update is worth the same."""
+    size, chosen_size = (one.settings["num_generations"] for one in (run, oracle))
+    return saving_on_the_way(run.pass_rates_before, size, chosen_size, target.share)
 
 
 def claims_of(found: RemedyRuns) -> list[Claim]:
