@@ -1,0 +1,324 @@
+"""Does the FLOP price of RL over SFT grow with the length of the rollout? `python -m eval.studies.price.length FOLDER...` makes the page of the second pass.
+
+Question, statistics and thresholds are in README.md.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitsample_llm.report.claims import UNDECIDED, Answers, Claim
+from bitsample_llm.report.command import report
+from bitsample_llm.report.estimates import UNMEASURED, Estimate, number_text
+from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, Target, median_price, read_prices
+from bitsample_llm.report.remedies import NUM_DRAWS
+from bitsample_llm.report.study import Headline, Picture, Study, Table
+from eval.studies.price.cells import FORMS, Cell, rollouts_per_informative_update
+from eval.studies.price.length_pictures import prices_and_ratios_figure
+
+TOKENS = {"reversed": 4, "restated4": 13, "restated8": 25, "restated16": 49}  # at most, the end included
+PROMPT = {4: 7, 13: 9, 25: 10, 49: 11}  # tokens of the prompt by those of the answer
+ARMS = ("sft", "grpo", "reinforce")
+SPOKEN = {"sft": "SFT", "grpo": "GRPO", "reinforce": "REINFORCE"}
+MARGIN = 0.3
+ANSWERS = Answers("grows", "no growth", "falls")
+Bounds = tuple[float, float]  # least and most that a log can be
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Slope of a log against ln(tokens), the mean over pretraining seeds, and that of each; None where a cell of it has no price."""
+
+    estimate: Estimate
+    by_model: dict[str, float | None]
+
+    def text(self) -> str:
+        """With its interval, and each pretraining seed's."""
+        if self.estimate.mean is None:
+            return UNMEASURED
+        return f"{self.estimate.text()} ({', '.join(f'{model} {number_text(value)}' for model, value in self.by_model.items())})"
+
+
+class Lengths:
+    """The runs by pretraining seed, tokens of the answer and arm."""
+
+    def __init__(self, runs: Sequence[PricedRun]):
+        grouped: dict[tuple[str, int, str], list[PricedRun]] = {}
+        for run in sorted(runs, key=lambda run: (run.model, TOKENS[run.settings["answer_format"]], ARMS.index(run.arm), run.seed)):
+            grouped.setdefault((run.model, TOKENS[run.settings["answer_format"]], run.arm), []).append(run)
+        self.cells = {place: Cell(runs[0].rung, place[2], {place[0]: runs}) for place, runs in grouped.items()}
+
+    @property
+    def models(self) -> list[str]:
+        """Pretraining seeds."""
+        return list(dict.fromkeys(model for model, _, _ in self.cells))
+
+    def tokens(self, model: str) -> list[int]:
+        """Lengths that were run from a pretraining seed."""
+        return list(dict.fromkeys(tokens for other, tokens, _ in self.cells if other == model))
+
+    def runs(self, model: str, tokens: int, arm: str) -> list[PricedRun]:
+        """The runs of a cell, by training seed."""
+        return self.cells[model, tokens, arm].runs[model]
+
+    def log_price(self, arm: str, target: Target, amount: str = "flops") -> Callable[..., Bounds]:
+        """Of a cell and a draw of its training seeds, least and most that the log of the median price can be."""
+        prices = {
+            place[:2]: [run.price(target, amount) for run in cell.runs[place[0]]]
+            for place, cell in self.cells.items()
+            if place[2] == arm
+        }
+        known: dict[tuple, Bounds] = {}
+
+        def bounds(model: str, tokens: int, indices: Sequence[int] | None = None) -> Bounds:
+            paid = prices[model, tokens]
+            key = (model, tokens, *(range(len(paid)) if indices is None else sorted(indices)))
+            if key not in known:
+                drawn = [paid[index] for index in key[2:]]
+                median = median_price(drawn)
+                least = math.log(np.median([value for value, _ in drawn]) if median is None else median)
+                known[key] = (least, math.inf if median is None else least)
+            return known[key]
+
+        return bounds
+
+    def log_cost(self, arm: str) -> Callable[..., Bounds]:
+        """Of a cell and a draw, the log of the median over its runs of FLOPs per sample."""
+
+        def bounds(model: str, tokens: int, indices: Sequence[int] | None = None) -> Bounds:
+            runs = self.runs(model, tokens, arm)
+            chosen = runs if indices is None else [runs[index] for index in indices]
+            return (math.log(np.median([run.flops[-1] / run.samples[-1] for run in chosen])),) * 2
+
+        return bounds
+
+    def slope(
+        self,
+        above: tuple[str, Callable],
+        below: tuple[str, Callable] | None = None,
+        less: Callable[[str, int], float] = lambda model, tokens: 0.0,
+    ) -> Slope:
+        """Slope of what `above` says of an arm, less what `below` says of another, less a number of each cell. The interval: pretraining seeds are drawn
+        anew, and training seeds of each cell by themselves; a price that a draw does not know widens it without end on its own side.
+        """
+
+        def of_model(model: str, rng: np.random.Generator | None) -> Bounds:
+            lows, highs = [], []
+            for tokens in self.tokens(model):
+                ends = []
+                for arm, bounds in (above, *([below] if below else [])):
+                    num = len(self.runs(model, tokens, arm))
+                    ends.append(bounds(model, tokens, None if rng is None else rng.integers(num, size=num).tolist()))
+                (low, high), (other_low, other_high) = ends[0], ends[1] if below else (0.0, 0.0)
+                lows.append(low - other_high - less(model, tokens))
+                highs.append(high - other_low - less(model, tokens))
+            return slope_bounds(self.tokens(model), lows, highs)
+
+        by_model = {model: low if low == high else None for model in self.models for low, high in [of_model(model, None)]}
+        if None in by_model.values():
+            return Slope(Estimate(None, None, len(by_model)), by_model)
+        rng = np.random.default_rng(0)
+        draws = [
+            [of_model(self.models[index], rng) for index in rng.integers(len(by_model), size=len(by_model))]
+            for _ in range(NUM_DRAWS)
+        ]
+        lows, highs = np.array(draws).mean(axis=1).T
+        ends = (np.quantile(lows, 0.025, method="inverted_cdf"), np.quantile(highs, 0.975, method="inverted_cdf"))
+        mean = float(np.mean(list(by_model.values())))
+        return Slope(Estimate(mean, tuple(map(float, ends)), len(by_model), tuple(by_model.values())), by_model)
+
+    def log_ratio(self, model: str, tokens: int, arm: str, target: Target, amount: str = "flops") -> float | None:
+        """ln of the price of an arm over that of SFT."""
+        paid = [self.cells[model, tokens, name].price(model, target, amount) for name in (arm, "sft")]
+        return math.log(paid[0] / paid[1]) if None not in paid else None
+
+    def ratio_interval(self, model: str, tokens: int, arm: str, target: Target) -> tuple[float, float]:
+        """95 % interval of the ratio of FLOPs by a bootstrap over the training seeds of both arms."""
+        sides, rng = [self.log_price(name, target) for name in (arm, "sft")], np.random.default_rng(0)
+        sizes = [len(self.runs(model, tokens, name)) for name in (arm, "sft")]
+        draws = [
+            [bounds(model, tokens, rng.integers(num, size=num).tolist()) for bounds, num in zip(sides, sizes, strict=True)]
+            for _ in range(NUM_DRAWS // 5)
+        ]
+        lows, highs = zip(*((rl[0] - sft[1], rl[1] - sft[0]) for rl, sft in draws), strict=True)
+        return tuple(float(np.exp(np.quantile(ends, q, method="inverted_cdf"))) for ends, q in ((lows, 0.025), (highs, 0.975)))
+
+    def informative(self, model: str, tokens: int, arm: str) -> float:
+        """ln of the rollouts until an update informs, before training."""
+        cell = self.cells[model, tokens, arm]
+        return math.log(rollouts_per_informative_update(cell, cell.p(model)))
+
+
+def slope_bounds(tokens: Sequence[int], lows: Sequence[float], highs: Sequence[float]) -> Bounds:
+    """Least and most that the slope against ln(tokens) can be, for values between their bounds.
+
+    >>> slope_bounds([1, 10], [0.0, 0.0], [0.0, math.inf])
+    (0.0, inf)
+    """
+    x = np.log(tokens) - np.mean(np.log(tokens))
+    weights = x / np.sum(x**2)
+    ends = [
+        float(sum(w * (one if w > 0 else other) for w, one, other in zip(weights, first, second, strict=True)))
+        for first, second in ((lows, highs), (highs, lows))
+    ]
+    return ends[0], ends[1]
+
+
+def verdict(raw: Slope, adjusted: Slope) -> str:
+    """By the threshold, if both slopes lie on one side."""
+    if raw.estimate.mean is None:
+        return "undecided: a cell has no price"
+    said = {ANSWERS.verdict(slope.estimate, (-MARGIN, MARGIN)) for slope in (raw, adjusted)}
+    return said.pop() if len(said) == 1 else UNDECIDED
+
+
+def null_errors(found: Lengths, target: Target) -> dict[str, tuple[float, int]]:
+    """Null model -> root mean square error of the log ratio at the two longer lengths, and their number."""
+    errors: dict[str, list[float]] = {}
+    for model in found.models:
+        first, *longer = found.tokens(model)
+        others = [other for other in found.models if other != model]
+        for arm in ARMS[1:]:
+            elsewhere = [found.log_ratio(other, tokens, arm, target) for other in others for tokens in found.tokens(other)]
+            start = found.log_ratio(model, first, arm, target)
+            for tokens in longer:
+                value = found.log_ratio(model, tokens, arm, target)
+                if None in (value, start, *elsewhere):
+                    continue
+                rl, sft = (found.cells[model, tokens, name] for name in (arm, "sft"))
+                form = FORMS["the same times the ratio of rates, on the way"](rl, sft, rl.p(model), target.share)
+                cost = [found.log_cost(name)(model, tokens)[0] for name in (arm, "sft")]
+                grown = math.log((PROMPT[tokens] + tokens) / (PROMPT[first] + first))
+                foretold = {
+                    "the ratio at 4 tokens": start,
+                    "the ratio at 4 tokens, only the rollout gets dearer": start + grown,
+                    "what the settings make": math.log(form) + cost[0] - cost[1],
+                }
+                if elsewhere:
+                    foretold["the constant of the other pretraining seed"] = float(np.mean(elsewhere))
+                for name, guess in foretold.items():
+                    errors.setdefault(name, []).append(value - guess)
+    return {name: (float(np.sqrt(np.mean(np.square(values)))), len(values)) for name, values in errors.items()}
+
+
+def prices_table(found: Lengths) -> Table:
+    """What each cell pays."""
+    heads = [text for target in (HALF, NINE_TENTHS) for text in (f"GFLOP to {target.name}", "kept", "over SFT's", "samples")]
+    rows = [["pretraining seed", "tokens", "p", "arm", *heads]]
+    for (model, tokens, arm), cell in found.cells.items():
+        row = [model, str(tokens), number_text(cell.mean_pass_rate), SPOKEN[arm]]
+        for target in (HALF, NINE_TENTHS):
+            kept = sum(run.price(target)[1] for run in cell.runs[model])
+            ratio = found.log_ratio(model, tokens, arm, target)
+            over = "1"
+            if arm != "sft":
+                over = (
+                    UNMEASURED if ratio is None else ratio_text(math.exp(ratio), found.ratio_interval(model, tokens, arm, target))
+                )
+            row += [cell.price_text(target, scale=1e-9), f"{kept} of {cell.num_runs}", over, cell.price_text(target, "samples")]
+        rows.append(row)
+    return Table(
+        "What a kept target costs",
+        rows,
+        "Brackets: 95 % bootstrap over training seeds. After >: half of the runs are not known to have kept it.",
+    )
+
+
+def ratio_text(mean: float, interval: tuple[float, float]) -> str:
+    """A number with its interval."""
+    return Estimate(mean, interval, 1).text()
+
+
+def settings_table(found: Lengths) -> Table:
+    """The setting of each cell, and the updates of its price."""
+    rows = [["pretraining seed", "tokens", "arm", "learning rate", "samples per update", "updates to half", "FLOPs per sample (M)"]]
+    for (model, tokens, arm), cell in found.cells.items():
+        settings = cell.first.settings
+        shown = (f"{settings[key]:g}" for key in ("learning_rate", "per_device_train_batch_size"))
+        cost = math.exp(found.log_cost(arm)(model, tokens)[0]) * 1e-6
+        rows.append([model, str(tokens), SPOKEN[arm], *shown, cell.price_text(HALF, "updates"), number_text(cost)])
+    return Table("Settings", rows)
+
+
+def length_study(runs: Sequence[PricedRun], command: str) -> Study:
+    """The page of the price against the length."""
+    found, claims, slopes = Lengths(runs), [], {}
+    for target in (HALF, NINE_TENTHS):
+        for arm in ARMS[1:]:
+            sides = [(name, found.log_price(name, target)) for name in (arm, "sft")]
+            raw = found.slope(*sides)
+            adjusted = found.slope(*sides, less=lambda model, tokens, arm=arm: found.informative(model, tokens, arm))
+            key = f"{SPOKEN[arm]} over SFT, {target.name}"
+            slopes |= {f"FLOPs, {key}": raw, f"FLOPs, {key}, without the mismatch of p": adjusted}
+            slopes[f"samples, {key}"] = found.slope(*((name, found.log_price(name, target, "samples")) for name in (arm, "sft")))
+            text = f"Does the FLOP price of {SPOKEN[arm]} over SFT's grow with the length of the rollout, to {target.name}?"
+            claims.append(
+                Claim(text, f"slope of the log ratio against ln(tokens), within {MARGIN}", raw.estimate, verdict(raw, adjusted))
+            )
+        slopes |= {f"FLOPs, {SPOKEN[arm]}, {target.name}": found.slope((arm, found.log_price(arm, target))) for arm in ARMS}
+    costs = {arm: (arm, found.log_cost(arm)) for arm in ARMS}
+    slopes |= {f"FLOPs per sample, {SPOKEN[arm]}": found.slope(costs[arm]) for arm in ARMS}
+    slopes |= {f"FLOPs per sample, {SPOKEN[arm]} over SFT": found.slope(costs[arm], costs["sft"]) for arm in ARMS[1:]}
+    errors = {target.name: null_errors(found, target) for target in (HALF, NINE_TENTHS)}
+    slopes_table = Table(
+        "Slopes against ln(tokens)",
+        [["of the log of", "slope"], *([name, slope.text()] for name, slope in slopes.items())],
+        "Brackets: 95 % bootstrap over two pretraining seeds and their training seeds; in parentheses each pretraining seed.",
+    )
+    errors_table = Table(
+        "Which null model foretells the log ratios?",
+        [
+            ["null model", *(f"rms error in ln, {name} (n)" for name in errors)],
+            *(
+                [name, *(f"{number_text(of[name][0])} ({of[name][1]})" if name in of else UNMEASURED for of in errors.values())]
+                for name in errors[HALF.name]
+            ),
+        ],
+        "At the two longer lengths of each pretraining seed; GRPO and REINFORCE.",
+    )
+    heads = [slopes[f"FLOPs, {SPOKEN[arm]} over SFT, {HALF.name}"] for arm in ARMS[1:]]
+    said = " and ".join(f"{slope.estimate.text()} ({SPOKEN[arm]})" for arm, slope in zip(ARMS[1:], heads, strict=True))
+    return Study(
+        title="Does the price of RL over SFT grow with the length of the rollout?",
+        question="How does the ratio of FLOPs to a held-out target, reached and kept, go with the tokens of the answer at about one pass rate?",
+        answer=f"From 4 to 25 or 49 tokens the log of FLOPs over those of SFT, to half of the bits, has a slope against ln(tokens) of {said}.",
+        main=Picture(
+            "length",
+            "What does a kept target cost as the rollout gets longer?",
+            lambda: prices_and_ratios_figure(found, HALF, SPOKEN, PROMPT),
+            "Above: GFLOP until half of the available held-out bits were reached and kept; small points are training seeds, large ones medians. Below: over those of SFT, with 95 % bootstrap intervals over training "
+            "seeds. Dashed: the ratio at 4 tokens if only the rollout got dearer.",
+        ),
+        table=prices_table(found),
+        terminal=[slopes_table],
+        how_to_read="A target counts once it is kept until three times its FLOPs were spent. A price is the median over the training seeds of one pretraining seed, runs that never got there included.",
+        provenance=f"{len(runs)} runs. Made by: {command}",
+        headlines=[
+            Headline(
+                slope.estimate.text(),
+                f"slope, FLOPs of {SPOKEN[arm]} over SFT's",
+                f"half of the bits, n = {slope.estimate.n} pretraining seeds",
+            )
+            for arm, slope in zip(ARMS[1:], heads, strict=True)
+        ],
+        sentences=[claim.sentence("pretraining seeds") for claim in claims],
+        claims=claims,
+        tables=[slopes_table, errors_table, settings_table(found)],
+        results={
+            "prices": {
+                f"{model}, {tokens} tokens, {arm}": {
+                    target.name: {"flops": cell.price(model, target), "samples": cell.price(model, target, "samples")}
+                    for target in (HALF, NINE_TENTHS)
+                }
+                for (model, tokens, arm), cell in found.cells.items()
+            },
+            "slopes": {name: slope.estimate.fields() | {"by_model": slope.by_model} for name, slope in slopes.items()},
+            "null_errors": errors,
+        },
+    )
+
+
+if __name__ == "__main__":
+    report(length_study, prog="python -m eval.studies.price.length", description=__doc__.splitlines()[0], read=read_prices)
