@@ -4,13 +4,14 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 
 from bitsample_llm.report.prices import HALF, PricedRun, pack_prices
-from eval.studies.price.length import TOKENS, Lengths, length_study
+from eval.studies.price.length import TOKENS, Lengths, at_one_setting, length_study
 
 RECORD = REPOSITORY / "eval" / "records" / "2026-11-30_length"
 
@@ -80,6 +81,13 @@ def test_a_price_that_a_draw_does_not_know_widens_the_slope_on_its_own_side():
     assert never.slope(*((arm, never.log_price(arm, HALF)) for arm in ("grpo", "sft"))).estimate.mean is None
 
 
+def test_the_one_setting_is_that_of_its_own_arms_and_of_cells_that_chose_it():
+    chosen = made_run("a", "reversed", "grpo", 1, 1e8)
+    other = replace(chosen, settings=chosen.settings | {"learning_rate": 3e-4})
+    added = replace(chosen, arm="grpo_same", seed=2)
+    assert [(run.arm, run.seed) for run in at_one_setting([chosen, other, added])] == [("grpo", 1), ("grpo", 2)]
+
+
 def second_program(runs, results) -> subprocess.CompletedProcess:
     program = [sys.executable, "-m", "eval.studies.price.check_length", runs, "--results", results]
     return subprocess.run(list(map(str, program)), capture_output=True, text=True, check=False, cwd=REPOSITORY)
@@ -88,7 +96,7 @@ def second_program(runs, results) -> subprocess.CompletedProcess:
 def test_a_second_program_finds_the_slopes_of_the_record():
     done = second_program(RECORD / "runs", RECORD / "results.json")
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "23 slopes compared" in done.stdout
+    assert "31 slopes compared" in done.stdout
 
 
 def test_the_second_program_says_where_a_slope_differs(tmp_path):

@@ -5,7 +5,7 @@ Question, statistics and thresholds are in README.md.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from eval.studies.price.length_pictures import prices_and_ratios_figure
 TOKENS = {"reversed": 4, "restated4": 13, "restated8": 25, "restated16": 49}  # at most, the end included
 PROMPT = {4: 7, 13: 9, 25: 10, 49: 11}  # tokens of the prompt by those of the answer
 ARMS = ("sft", "grpo", "reinforce")
+SAME = "_same"  # at the end of an arm's name: at the one setting for all lengths
+SAME_RATE, SMALLEST = 1e-4, {"sft": 1, "grpo": 2, "reinforce": 2}  # learning rate, samples per update
 SPOKEN = {"sft": "SFT", "grpo": "GRPO", "reinforce": "REINFORCE"}
 MARGIN = 0.3
 ANSWERS = Answers("grows", "no growth", "falls")
@@ -151,6 +153,16 @@ class Lengths:
         return math.log(rollouts_per_informative_update(cell, cell.p(model)))
 
 
+def at_one_setting(runs: Sequence[PricedRun]) -> list[PricedRun]:
+    """The runs of the one setting under the names of their arms: those of its own arms, and those of cells for which the search chose it."""
+
+    def is_it(run: PricedRun) -> bool:
+        arm, settings = run.arm.removesuffix(SAME), run.settings
+        return (settings["learning_rate"], settings["per_device_train_batch_size"]) == (SAME_RATE, SMALLEST[arm])
+
+    return [replace(run, arm=run.arm.removesuffix(SAME)) for run in runs if is_it(run)]
+
+
 def slope_bounds(tokens: Sequence[int], lows: Sequence[float], highs: Sequence[float]) -> Bounds:
     """Least and most that the slope against ln(tokens) can be, for values between their bounds.
 
@@ -203,7 +215,7 @@ def null_errors(found: Lengths, target: Target) -> dict[str, tuple[float, int]]:
     return {name: (float(np.sqrt(np.mean(np.square(values)))), len(values)) for name, values in errors.items()}
 
 
-def prices_table(found: Lengths) -> Table:
+def prices_table(found: Lengths, title: str) -> Table:
     """What each cell pays."""
     heads = [text for target in (HALF, NINE_TENTHS) for text in (f"GFLOP to {target.name}", "kept", "over SFT's", "samples")]
     rows = [["pretraining seed", "tokens", "p", "arm", *heads]]
@@ -220,7 +232,7 @@ def prices_table(found: Lengths) -> Table:
             row += [cell.price_text(target, scale=1e-9), f"{kept} of {cell.num_runs}", over, cell.price_text(target, "samples")]
         rows.append(row)
     return Table(
-        "What a kept target costs",
+        title,
         rows,
         "Brackets: 95 % bootstrap over training seeds. After >: half of the runs are not known to have kept it.",
     )
@@ -244,7 +256,8 @@ def settings_table(found: Lengths) -> Table:
 
 def length_study(runs: Sequence[PricedRun], command: str) -> Study:
     """The page of the price against the length."""
-    found, claims, slopes = Lengths(runs), [], {}
+    found, claims, slopes = Lengths([run for run in runs if not run.arm.endswith(SAME)]), [], {}
+    same = Lengths(at_one_setting(runs))
     for target in (HALF, NINE_TENTHS):
         for arm in ARMS[1:]:
             sides = [(name, found.log_price(name, target)) for name in (arm, "sft")]
@@ -259,6 +272,14 @@ def length_study(runs: Sequence[PricedRun], command: str) -> Study:
             )
         slopes |= {f"FLOPs, {SPOKEN[arm]}, {target.name}": found.slope((arm, found.log_price(arm, target))) for arm in ARMS}
     costs = {arm: (arm, found.log_cost(arm)) for arm in ARMS}
+    for target in (HALF, NINE_TENTHS) if same.cells.keys() == found.cells.keys() else ():
+        for arm in ARMS[1:]:
+            sides = [(name, same.log_price(name, target)) for name in (arm, "sft")]
+            key = f"FLOPs, {SPOKEN[arm]} over SFT, {target.name}, at one setting"
+            slopes[key] = same.slope(*sides)
+            slopes[f"{key}, without the mismatch of p"] = same.slope(
+                *sides, less=lambda model, tokens, arm=arm: same.informative(model, tokens, arm)
+            )
     slopes |= {f"FLOPs per sample, {SPOKEN[arm]}": found.slope(costs[arm]) for arm in ARMS}
     slopes |= {f"FLOPs per sample, {SPOKEN[arm]} over SFT": found.slope(costs[arm], costs["sft"]) for arm in ARMS[1:]}
     errors = {target.name: null_errors(found, target) for target in (HALF, NINE_TENTHS)}
@@ -291,7 +312,7 @@ def length_study(runs: Sequence[PricedRun], command: str) -> Study:
             "Above: GFLOP until half of the available held-out bits were reached and kept; small points are training seeds, large ones medians. Below: over those of SFT, with 95 % bootstrap intervals over training "
             "seeds. Dashed: the ratio at 4 tokens if only the rollout got dearer.",
         ),
-        table=prices_table(found),
+        table=prices_table(found, "What a kept target costs"),
         terminal=[slopes_table],
         how_to_read="A target counts once it is kept until three times its FLOPs were spent. A price is the median over the training seeds of one pretraining seed, runs that never got there included.",
         provenance=f"{len(runs)} runs. Made by: {command}",
@@ -305,7 +326,7 @@ def length_study(runs: Sequence[PricedRun], command: str) -> Study:
         ],
         sentences=[claim.sentence("pretraining seeds") for claim in claims],
         claims=claims,
-        tables=[slopes_table, errors_table, settings_table(found)],
+        tables=[slopes_table, errors_table, settings_table(found), prices_table(same, "The same at one setting for all lengths")],
         results={
             "prices": {
                 f"{model}, {tokens} tokens, {arm}": {
