@@ -112,7 +112,7 @@ def questions(at=""):
             yield f"FLOPs, {key}, without the mismatch of p", arm, "sft", target, "flops", log_needed
             yield f"samples, {key}", arm, "sft", target, "samples", None
         for arm, spoken in NAMES.items():
-            yield f"FLOPs, {spoken}, {name}", arm, None, target, "flops", None
+            yield f"FLOPs, {spoken}, {name}{at}", arm, None, target, "flops", None
     for arm, spoken in NAMES.items():
         yield f"FLOPs per sample, {spoken}", arm, None, None, "cost", None
         if arm != "sft":
@@ -132,7 +132,8 @@ def print_breaks(cells, word):
 
         def say(word, target, arm=arm, **how):
             values = {model: slope_of(lengths, arm, "sft", target, "flops", **how) for model, lengths in cells.items()}
-            print(f"  {arm:10} {word:60} {text(values)}")
+            if any(value is not None for value in values.values()):
+                print(f"  {arm:10} {word:60} {text(values)}")
 
         for name, target in (TARGETS | MORE_TARGETS).items():
             say(name, target)
@@ -146,7 +147,8 @@ def print_breaks(cells, word):
             for model, lengths in cells.items():
                 for left in lengths:
                     value = slope_of(lengths, arm, "sft", TARGETS[name], "flops", only=[x for x in lengths if x != left])
-                    print(f"  {arm:10} {f'{name}, without {left} tokens':60} {text({model: value})}")
+                    if value is not None:
+                        print(f"  {arm:10} {f'{name}, without {left} tokens':60} {text({model: value})}")
 
 
 def print_cells(cells):
@@ -182,7 +184,7 @@ def main():
     print(f"\nSlopes against ln(tokens); of prompt and answer together {text(expected)}")
     asked = [(cells, *question) for question in questions()]
     if all(len(cell) == len(NAMES) for lengths in same.values() for cell in lengths.values()) and same.keys() == cells.keys():
-        asked += [(same, *question) for question in questions(", at one setting") if question[2] and question[4] == "flops"]
+        asked += [(same, *question) for question in questions(", at one setting") if question[4] == "flops"]
     rng = np.random.default_rng(2111)
     for of_cells, key, *rest in asked:
         values = {model: slope_of(lengths, *rest) for model, lengths in of_cells.items()}

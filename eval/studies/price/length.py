@@ -273,6 +273,9 @@ def length_study(runs: Sequence[PricedRun], command: str) -> Study:
         slopes |= {f"FLOPs, {SPOKEN[arm]}, {target.name}": found.slope((arm, found.log_price(arm, target))) for arm in ARMS}
     costs = {arm: (arm, found.log_cost(arm)) for arm in ARMS}
     for target in (HALF, NINE_TENTHS) if same.cells.keys() == found.cells.keys() else ():
+        slopes |= {
+            f"FLOPs, {SPOKEN[arm]}, {target.name}, at one setting": same.slope((arm, same.log_price(arm, target))) for arm in ARMS
+        }
         for arm in ARMS[1:]:
             sides = [(name, same.log_price(name, target)) for name in (arm, "sft")]
             key = f"FLOPs, {SPOKEN[arm]} over SFT, {target.name}, at one setting"
@@ -327,6 +330,16 @@ def length_study(runs: Sequence[PricedRun], command: str) -> Study:
         sentences=[claim.sentence("pretraining seeds") for claim in claims],
         claims=claims,
         tables=[slopes_table, errors_table, settings_table(found), prices_table(same, "The same at one setting for all lengths")],
+        pictures=[
+            Picture(
+                "length_one_setting",
+                "And at one setting for all lengths?",
+                lambda: prices_and_ratios_figure(same, HALF, SPOKEN, PROMPT),
+                "As above, with a learning rate of 1e-4 and the smallest batch (1 label, 2 rollouts) in every cell.",
+            )
+        ]
+        if same.cells.keys() == found.cells.keys()
+        else [],
         results={
             "prices": {
                 f"{model}, {tokens} tokens, {arm}": {

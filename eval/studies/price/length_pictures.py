@@ -10,6 +10,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from bitsample_llm.report.prices import Target
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
 
+HIGHEST = 40.0  # of a ratio that is shown: an interval without an end goes to the edge
+
 if TYPE_CHECKING:
     from eval.studies.price.length import Lengths
 
@@ -38,7 +40,7 @@ def prices_and_ratios_figure(found: "Lengths", target: Target, spoken: dict[str,
             if arm != "sft":
                 _draw_ratios(ratio_axis, found, model, arm, target, look, prompt)
         price_axis.set(xscale="log", yscale="log", title=model)
-        ratio_axis.set(xscale="log", yscale="log", xlabel="tokens of the answer")
+        ratio_axis.set(xscale="log", yscale="log", ylim=(0.7, HIGHEST), xlabel="tokens of the answer")
         ratio_axis.axhline(1, color=GREY, linewidth=0.8)
         ratio_axis.set_xticks(tokens, [str(length) for length in tokens])
         ratio_axis.xaxis.set_minor_locator(NullLocator())
@@ -62,7 +64,7 @@ def _draw_ratios(axis, found: "Lengths", model: str, arm: str, target: Target, l
     for length, value in logs.items():
         if value is not None:
             low, high = found.ratio_interval(model, length, arm, target)
-            axis.plot([length * shift] * 2, [low, min(high, 1e3)], color=look["color"], linewidth=1)
+            axis.plot([length * shift] * 2, [low, min(high, HIGHEST)], color=look["color"], linewidth=1)
             axis.plot([length * shift], [math.exp(value)], linestyle="none", markersize=7, **look)
     if (start := logs[tokens[0]]) is not None:
         grown = [math.exp(start) * (prompt[length] + length) / (prompt[tokens[0]] + tokens[0]) for length in tokens]
