@@ -286,6 +286,8 @@ def length_study(runs: Sequence[PricedRun], command: str) -> Study:
     slopes |= {f"FLOPs per sample, {SPOKEN[arm]}": found.slope(costs[arm]) for arm in ARMS}
     slopes |= {f"FLOPs per sample, {SPOKEN[arm]} over SFT": found.slope(costs[arm], costs["sft"]) for arm in ARMS[1:]}
     errors = {target.name: null_errors(found, target) for target in (HALF, NINE_TENTHS)}
+    if same.cells.keys() == found.cells.keys():
+        errors[f"{HALF.name}, at one setting"] = null_errors(same, HALF)
     slopes_table = Table(
         "Slopes against ln(tokens)",
         [["of the log of", "slope"], *([name, slope.text()] for name, slope in slopes.items())],
