@@ -11,7 +11,8 @@ import pytest
 from conftest import REPOSITORY
 
 from bitsample_llm.report.prices import HALF, PricedRun, pack_prices
-from eval.studies.price.length import TOKENS, Lengths, at_one_setting, length_study
+from eval.studies.price.length import length_study
+from eval.studies.price.length_slopes import TOKENS, Lengths, at_one_setting
 
 RECORD = REPOSITORY / "eval" / "records" / "2026-11-30_length"
 
@@ -54,7 +55,7 @@ def made_runs(slopes: dict[str, float]) -> list[PricedRun]:
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
-    monkeypatch.setattr("eval.studies.price.length.NUM_DRAWS", 400)
+    monkeypatch.setattr("eval.studies.price.length_slopes.NUM_DRAWS", 400)
 
 
 def test_the_verdict_follows_the_slope():

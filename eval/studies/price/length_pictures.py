@@ -1,7 +1,6 @@
 """The picture of the second pass on length: prices and their ratio against the tokens of the answer, a column per pretraining seed."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,14 +8,12 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from bitsample_llm.report.prices import Target
 from bitsample_llm.report.style import COLOURS, GREY, MARKERS, plt
+from eval.studies.price.length_slopes import Lengths
 
 HIGHEST = 40.0  # of a ratio that is shown: an interval without an end goes to the edge
 
-if TYPE_CHECKING:
-    from eval.studies.price.length import Lengths
 
-
-def prices_and_ratios_figure(found: "Lengths", target: Target, spoken: dict[str, str], prompt: dict[int, int]) -> Figure:
+def prices_and_ratios_figure(found: Lengths, target: Target, spoken: dict[str, str], prompt: dict[int, int]) -> Figure:
     """GFLOP to a target above, over those of SFT below; a cell without a price is an open arrow at what it is above."""
     figure, axes = plt.subplots(
         2, len(found.models), figsize=(4.2 * len(found.models) + 0.6, 6.4), sharey="row", sharex="col", squeeze=False
@@ -57,7 +54,7 @@ def prices_and_ratios_figure(found: "Lengths", target: Target, spoken: dict[str,
     return figure
 
 
-def _draw_ratios(axis, found: "Lengths", model: str, arm: str, target: Target, look: dict, prompt: dict[int, int]) -> None:
+def _draw_ratios(axis, found: Lengths, model: str, arm: str, target: Target, look: dict, prompt: dict[int, int]) -> None:
     tokens = found.tokens(model)
     shift = 1.05 if arm == "grpo" else 1.1
     logs = {length: found.log_ratio(model, length, arm, target) for length in tokens}
