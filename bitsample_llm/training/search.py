@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bitsample_llm.training.planned_runs import points_of
+from bitsample_llm.training.planned_runs import expanded_starts, points_of
 
 RATE = "learning_rate"
 
@@ -121,5 +121,6 @@ def round_of(config: dict, searches: dict[tuple[str, str], Search]) -> dict | No
         starts[start] = config["starts"][start] | {"models": dict([models[number % len(models)]])}
     for settings in arms.values():  # a study refuses starts that it does not have
         if "by_start" in settings:
-            settings["by_start"] = {start: options for start, options in settings["by_start"].items() if start in starts}
+            named = starts.keys() | expanded_starts(starts).keys()
+            settings["by_start"] = {start: options for start, options in settings["by_start"].items() if start in named}
     return {"seeds": [config["seeds"][number]], "report": False, "shared": config["shared"], "starts": starts, "arms": arms}

@@ -13,7 +13,13 @@ CONFIG = {
     "starts": {"E": {"models": {"a": "folder/a", "b": "folder/b"}, "mark": "E"}, "C": {"models": {"a": "folder/a"}}},
     "arms": {
         "sft": {"recipe": "sft", "grid": {"batch": [1, 4]}},
-        "grpo": {"recipe": "grpo", "only": ["E"], "grid": {"batch group": [[8, 8], [32, 8]]}, "tags": {"part": "x"}},
+        "grpo": {
+            "recipe": "grpo",
+            "only": ["E"],
+            "by_start": {"E b": {"mark": "D"}, "C": {"mark": "G"}},
+            "grid": {"batch group": [[8, 8], [32, 8]]},
+            "tags": {"part": "x"},
+        },
     },
 }
 
@@ -75,3 +81,14 @@ def test_rounds_halve_and_go_round_the_models():
     assert num_points == [6, 3, 2, 2]
     grpo = next(arm for arm in rounds[0]["arms"].values() if arm["tags"]["search_arm"] == "grpo")
     assert "grid" not in grpo and grpo["tags"]["part"] == "x" and grpo["recipe"] == "grpo"
+
+
+def test_what_is_set_for_one_model_of_a_start_holds_in_the_rounds_of_that_model():
+    _, rounds = run_all(lambda start, arm, seed, settings: distance(settings["learning_rate"], 3e-4))
+    set_for_b = {
+        (*study["starts"]["E"]["models"],): arm["by_start"].get("E b")
+        for study in rounds
+        for arm in study["arms"].values()
+        if "by_start" in arm
+    }
+    assert set_for_b == {("a",): None, ("b",): {"mark": "D"}}
