@@ -180,7 +180,7 @@ def test_a_new_study_is_one_folder_of_at_most_60_lines(tmp_path):
 
 
 def test_the_readme_shows_the_output_of_the_recorded_study():
-    record = REPOSITORY / "eval" / "records" / "2026-11-27_quick_study"
+    record = REPOSITORY / "eval" / "records" / "2026-11-30_quick_study"
     printed = (record / "table.txt").read_text()
     assert printed.strip() in (REPOSITORY / "README.md").read_text()
     results = json.loads((record / "results.json").read_text())
@@ -193,7 +193,7 @@ def test_the_readme_shows_the_output_of_the_recorded_study():
 
 
 def test_what_a_study_prints_fits_a_terminal():
-    lines = (REPOSITORY / "eval" / "records" / "2026-11-27_quick_study" / "table.txt").read_text().splitlines()
+    lines = (REPOSITORY / "eval" / "records" / "2026-11-30_quick_study" / "table.txt").read_text().splitlines()
     assert len(lines) <= 30 and max(map(len, lines)) <= 100
 
 
