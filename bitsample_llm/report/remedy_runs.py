@@ -14,7 +14,7 @@ from bitsample_llm.report.study import Picture, Table
 from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, plt
 
 GIGA = 1e-9
-SHOWN_FACTORS = (0.2, 12.0)  # an interval without an end goes to the edge
+SHOWN_FACTORS = (0.125, 12.0)  # an interval without an end goes to the edge
 SHOWN_SETTINGS = {
     "learning rate": "learning_rate",
     "samples per update": "per_device_train_batch_size",
