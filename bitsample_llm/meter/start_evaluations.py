@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class StartEvaluations:
         if not path.is_file():
             self._folder.mkdir(parents=True, exist_ok=True)
             rows = scored()
-            write_json_atomically(path, rows)
+            own = path.with_name(f"{path.stem}-{os.getpid()}.json")  # another run may be leaving the same now
+            write_json_atomically(own, rows)
+            own.replace(path)
             return rows
         return json.loads(path.read_text())

@@ -1,6 +1,7 @@
 """Runs from the same weights share what evaluations of their start found; nothing else of them changes."""
 
 import copy
+import multiprocessing
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from test_meter import metered, rl_trainer, sft_trainer
 from test_sampled_evaluation import BARE, SIGNED, TASK, evals, weights
 
 from bitsample_llm.meter.heldout import HeldOut
+from bitsample_llm.meter.start_evaluations import StartEvaluations
 from bitsample_llm.records import read_run
 
 PLACE = ("total_seconds", "evaluation_flops")  # what differs between runs that found the same
@@ -46,6 +48,35 @@ def test_seeds_share_the_evaluation_of_their_start_and_no_other(base_model, tmp_
     assert strip[0] == strip[1]
     lines = [read_run(tmp_path / name / "run").steps[-1] for name in ("alone", "second")]
     assert lines[0]["flops/total"] == lines[1]["flops/total"] and lines[0]["flops/evaluation"] > lines[1]["flops/evaluation"]
+
+
+class Weightless(torch.nn.Module):
+    device, config = "cpu", "none"
+
+
+def leave_many(folder, barrier, failures) -> None:
+    """Leave the same rows as another process, at the same time."""
+    try:
+        for number in range(300):
+            barrier.wait(60)
+            rows = StartEvaluations(folder, Weightless()).rows(str(number), lambda: [{"log2_pass_rate": -1.5}])
+            assert rows == [{"log2_pass_rate": -1.5}]
+    except BaseException as error:
+        failures.put(repr(error))
+        barrier.abort()
+        raise
+
+
+def test_two_runs_may_leave_the_same_at_the_same_time(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, failures = context.Barrier(2), context.Queue()
+    both = [context.Process(target=leave_many, args=(tmp_path, barrier, failures)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0], failures.get(timeout=5)
+    assert len(list(tmp_path.iterdir())) == 300
 
 
 def test_another_model_another_question_and_another_arm_are_told_apart(base_model, tmp_path):
