@@ -14,7 +14,8 @@ from bitsample_llm.records.writer import write_json_atomically
 
 def digest_of(model) -> str:
     """Of all that a model's predictions depend on: weights, settings and the libraries that run it."""
-    digest = hashlib.sha256(f"{torch.__version__} {transformers.__version__} {model.device} {model.config!r}".encode())
+    how = torch.__version__, transformers.__version__, str(model.device), model.config._attn_implementation, repr(model.config)
+    digest = hashlib.sha256(repr(how).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

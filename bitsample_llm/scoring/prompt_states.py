@@ -70,10 +70,8 @@ class PromptStates:
         was_training = model.training
         model.eval()
         for places, mask_PT, cache, logits_PV in parts:
-            found = [
-                (index, places[prompt]) for index, prompt in enumerate(tuple(s.prompt_ids) for s in spelled) if prompt in places
-            ]
-            found = [(index, place) for index, place in found if index not in result]
+            prompts = enumerate(tuple(spelling.prompt_ids) for spelling in spelled)
+            found = [(index, places[prompt]) for index, prompt in prompts if prompt in places and index not in result]
             longest = max((len(spelled[index].answer_ids) for index, _ in found), default=1)
             size = max(1, MAX_LOGITS // ((longest + 1) * logits_PV.shape[1]))
             for start in range(0, len(found), size):

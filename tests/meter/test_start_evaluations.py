@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from test_meter import metered, rl_trainer, sft_trainer
 from test_sampled_evaluation import BARE, SIGNED, TASK, evals, weights
 
 from bitsample_llm.meter.heldout import HeldOut
-from bitsample_llm.meter.start_evaluations import StartEvaluations
+from bitsample_llm.meter.start_evaluations import StartEvaluations, digest_of
 from bitsample_llm.records import read_run
 
 PLACE = ("total_seconds", "evaluation_flops")  # what differs between runs that found the same
@@ -51,7 +52,7 @@ def test_seeds_share_the_evaluation_of_their_start_and_no_other(base_model, tmp_
 
 
 class Weightless(torch.nn.Module):
-    device, config = "cpu", "none"
+    device, config = "cpu", SimpleNamespace(_attn_implementation="eager")
 
 
 def leave_many(folder, barrier, failures) -> None:
@@ -93,4 +94,8 @@ def test_another_model_another_question_and_another_arm_are_told_apart(base_mode
     trained(sft_trainer, base_model, tmp_path / "d", kept=kept, sets={"heldout": SIGNED[:8]})
     assert len(list(kept.iterdir())) == 4
     trained(sft_trainer, base_model, tmp_path / "e", kept=kept, sets=one)
+    other = copy.deepcopy(base_model[0])
+    same = digest_of(other)
+    other.set_attn_implementation("sdpa")
+    assert digest_of(base_model[0]) == same != digest_of(other)
     assert len(list(kept.iterdir())) == 4 and first in [path.read_bytes() for path in kept.iterdir()]
