@@ -1,6 +1,7 @@
 """What does the meter cost? Prints CPU time and peak memory with and without it, over paired runs.
 
     python tests/benchmark_overhead.py --pairs 20
+    python tests/benchmark_overhead.py --pairs 20 --mark H
     python tests/benchmark_overhead.py --pairs 20 --steps 4 --model FOLDER_OF_SMOLLM2 --stop "\\n" --completions 32
 
 GRPO on sums of two digits. A pair is three short runs from the same seed: without the meter; with it and all records, exact pass
@@ -73,8 +74,8 @@ def measured_run(choices: argparse.Namespace, name: str, seed: int, folder: str,
     model = AutoModelForCausalLM.from_pretrained(choices.model, dtype=torch.float32, attn_implementation="eager")
     end = AnswerEnd.of(model, tokenizer, choices.stop)
     end.declare(model)
-    own = {"mark": "C"} if choices.model == BASE else {"mark": "none"}
-    task = load_task("addition", "reversed" if choices.model == BASE else "plain", difficulty=2, **own)
+    mark = choices.mark if choices.model == BASE else "none"
+    task = load_task("addition", "reversed" if choices.model == BASE else "plain", difficulty=2, mark=mark)
     problems = task.problems("train", 512, seed=0)
     verifier = RolloutVerifier(task, problems, tokenizer, end)
     args = GRPOConfig(
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="measured in each run, a multiple of four")
     parser.add_argument("--warm_up", type=int, default=3, help="steps before them")
     parser.add_argument("--model", type=Path, default=BASE, help="folder of a model; by default the embedded one")
+    parser.add_argument("--mark", default="C", help="author of the embedded model's problems, whose answers set the pass rate")
     parser.add_argument("--stop", default=None, help="text that ends an answer")
     parser.add_argument("--completions", type=int, default=256, help="per step")
     parser.add_argument("--tokens", type=int, default=4, help="at most, of a completion")

@@ -1,4 +1,4 @@
-"""A right answer is as probable after the prompts that a generation has computed as after prompts computed anew."""
+"""A right answer is as probable after what a generation has computed as after prompts computed anew."""
 
 import copy
 
@@ -21,10 +21,12 @@ from bitsample_llm.scoring.prompt_states import PromptStates, is_deterministic
 from bitsample_llm.tasks import load_task
 
 EOS = 1
+TYPES = ["llama", "gpt2", "mistral", "gemma3_text", "qwen3", "olmo2", "gpt_oss"]
+PROMPTS = [[3, 4, 5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16, 17, 18, 19, 20, 21], [9, 10, 12]]
 
 
-def generated_from(model, prompts: list[list[int]], num: int = 3) -> PromptStates:
-    """What is kept of a generation of `num` rollouts per prompt, padded on the left, in training mode."""
+def generated_from(model, prompts: list[list[int]], num: int = 3) -> tuple[PromptStates, list[list[int]]]:
+    """What is kept of a generation of `num` rollouts per prompt, padded on the left, in training mode; and their tokens."""
     longest = max(map(len, prompts))
     rows = [prompt for prompt in prompts for _ in range(num)]
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in rows])
@@ -32,9 +34,10 @@ def generated_from(model, prompts: list[list[int]], num: int = 3) -> PromptState
     states = PromptStates()
     hook = model.register_forward_hook(lambda module, args, kwargs, output: states.keep(kwargs, output), with_kwargs=True)
     with torch.no_grad():
-        model.train().generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=True, eos_token_id=EOS)
+        options = {"max_new_tokens": 5, "do_sample": True, "eos_token_id": EOS, "pad_token_id": EOS}
+        rollouts = model.train().generate(input_ids=ids, attention_mask=mask, **options)[:, longest:]
     hook.remove()
-    return states
+    return states, rollouts.tolist()
 
 
 def spelled_of(prompts: list[list[int]]) -> list[Spelling]:
@@ -48,8 +51,8 @@ class Tokens:
     eos_token_id = pad_token_id = EOS
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "gemma3_text", "qwen3", "olmo2", "gpt_oss"])
-def test_answers_are_as_probable_after_prompts_that_were_kept(name):
+def deterministic(name: str):
+    """A model of a type, from random weights, without dropout."""
     torch.manual_seed(0)
     model = any_type(name)
     for key in model.config.to_dict():
@@ -59,8 +62,13 @@ def test_answers_are_as_probable_after_prompts_that_were_kept(name):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     assert is_deterministic(model)
-    prompts = [[3, 4, 5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16, 17, 18, 19, 20, 21], [9, 10, 12]]
-    states, spelled = generated_from(model, prompts), spelled_of(prompts)
+    return model
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_answers_are_as_probable_after_prompts_that_were_kept(name):
+    model = deterministic(name)
+    (states, _), spelled = generated_from(model, PROMPTS), spelled_of(PROMPTS)
     counter = FlopCounter(model, {EOS})
     with torch_counter() as true:
         kept = states.logprobs(model, spelled)
@@ -73,6 +81,24 @@ def test_answers_are_as_probable_after_prompts_that_were_kept(name):
     assert counter.executed_flops["evaluation"] > 0 and states.logprobs(model, spelled) == {}  # asked once
 
 
+@pytest.mark.parametrize("name", TYPES)
+def test_an_answer_that_a_rollout_sampled_is_scored_without_a_pass(name, monkeypatch):
+    model = deterministic(name)
+    states, rollouts = generated_from(model, PROMPTS)
+    ends = [rollout.index(EOS) if EOS in rollout else 4 for rollout in rollouts]
+    # the end of an answer need not have been sampled: its probability follows from what was
+    answers = [rollout[: min(end, place % 4 + 1)] + [EOS] for place, (rollout, end) in enumerate(zip(rollouts, ends, strict=True))]
+    spelled = [Spelling(place // 3, PROMPTS[place // 3], answer, (EOS, 2), True, True) for place, answer in enumerate(answers)]
+    again = spelling_logprobs(model, Tokens, spelled, scoring_plan(model, spelled))
+    counter = FlopCounter(model, {EOS})
+    monkeypatch.setattr(prompt_states, "MAX_LOGITS", 2 * 6 * model.config.vocab_size)  # two at a time
+    kept = states.logprobs(model, spelled)
+    assert not counter.executed_flops and sorted(kept) == list(range(len(spelled)))
+    for index, logps_T in enumerate(again):
+        assert kept[index] == pytest.approx(logps_T, abs=1e-4)
+    assert {len(answer) for answer in answers} >= {2, 3, 4}
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_spellings_of_real_tokenizers_are_scored(name, tmp_path, monkeypatch):
     folder = make(name, tmp_path)
@@ -81,7 +107,7 @@ def test_all_spellings_of_real_tokenizers_are_scored(name, tmp_path, monkeypatch
     problems = [p for digits in (1, 3) for p in load_task("addition", difficulty=digits).problems("heldout", 4, seed=1)]
     spelled = answer_spellings(tokenizer, problems, end)
     assert len(spelled) > len(problems)
-    states = generated_from(model, [list(prompt) for prompt in {tuple(s.prompt_ids) for s in spelled}])
+    states, _ = generated_from(model, [list(prompt) for prompt in {tuple(s.prompt_ids) for s in spelled}])
     again = spelling_logprobs(model, tokenizer, spelled, scoring_plan(model, spelled))
     monkeypatch.setattr(prompt_states, "MAX_LOGITS", 5 * 3 * model.config.vocab_size)  # a few rows at a time
     kept = states.logprobs(model, spelled)
@@ -125,9 +151,9 @@ def test_no_more_is_kept_than_there_is_memory_for(monkeypatch):
     prompts, config = [[3, 4, 5], [6, 7, 8]], model.config
     numbers = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # of a token
     monkeypatch.setattr(prompt_states, "MOST_KEPT", 2 * 3 * numbers)
-    assert len(generated_from(model, prompts).logprobs(model, spelled_of(prompts))) == 4
+    assert len(generated_from(model, prompts)[0].logprobs(model, spelled_of(prompts))) == 4
     monkeypatch.setattr(prompt_states, "MOST_KEPT", prompt_states.MOST_KEPT - 1)
-    assert generated_from(model, prompts).logprobs(model, spelled_of(prompts)) == {}
+    assert generated_from(model, prompts)[0].logprobs(model, spelled_of(prompts)) == {}
 
 
 def test_prompts_of_a_model_with_dropout_are_computed_anew(base_model, tmp_path, monkeypatch):
