@@ -54,18 +54,20 @@ class _Generation:
 
     def sampled_rows(self, spelled: dict[int, Spelling]) -> dict[int, int]:
         """Of each spelling that a rollout has sampled, up to its last token perhaps, the row of one."""
-        ids_BT = list(zip(*(ids_B.tolist() for ids_B, _ in self.passes), strict=True)) if self.passes else [()] * len(self.logits_BV)
+        steps = [ids_B.tolist() for ids_B, _ in self.passes]
         found = {}
         for index, spelling in spelled.items():
-            asked = tuple(spelling.answer_ids[:-1])
-            if len(asked) <= len(self.passes):
-                sampled = (row for row in self.rows[tuple(spelling.prompt_ids)] if ids_BT[row][: len(asked)] == asked)
-                found |= {index: row for row in itertools.islice(sampled, 1)}
+            asked = spelling.answer_ids[:-1]
+            for row in self.rows[tuple(spelling.prompt_ids)] if len(asked) <= len(steps) else ():
+                if all(ids_B[row] == token for ids_B, token in zip(steps, asked, strict=False)):
+                    found[index] = row
+                    break
         return found
 
-    def logits_after_sampled(self, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
+    def logits_after_sampled(self, rows: list[int], num_tokens: int) -> torch.Tensor:
         """Logits (B, T, V) of rows after the prompt and after the first tokens that they sampled."""
-        return torch.stack([logits[list(rows)] for logits in (self.logits_BV, *(after for _, after in self.passes[:num_tokens]))], dim=1)
+        after = [self.logits_BV, *(logits_BV for _, logits_BV in self.passes[:num_tokens])]
+        return torch.stack([logits_BV[rows] for logits_BV in after], dim=1)
 
     def logits_of_pass(self, model, spelled: Sequence[Spelling]) -> torch.Tensor:
         """Logits (B, T, V) after the prompts and the tokens of the answers, by one pass."""
@@ -104,7 +106,7 @@ class PromptStates:
         for row, (ids, num) in enumerate(zip(ids_BT.tolist(), mask_BT.sum(dim=1).tolist(), strict=True)):
             rows.setdefault(tuple(ids[-num:]), []).append(row)
         numbers = sum(layer.keys[0].numel() + layer.values[0].numel() for layer in cache.layers)
-        if self._has_room(len(rows) * numbers):
+        if self._fits(len(rows) * numbers):
             firsts = [row for row, *_ in rows.values()]
             kept = _Generation(rows, mask_BT[firsts], selected(cache, firsts), output.logits[:, -1], length)
             self._generations.append(kept)
@@ -113,11 +115,12 @@ class PromptStates:
         """Take one more token of each rollout of the last generation; one that was left out ends what is kept of it."""
         if self._generations and ids_BT.shape == (len(self._generations[-1].logits_BV), 1):
             last = self._generations[-1]
-            if length == last.num_cached + 1 and self._has_room(logits_BV.numel()):
+            if length == last.num_cached + 1 and self._fits(logits_BV.numel()):
                 last.passes.append((ids_BT[:, 0], logits_BV))
                 last.num_cached = length
 
-    def _has_room(self, numbers: int) -> bool:
+    def _fits(self, numbers: int) -> bool:
+        """Whether so many more may be kept; where they may not, nothing that comes after them is."""
         self._num_kept += numbers
         return self._num_kept <= MOST_KEPT
 
