@@ -5,20 +5,21 @@
     python tests/benchmark_overhead.py --pairs 20 --steps 4 --model FOLDER_OF_SMOLLM2 --stop "\\n" --completions 32
 
 GRPO on sums of two digits. A pair is three short runs from the same seed: without the meter; with it and all records, exact pass
-rates aside; and with exact pass rates too. Each run is a process of its own with one thread, forked before torch has run. The three
-take turns, a step each in random order, because what else a machine does changes CPU time too. A step does the same work in all three,
-so blocks of four steps are compared one by one, and the overhead of a pair is the median of its blocks: neighbours on a machine
-stretch some blocks by a tenth. Four steps at 256 completions fill a part of the records' tables once. The interval of the median of
-the pairs is between order statistics (sign test), and assumes nothing of the noise but that pairs are independent.
+rates aside; and with exact pass rates too. The three are threads of one process and take turns, a step each in random order, each with random
+numbers of its own: so they compute the same samples, in the same memory. (Runs in processes of their own differ by 3 % from pair to pair, by
+where their memory lies.) A step does the same work in all three, so blocks of four steps are compared one by one, and the overhead of a
+pair is the median of its blocks: neighbours on a machine stretch some blocks by a tenth. Four steps at 256 completions fill a part of the
+records' tables once. The interval of the median of the pairs is between order statistics (sign test), and assumes nothing of the noise but that
+pairs are independent.
 
 The C library is told to keep freed memory (`KEEPS_MEMORY`). Else it gives large buffers back after every step and takes them again, which
-is a seventh of a step here, and less of it with the meter, whose own small allocations are in the way: it then seems to save 5 %.
+is a seventh of a step here, and less of it with the meter, whose own small allocations are in the way: it then seems to save 5 %. Peak memory
+(`--memory_runs`) is of processes of their own, and of a C library as it is.
 """
 
 import argparse
 import contextlib
 import io
-import itertools
 import multiprocessing
 import os
 import random
@@ -26,11 +27,13 @@ import resource
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
+import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 from scipy.stats import binom
@@ -49,26 +52,53 @@ BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 VARIANTS = {"without": None, "all records": {"exact_pass_rates": False}, "exact pass rates too": {"exact_pass_rates": True}}
 GROUP = 8
 BLOCK = 4  # steps that are compared as one
-KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**32 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**32 - 1), "MALLOC_TOP_PAD_": str(2**26)}
+KEEPS_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1),
+    "MALLOC_MMAP_THRESHOLD_": str(2**32 - 1),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 
 
-class Turns(TrainerCallback):
-    """Waits for its turn at the end of each step."""
+class Turn(TrainerCallback):
+    """Runs in a thread until the end of each step, and goes on when it is told to; random numbers are its own."""
 
-    def __init__(self, turns, warm_up_steps: int):
-        self._turns, self._warm_up_steps = turns, warm_up_steps
-        self.ends: list[float] = []  # CPU seconds of the process so far, at the end of each step from the last of the first ones on
+    def __init__(self, warm_up_steps: int):
+        self._may_run, self._has_paused = threading.Semaphore(0), threading.Semaphore(0)
+        self._warm_up_steps = warm_up_steps
+        self.seconds: list[float] = []  # CPU seconds of each step but the first ones
+
+    def begin(self, function, *arguments) -> None:
+        def run() -> None:
+            self._may_run.acquire()
+            try:
+                function(*arguments)
+            finally:
+                self.failure = sys.exception()
+                self._has_paused.release()
+
+        self.failure = None
+        threading.Thread(target=run, daemon=True).start()
+
+    def run_to_next_pause(self) -> None:
+        self._may_run.release()
+        self._has_paused.acquire()
+        if self.failure is not None:
+            raise self.failure
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= self._warm_up_steps:
-            self.ends.append(time.process_time())
-        if state.global_step < args.max_steps:
-            self._turns.send(None)
-            self._turns.recv()
+        if state.global_step > self._warm_up_steps:
+            self.seconds.append(time.process_time() - self._started)
+        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        self._has_paused.release()
+        self._may_run.acquire()
+        for setter, own in zip((torch.set_rng_state, np.random.set_state, random.setstate), states, strict=True):
+            setter(own)
+        self._started = time.process_time()
 
 
-def measured_run(choices: argparse.Namespace, name: str, seed: int, folder: str, turns) -> dict:
-    """CPU seconds of each block of steps of one run, and its peak memory."""
+def run(choices: argparse.Namespace, name: str, seed: int, folder: str, turn: Turn | None = None) -> None:
+    """One run, in turns with others or by itself."""
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(choices.model)
     model = AutoModelForCausalLM.from_pretrained(choices.model, dtype=torch.float32, attn_implementation="eager")
@@ -99,48 +129,53 @@ def measured_run(choices: argparse.Namespace, name: str, seed: int, folder: str,
     run_dir = Path(folder) / "run"
     if (options := VARIANTS[name]) is not None:
         trainer.add_callback(InformationMeter(trainer, run_dir, verifier=verifier, strict=True, **options))
-    clock = Turns(turns, choices.warm_up)
-    trainer.add_callback(clock)
+    if turn is not None:
+        trainer.add_callback(turn)
     trainer.remove_callback(PrinterCallback)
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer.train()
-    return {
-        "seconds": [end - start for start, end in itertools.pairwise(clock.ends[::BLOCK])],
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    trainer.train()
 
 
-def run_apart(choices: argparse.Namespace, name: str, seed: int, turns) -> None:
-    """Make one run in this process and send what was measured."""
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    turns.recv()
-    with tempfile.TemporaryDirectory() as folder:
-        turns.send(measured_run(choices, name, seed, folder, turns))
+def of_own_process(function, *arguments):
+    """What a function gives in a process of its own, forked before torch has run."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+
+    def send() -> None:
+        disable_progress_bars()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+            theirs.send(function(*arguments, folder))
+
+    process = context.Process(target=send)
+    process.start()
+    theirs.close()  # so that a run that fails ends this program
+    result = mine.recv()
+    process.join()
+    return result
 
 
-def measured_pair(choices: argparse.Namespace, seed: int, rng: random.Random) -> dict[str, dict]:
-    """What a run of each variant took, made in turns."""
-    context, turns, processes, measured = multiprocessing.get_context("fork"), {}, [], {}
-    for name in VARIANTS:
-        turns[name], theirs = context.Pipe()
-        processes.append(context.Process(target=run_apart, args=(choices, name, seed, theirs)))
-        processes[-1].start()
-        theirs.close()  # so that a run that fails ends this program
-    for _ in range(choices.warm_up + choices.steps):
+def seconds_of_pair(choices: argparse.Namespace, seed: int, folder: str) -> dict[str, list[float]]:
+    """CPU seconds of each block of steps, of a run of each variant, made in turns."""
+    turns, rng = {name: Turn(choices.warm_up) for name in VARIANTS}, random.Random(seed)
+    for name, turn in turns.items():
+        turn.begin(run, choices, name, seed, f"{folder}/{name}", turn)
+    for _ in range(choices.warm_up + choices.steps + 1):  # the last time to the end of the training
         for name in rng.sample(list(VARIANTS), len(VARIANTS)):
-            turns[name].send(None)
-            measured[name] = turns[name].recv()
-    for process in processes:
-        process.join()
-    return measured
+            turns[name].run_to_next_pause()
+    blocks = range(0, choices.steps, BLOCK)
+    return {name: [sum(turn.seconds[start : start + BLOCK]) for start in blocks] for name, turn in turns.items()}
 
 
-def percent_over(run: dict, bare: dict) -> tuple[float, float]:
-    """How much more CPU time, as the median over blocks, and peak memory a run took than another."""
-    blocks = [mine / other for mine, other in zip(run["seconds"], bare["seconds"], strict=True)]
-    return 100 * (statistics.median(blocks) - 1), 100 * (run["peak"] / bare["peak"] - 1)
+def peak_memory_mb(choices: argparse.Namespace, name: str, seed: int, folder: str) -> float:
+    """Peak memory of a run."""
+    run(choices, name, seed, folder)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def percent_over(values: list[float], bare: list[float]) -> float:
+    """How much more than others, as the median of the ratios."""
+    return 100 * (statistics.median(mine / other for mine, other in zip(values, bare, strict=True)) - 1)
 
 
 def median_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -157,37 +192,39 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20, help="measured in each run, a multiple of four")
     parser.add_argument("--warm_up", type=int, default=3, help="steps before them")
+    parser.add_argument("--memory_runs", type=int, default=0, help="of each variant, by which peak memory is measured")
     parser.add_argument("--model", type=Path, default=BASE, help="folder of a model; by default the embedded one")
     parser.add_argument("--mark", default="C", help="author of the embedded model's problems, whose answers set the pass rate")
     parser.add_argument("--stop", default=None, help="text that ends an answer")
     parser.add_argument("--completions", type=int, default=256, help="per step")
     parser.add_argument("--tokens", type=int, default=4, help="at most, of a completion")
     choices = parser.parse_args()
-    if not KEEPS_MEMORY.items() <= os.environ.items():  # read as a process begins
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)
     choices.stop = choices.stop and choices.stop.replace("\\n", "\n")
-    rng = random.Random(0)
     if choices.steps < BLOCK or choices.steps % BLOCK:
         parser.error(f"--steps must be a multiple of {BLOCK}, got {choices.steps}")
-    pairs: list[dict[str, dict]] = []
+    if choices.memory_runs:
+        peaks = {name: [] for name in VARIANTS}
+        for seed in range(choices.memory_runs):
+            for name in VARIANTS:
+                peaks[name].append(of_own_process(peak_memory_mb, choices, name, seed))
+        for name, values in peaks.items():
+            over = percent_over(values, peaks["without"])
+            print(f"{name:<22}{statistics.median(values):>11.0f} MB at the peak{over:>12.2f} % over without")
+        return
+    if not KEEPS_MEMORY.items() <= os.environ.items():  # read as a process begins
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)
+    pairs: list[dict[str, list[float]]] = []
     for number in range(choices.pairs):
-        pairs.append(measured_pair(choices, number, rng))
-        over = ", ".join(f"{name} {percent_over(run, pairs[-1]['without'])[0]:+.2f} %" for name, run in pairs[-1].items())
+        pairs.append(of_own_process(seconds_of_pair, choices, number))
+        over = ", ".join(f"{name} {percent_over(blocks, pairs[-1]['without']):+.2f} %" for name, blocks in pairs[-1].items())
         print(f"pair {number}: {over}", flush=True)
     print(f"\n{choices.pairs} pairs of runs of {choices.steps} steps, {choices.completions} completions per step, one thread")
-    print(f"{'':<22}{'CPU per step':>14}{'over without':>14}{'95 % interval':>20}{'peak memory':>14}{'over without':>14}")
+    print(f"{'':<22}{'CPU per step':>14}{'over without':>14}{'95 % interval':>20}")
     for name in VARIANTS:
-        runs = [pair[name] for pair in pairs]
-        per_step = statistics.median(statistics.median(run["seconds"]) for run in runs) / BLOCK
-        line = f"{name:<22}{per_step * 1e3:>11.1f} ms"
-        peak = f"{statistics.median(run['peak'] for run in runs):>11.0f} MB"
-        if name == "without":
-            print(line + " " * 34 + peak)
-            continue
-        seconds, peaks = zip(*(percent_over(pair[name], pair["without"]) for pair in pairs), strict=True)
-        low, high = median_interval(seconds)
-        interval = f"[{low:.2f}, {high:.2f}] %"
-        print(f"{line}{statistics.median(seconds):>12.2f} %{interval:>20}{peak}{statistics.median(peaks):>12.2f} %")
+        per_step = statistics.median(statistics.median(pair[name]) for pair in pairs) / BLOCK
+        overs = [percent_over(pair[name], pair["without"]) for pair in pairs]
+        low, high = median_interval(overs)
+        print(f"{name:<22}{per_step * 1e3:>11.1f} ms{statistics.median(overs):>12.2f} %{f'[{low:.2f}, {high:.2f}] %':>20}")
 
 
 if __name__ == "__main__":
