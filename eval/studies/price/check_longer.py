@@ -1,4 +1,4 @@
-"""RL at the unacquired start of p = .3, from the raw runs alone: `python -m eval.studies.price.check_longer RECORD_OF_PRICES RECORD...`.
+"""RL at unacquired starts with as many FLOPs as it takes, from the raw runs alone: `python -m eval.studies.price.check_longer RECORD_OF_PRICES RECORD...`.
 
 Prints the price of every model and arm over all training seeds, and which of the predictions in README.md ("with more FLOPs") came out. It
 shares no code with the page.
@@ -17,7 +17,8 @@ from eval.studies.price.check_forms import informative_over_labels, on_the_way
 
 RL = ("reinforce", "rloo", "grpo")
 KEEP = 3
-START, LATENT = "unacquired 0.3", ("latent D", "latent E")
+UNACQUIRED, LATENT = ("unacquired 0.6", "unacquired 0.3"), ("latent I", "latent C", "latent D", "latent E")
+RUNGS = (*UNACQUIRED, "unacquired 0.1 longer", *LATENT)
 
 
 def runs_of(record: Path) -> list[dict]:
@@ -26,7 +27,7 @@ def runs_of(record: Path) -> list[dict]:
         row | {key: json.loads(row[key]) for key in ("tags", "settings")} | {"log2_p_before": np.array(row["log2_p_before"])}
         for row in pq.read_table(record / "runs" / "lines.parquet").to_pylist()
     ]
-    return [row for row in rows if row["tags"]["rung"] in (START, *LATENT) and not row["tags"].get("part")]
+    return [row for row in rows if row["tags"]["rung"] in RUNGS and not row["tags"].get("part")]
 
 
 def price(run: dict, amount: str, share: float) -> tuple[float, bool]:
@@ -71,27 +72,31 @@ def main() -> None:
     cells: dict[tuple[str, str, str], list[dict]] = {}
     for run in (run for record in map(Path, sys.argv[1:]) for run in runs_of(record)):
         cells.setdefault((run["tags"]["rung"], run["tags"]["model"], run["arm"]), []).append(run)
-    models = {rung: sorted({model for other, model, _ in cells if other == rung}) for rung in (START, *LATENT)}
+    models = {rung: sorted({model for other, model, _ in cells if other == rung}) for rung in RUNGS}
     for name, share in (("half", 0.5), ("90 %", 0.9)):
         print(f"\n{name} of the bits, kept: GFLOP and (samples), median over training seeds; > where fewer than half got there")
         logs: dict[tuple[str, str, str, str], float] = {}
-        errors = []
-        for rung in (START, *LATENT):
+        errors = {}
+        for rung in RUNGS:
             for arm in ("sft", *RL):
                 told = []
                 for model in models[rung]:
-                    runs = cells.get((rung, model, arm), [])
+                    if not (runs := cells.get((rung, model, arm))):
+                        continue
                     found = {amount: median([price(run, amount, share) for run in runs]) for amount in ("flops", "samples")}
                     if found["flops"] is None:
-                        most = max((price(run, "flops", share)[0] for run in runs), default=math.nan)
+                        most = max(price(run, "flops", share)[0] for run in runs)
                         told.append(f"{model} > {most / 1e9:.3g}")
                         continue
                     told.append(f"{model} {found['flops'] / 1e9:.3g} ({found['samples']:.0f})")
                     logs |= {(rung, model, arm, amount): math.log(value) for amount, value in found.items()}
-                print(f"  {rung:<15}{arm:<10}", "  ".join(told))
-        for rung in (START, *LATENT):
+                if told:
+                    print(f"  {rung:<22}{arm:<10}", "  ".join(told))
+        for rung in (*UNACQUIRED, *LATENT):
             for arm in RL:
                 both = [model for model in models[rung] if {(rung, model, one, "flops") for one in (arm, "sft")} <= logs.keys()]
+                if not both:
+                    continue
                 over = {
                     amount: np.array([logs[rung, model, arm, amount] - logs[rung, model, "sft", amount] for model in both])
                     for amount in ("flops", "samples")
@@ -99,20 +104,33 @@ def main() -> None:
                 each = ", ".join(f"{model} {math.exp(value):.3g}" for model, value in zip(both, over["flops"], strict=True))
                 print(f"  {rung}, {arm} over SFT: FLOPs {interval_text(over['flops'])} ({each})")
                 print(f"  {'':<{len(rung)}}  rollouts per label {interval_text(over['samples'])}")
-                if rung == START:
+                if rung in UNACQUIRED:
                     for model, value in zip(both, over["samples"], strict=True):
                         arms = [cells[rung, model, one][0] for one in (arm, "sft")]
                         rates = math.log(arms[1]["settings"]["learning_rate"] / arms[0]["settings"]["learning_rate"])
                         form = math.log(on_the_way(informative_over_labels, arms[0], share, *arms)) + rates
-                        errors.append(value - form)
+                        errors.setdefault(rung, []).append(value - form)
                         print(f"     {model}: {math.exp(value):.3g} rollouts per label, the form says {math.exp(form):.3g}")
+                    over_upper = [
+                        over["flops"][both.index(model)]
+                        - (logs[UNACQUIRED[1], model, arm, "flops"] - logs[UNACQUIRED[1], model, "sft", "flops"])
+                        for model in both
+                        if {(UNACQUIRED[1], model, one, "flops") for one in (arm, "sft")} <= logs.keys()
+                    ]
+                    if rung == UNACQUIRED[0]:
+                        print(f"     over that of {UNACQUIRED[1]}, model by model: {interval_text(np.array(over_upper))}")
                     for other in LATENT:
                         known = [m for m in models[other] if {(other, m, one, "flops") for one in (arm, "sft")} <= logs.keys()]
                         theirs = np.array([logs[other, m, arm, "flops"] - logs[other, m, "sft", "flops"] for m in known])
                         if len(theirs) > 1 and len(over["flops"]) > 1:
                             print(f"     over that of {other}: {welch_text(over['flops'], theirs)}")
-        if errors:
-            print(f"  form at {START}: root mean square error in ln {np.sqrt(np.mean(np.square(errors))):.2f}, n = {len(errors)}")
+        for rung, values in errors.items():
+            print(f"  form at {rung}: root mean square error in ln {np.sqrt(np.mean(np.square(values))):.2f}, n = {len(values)}")
+    print("\nshare of the bits at the end of each run, GFLOP spent")
+    for (rung, model, arm), runs in sorted(cells.items()):
+        if rung not in LATENT and arm != "sft":
+            told = (f"{1 - run['log2_p'][-1] / run['log2_p_before'].mean():.2f} of {run['flops'][-1] / 1e9:.0f}" for run in runs)
+            print(f"  {rung:<22}{model} {arm:<10}", ", ".join(told))
 
 
 if __name__ == "__main__":
