@@ -89,7 +89,7 @@ def over_models(starts, signs):
         by_group.setdefault(model.split(".")[0], []).append((kin, *logs))
     for name, is_in in (
         ("as they are", lambda group: "_" not in group),
-        ("new signs", lambda group: "_" not in group and group.startswith(("rungs", "gates"))),
+        ("three new signs", lambda group: group.endswith("_unused")),
         ("all", lambda group: True),
     ):
         groups = {group: values for group, values in by_group.items() if is_in(group)}
