@@ -344,7 +344,7 @@ def models_table(found: Found) -> Table:
             "right, F",
             "rule, F",
             "counts",
-            "nearness of signs",
+            "foretold k",
             "k: C, D, E, F",
             "over closed form, s = .8",
             "GRPO",
@@ -362,7 +362,7 @@ def models_table(found: Found) -> Table:
                 f"{last.right:.2f}",
                 f"{last.rule:.2f}",
                 held,
-                f"{model.nearness:.2f}",
+                f"{model.foretold:.2f}",
                 kin,
                 *ratios,
             ]
