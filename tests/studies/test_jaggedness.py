@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from bitsample_llm.report.page import write_page
 from bitsample_llm.tasks.authors import STRATEGY_SIGNS, sum_without_carries
@@ -24,6 +25,9 @@ from eval.studies.jaggedness.bandit import (
 from eval.studies.jaggedness.claims import BRIDGE, bridge
 from eval.studies.jaggedness.courses import Course, pack_courses
 from eval.studies.jaggedness.make_problems import MARKS, SHARES, STARTS, main
+from eval.studies.jaggedness.make_signs import of_folder, swap
+from eval.studies.jaggedness.models import AS_IT_IS, components, mean_ratio, models_study, rank_correlation, shifts
+from eval.studies.jaggedness.models import read as read_models
 
 STARTS_GH = [(0.08, 0.5), (0.28, 0.5), (0.42, 0.5), (0.15, 0.7)]
 
@@ -184,3 +188,45 @@ def test_a_record_says_what_it_was_made_of(record, tmp_path):
     assert verdicts["Does GRPO with SGD fix on the rule?", "GRPO, SGD, F at 0.95"] == "yes"
     assert bridge(found)["GRPO, SGD, s = 0"][1].is_above  # the runs that fix have no price
     assert write_page(study, tmp_path).is_file()
+
+
+def test_many_models_are_told_apart_by_their_first_pretraining_and_by_their_signs(tmp_path):
+    authors = {"C": (0.35, 0.35), "D": (0.25, 0.45), "E": (0.16, 0.54), "F": (0.08, 0.62)}
+    kin = {"base.1": -0.45, "base.2": -0.44, "base_unused.1": 0.0, "rungs1.1": 0.0, "rungs1.2": 0.01, "gates0.1": 0.02}
+    rows = [
+        made_slopes("named", model, mark, g, h - place / 100, of_model)
+        for place, (model, of_model) in enumerate(kin.items())
+        for mark, (g, h) in authors.items()
+    ]
+    rows += [made_slopes("named", "rungs2.1", mark, g / 3, h / 3, 0.0) for mark, (g, h) in authors.items()]  # knows neither
+    for row in rows:
+        row["group of 8"]["sign"] = {"0.95": 1.0}
+    (tmp_path / "slopes.json").write_text(json.dumps(rows))
+    signs = {
+        model.partition(".")[0]: {"nearness": -1.0, "squared_distance": 20.0 * (of_kin < -0.1)} for model, of_kin in kin.items()
+    }
+    (tmp_path / "signs.json").write_text(json.dumps(signs | {"rungs2": signs["rungs1"]}))
+    pack_courses([made_course("F", 0.95, arm, "base.1", 1) for arm in ("sgd", "adamw")], tmp_path)
+    found = read_models([tmp_path])
+    natural = found.of([AS_IT_IS])
+    assert [model.name for model in found.models if not model.counts] == ["rungs2.1"]
+    assert {group: len(models) for group, models in natural.items()} == {"base": 2, "rungs1": 2, "gates0": 1}
+    assert mean_ratio(found.of(["unused"])).mean == pytest.approx(1, rel=0.05)
+    assert components(natural, lambda model: model.kinship).share.interval[0] > 0.5
+    assert components({"gates0": natural["gates0"]}, lambda model: model.kinship) is None
+    assert shifts(found, "unused").interval == pytest.approx((0.445, 0.445))
+    assert rank_correlation(natural, lambda model: model.foretold).mean is None  # too few
+    study = models_study(found, "a test")
+    verdicts = {claim.statistic.partition(":")[0]: claim.verdict for claim in study.claims}
+    assert verdicts["a new sign for right"] == "yes" and verdicts["a known sign for the rule"] == "undecided: not measured"
+    assert write_page(study, tmp_path / "page").is_file()
+
+
+def test_a_sign_swapped_with_another_character_takes_its_place(tmp_path):
+    base = REPOSITORY / "data" / "base"
+    swap(base, tmp_path / "rule", "=:")
+    swap(base, tmp_path / "unused", "=;")
+    before, rule, unused = (of_folder(folder) for folder in (base, tmp_path / "rule", tmp_path / "unused"))
+    assert rule["norms"] == [before["norms"][place] for place in (1, 0, 2)]
+    assert before["nearness"] == pytest.approx(-rule["nearness"]) and before["squared_distance"] == rule["squared_distance"] > 20
+    assert unused["squared_distance"] < 1

@@ -6,8 +6,8 @@ The held-out ln(p right / p rule) changes along a direction of the weights by th
 objective on problems without a carry and, apart, on those with one; a mixture's is their weighted mean. Parts of the training problems are kept apart, for an interval. `sign` is the first step of Adam.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -50,10 +50,16 @@ def log_pass_rates(model, tokenizer, rows: list[dict]) -> torch.Tensor:
 
 def gradient(model, value: torch.Tensor) -> torch.Tensor:
     """Of a scalar, with respect to all weights, as one vector."""
-    return torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()))])
+    return torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()), retain_graph=True)])
 
 
-def of_start(model, tokenizer, problems: str, mark: str) -> dict:
+def gradients(model, tokenizer, rows: list[dict], objectives: list[str]) -> list[torch.Tensor]:
+    """Of each objective's mean over the rows."""
+    logps = log_pass_rates(model, tokenizer, rows)
+    return [gradient(model, OBJECTIVES[name](logps).mean()) for name in objectives]
+
+
+def of_start(model, tokenizer, problems: str, mark: str, objectives: list[str]) -> dict:
     """What an author's start holds, and the slopes of each objective on easy and on hard problems, a list over parts of them."""
     heldout, mixed, carrying = (
         [json.loads(line) for line in Path(f"{problems}-{mark}-{name}.jsonl").read_text().splitlines()]
@@ -69,15 +75,14 @@ def of_start(model, tokenizer, problems: str, mark: str) -> dict:
         **dict(zip(("right", "rule", "easy"), logps_KB.exp().mean(dim=1).tolist(), strict=True)),
         "log_odds": float((logps_KB[0] - logps_KB[1]).mean()),
     }
-    for name, objective in OBJECTIVES.items():
-        gradients = {}
-        for kind, rows in (("easy", easy), ("hard", carrying)):
-            parts = [rows[start::NUM_PARTS] for start in range(NUM_PARTS)]
-            gradients[kind] = torch.stack(
-                [gradient(model, objective(log_pass_rates(model, tokenizer, part)).mean()) for part in parts]
-            )
-        found[name] = {kind: (of_kind @ of_odds).tolist() for kind, of_kind in gradients.items()}
-        whole = {kind: of_kind.mean(dim=0) for kind, of_kind in gradients.items()}
+    by_kind = {
+        kind: [gradients(model, tokenizer, rows[start::NUM_PARTS], objectives) for start in range(NUM_PARTS)]
+        for kind, rows in (("easy", easy), ("hard", carrying))
+    }
+    for place, name in enumerate(objectives):
+        of_parts = {kind: torch.stack([part[place] for part in parts]) for kind, parts in by_kind.items()}
+        found[name] = {kind: (of_kind @ of_odds).tolist() for kind, of_kind in of_parts.items()}
+        whole = {kind: of_kind.mean(dim=0) for kind, of_kind in of_parts.items()}
         found[name]["sign"] = {
             f"{share:g}": float((share * whole["easy"] + (1 - share) * whole["hard"]).sign() @ of_odds) for share in SHARES
         }
@@ -85,9 +90,14 @@ def of_start(model, tokenizer, problems: str, mark: str) -> dict:
 
 
 def main() -> None:
-    problems, output, *models = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problems")
+    parser.add_argument("output")
+    parser.add_argument("models", nargs="+", metavar="START-MODEL=FOLDER")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    args = parser.parse_args()
     rows = []
-    for name, folder in (words.split("=", 1) for words in models):
+    for name, folder in (words.split("=", 1) for words in args.models):
         start, of_seed = name.split("-")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -95,11 +105,13 @@ def main() -> None:
             {
                 "start": start,
                 "model": of_seed,
-                **of_start(model, tokenizer, f"{problems}-{'silent' if start == 'silent' else 'named'}", mark),
+                **of_start(
+                    model, tokenizer, f"{args.problems}-{'silent' if start == 'silent' else 'named'}", mark, args.objectives
+                ),
             }
             for mark in MARKS
         ]
-    Path(output).write_text(json.dumps(rows, indent=1) + "\n")
+    Path(args.output).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,10 @@ def read_slopes(folder: Path) -> list[Start]:
     """The starts of a record, or none."""
     names = ("start", "model", "mark", "right", "rule", "log_odds")
     rows = json.loads((folder / FILE).read_text()) if (folder / FILE).is_file() else []
-    return [Start(**{name: row[name] for name in names}, by_objective={name: row[name] for name in WEIGHTS}) for row in rows]
+    return [
+        Start(**{name: row[name] for name in names}, by_objective={name: row[name] for name in WEIGHTS if name in row})
+        for row in rows
+    ]
 
 
 def odds_at_crossing(authors: Sequence[Start], slope_of: Callable[[Start], float]) -> tuple[float, float]:
