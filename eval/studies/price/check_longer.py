@@ -18,7 +18,7 @@ from eval.studies.price.check_forms import informative_over_labels, on_the_way
 RL = ("reinforce", "rloo", "grpo")
 KEEP = 3
 UNACQUIRED, LATENT = ("unacquired 0.6", "unacquired 0.3"), ("latent I", "latent C", "latent D", "latent E")
-RUNGS = (*UNACQUIRED, "unacquired 0.1 longer", *LATENT)
+RUNGS = (*UNACQUIRED, "unacquired 0.1", "unacquired 0.1 longer", "unacquired 0.03", *LATENT)
 
 
 def runs_of(record: Path) -> list[dict]:
