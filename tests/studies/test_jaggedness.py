@@ -24,10 +24,11 @@ from eval.studies.jaggedness.bandit import (
 )
 from eval.studies.jaggedness.claims import BRIDGE, bridge
 from eval.studies.jaggedness.courses import Course, pack_courses
+from eval.studies.jaggedness.kinship import AS_IT_IS, components, mean_ratio, rank_correlation, shifts
+from eval.studies.jaggedness.kinship import read as read_models
 from eval.studies.jaggedness.make_problems import MARKS, SHARES, STARTS, main
 from eval.studies.jaggedness.make_signs import of_folder, swap
-from eval.studies.jaggedness.models import AS_IT_IS, components, mean_ratio, models_study, rank_correlation, shifts
-from eval.studies.jaggedness.models import read as read_models
+from eval.studies.jaggedness.models import models_study
 
 STARTS_GH = [(0.08, 0.5), (0.28, 0.5), (0.42, 0.5), (0.15, 0.7)]
 
