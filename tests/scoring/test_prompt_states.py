@@ -156,6 +156,27 @@ def test_no_more_is_kept_than_there_is_memory_for(monkeypatch):
     assert generated_from(model, prompts)[0].logprobs(model, spelled_of(prompts)) == {}
 
 
+def test_what_there_is_no_memory_for_is_scored_by_a_pass(monkeypatch):
+    model = deterministic("llama")
+    config, prompts = model.config, [[3, 4, 5], [6, 7, 8]]
+    numbers = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # of a token
+    room = 2 * 3 * numbers + 6 * config.vocab_size  # for the prompts, and the logits of one more token of each rollout
+    for most, is_scored_by_a_pass in ((room, True), (room + 2 * 6 * config.vocab_size, False)):
+        monkeypatch.setattr(prompt_states, "MOST_KEPT", most)
+        torch.manual_seed(1)
+        states, rollouts = generated_from(model, prompts)
+        answers = [rollouts[place][:length] + [EOS] for place, length in ((0, 1), (3, 3))]
+        assert all(EOS not in answer[:-1] for answer in answers)
+        spelled = [Spelling(number, prompts[number], answer, (EOS,), True, True) for number, answer in enumerate(answers)]
+        again = spelling_logprobs(model, Tokens, spelled, scoring_plan(model, spelled))
+        counter = FlopCounter(model, {EOS})
+        kept = states.logprobs(model, spelled)
+        counter.detach()
+        assert bool(counter.executed_flops) is is_scored_by_a_pass
+        for index, logps_T in enumerate(again):
+            assert kept[index] == pytest.approx(logps_T, abs=1e-4)
+
+
 def test_prompts_of_a_model_with_dropout_are_computed_anew(base_model, tmp_path, monkeypatch):
     model = copy.deepcopy(base_model[0])
     assert is_deterministic(model) and is_deterministic(get_peft_model(copy.deepcopy(model), LoraConfig(r=2)))
