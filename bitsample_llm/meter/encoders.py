@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from bitsample_llm.meter.layers import recomputation, text_decoder, weights_of
+from bitsample_llm.meter.layers import recomputable_blocks, recomputation, text_decoder, weights_of
 
 aten = torch.ops.aten
 OF_TWO_ACTIVATIONS = (aten.bmm, aten.baddbmm)  # those of attention, as are all that torch calls so
@@ -103,7 +103,7 @@ def _need_gradient(values) -> list[bool]:
 def backward_flops(module, products: Products, inputs_need_gradient: bool) -> float:
     """FLOPs of the backward pass of a module whose outputs need a gradient, what gradient checkpointing runs again included."""
     sizes = [(weight.requires_grad, size) for _, weight, size in weights_of(module, 1.0)]
-    recomputed, num_blocks = recomputation(module, 1.0)
+    recomputed, num_blocks = recomputation(recomputable_blocks(module), 1.0)
     again = sum(size for trains, size in sizes if trains) + recomputed
     weights = products.weights * (1 + again / max(sum(size for _, size in sizes), 1))
     return weights + products.attention * (2 + (num_blocks > 0)) - (0.0 if inputs_need_gradient else products.first)

@@ -26,7 +26,7 @@ from bitsample_llm.meter.forward_passes import (
     continued_pass_shapes,
     full_pass_shapes,
 )
-from bitsample_llm.meter.layers import layers_of, recomputation, text_decoder
+from bitsample_llm.meter.layers import layers_of, recomputable_blocks, recomputation, text_decoder
 from bitsample_llm.records.glossary import PHASES
 
 
@@ -55,14 +55,15 @@ class FlopCounter:
     def __init__(self, model, eos_token_ids: set[int]):
         self.causal_lm, self.config, self.products = priced_model(model)
         self.eos_token_ids = torch.tensor(sorted(eos_token_ids))
-        self.executed_flops: dict[str, float] = defaultdict(float)
-        self.useful_flops: dict[str, float] = defaultdict(float)
+        self._executed_flops: dict[str, float] = defaultdict(float)
+        self._useful_flops: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
         self.encoder_flops: float | None = None
         self.paused = self.generating = self.trains = self.evaluating = False
         self.num_passes = 0
         self.read_trainable_shapes()
-        self._generation = GenerationShapes(self.eos_token_ids)
+        self._generations: list[GenerationShapes] = []
+        self._generation = self._priced_generation(self.products, lambda: {"adapter_parameters": self.layers.adapter_parameters})
         self._train_forward_ended: float | None = None
         self._embedded: torch.Tensor | None = None
         self._hooks = [self.causal_lm.get_input_embeddings().register_forward_hook(self._keep_embedded)]
@@ -72,18 +73,41 @@ class FlopCounter:
     def count_other(self, model, phase: str) -> None:
         """Count the forward passes of another model too, a reference policy, a teacher, a reward model: under one phase, but those in which it generates."""
         model, _, products = priced_model(model)
-        generation, encoders = GenerationShapes(self.eos_token_ids), self._watched_encoders(model)
+        generation, encoders = self._priced_generation(products), self._watched_encoders(model)
 
         def count(call: ForwardCall) -> None:
             its_phase = generation.phase(call) if call.has_cache or self.generating else phase
-            shapes = generation.shapes(call) if call.has_cache else self._full_pass_shapes(call)
             if self.evaluating:
                 its_phase = "evaluation"
             self.seconds[its_phase] += call.seconds
-            self._add(its_phase, forward_flops, products, shapes)
+            if call.has_cache:
+                generation.keep(its_phase, call)
+            else:
+                self._add(its_phase, forward_flops, products, self._full_pass_shapes(call))
             self._add_encoded(encoders, its_phase)
 
         self._hooks += ForwardWatcher(model, count).hooks
+
+    def _priced_generation(self, products: MatrixProducts, adapters=dict) -> GenerationShapes:
+        def add(phase: str, shapes: tuple[Shape, Shape]) -> None:
+            self._add(phase, forward_flops, products, shapes, **adapters())
+
+        self._generations.append(GenerationShapes(self.eos_token_ids, add))
+        return self._generations[-1]
+
+    @property
+    def executed_flops(self) -> dict[str, float]:
+        self._count_kept()
+        return self._executed_flops
+
+    @property
+    def useful_flops(self) -> dict[str, float]:
+        self._count_kept()
+        return self._useful_flops
+
+    def _count_kept(self) -> None:
+        for generation in self._generations:
+            generation.tell_kept()
 
     def detach(self) -> None:
         for hook in self._hooks:
@@ -92,6 +116,7 @@ class FlopCounter:
     def read_trainable_shapes(self) -> None:
         """See which parameters there are and which of them train; anew where adapters were added after this was made."""
         self.layers = layers_of(self.causal_lm, self.products)
+        self._recomputable_blocks = recomputable_blocks(text_decoder(self.causal_lm))
 
     def _keep_embedded(self, module, args, output) -> None:
         self._embedded = output  # whether it needs a gradient is known once all hooks have run
@@ -113,18 +138,17 @@ class FlopCounter:
         else:
             phase = self._scoring_phase()
         self.seconds[phase] += call.seconds
-        if not call.has_cache:
-            shapes = self._full_pass_shapes(call)
-        elif phase == "evaluation" and call.cached_tokens and call.ids_BT.shape[1] > 1:
-            shapes = continued_pass_shapes(call)
-        else:
-            shapes = self._generation.shapes(call)
+        self._add_encoded(self._encoders, phase)
+        is_continued = phase == "evaluation" and call.cached_tokens and call.ids_BT.shape[1] > 1
+        if call.has_cache and not is_continued:
+            self._generation.keep(phase, call)
+            return
+        shapes = continued_pass_shapes(call) if is_continued else self._full_pass_shapes(call)
         adapters = {"adapter_parameters": self.layers.adapter_parameters}
         self._add(phase, forward_flops, self.products, shapes, **adapters)
-        self._add_encoded(self._encoders, phase)
         if phase == "train_forward":
             self._train_forward_ended = call.ended
-            recomputed_parameters, recomputed_blocks = recomputation(text_decoder(self.causal_lm), self.layers.active_share)
+            recomputed_parameters, recomputed_blocks = recomputation(self._recomputable_blocks, self.layers.active_share)
             self._add(
                 "train_backward",
                 backward_flops,
@@ -156,8 +180,8 @@ class FlopCounter:
             return
         forward, backward = encoders.take()
         for its_phase, flops in ((phase, forward), ("train_backward", backward)):
-            self.executed_flops[its_phase] += flops
-            self.useful_flops[its_phase] += flops
+            self._executed_flops[its_phase] += flops
+            self._useful_flops[its_phase] += flops
             self.encoder_flops += flops * (its_phase != "evaluation")
 
     def _scoring_phase(self) -> str:
@@ -172,7 +196,7 @@ class FlopCounter:
         return full_pass_shapes(call, skips_padding="flash" in (self.config._attn_implementation or ""))
 
     def _add(self, phase: str, price, products: MatrixProducts, shapes: tuple[Shape, Shape], **options) -> None:
-        for flops, shape in zip((self.executed_flops, self.useful_flops), shapes, strict=True):
+        for flops, shape in zip((self._executed_flops, self._useful_flops), shapes, strict=True):
             flops[phase] += price(products, shape.tokens, shape.attended / max(shape.tokens, 1), shape.outputs, **options)
 
     def backward_ended(self) -> None:
@@ -205,8 +229,8 @@ class FlopCounter:
     ) -> None:
         """Price products of tokens with an output projection that a trainer computes outside of the model."""
         per_token = 2 * num_products * products.output_parameters
-        self.executed_flops[phase] += per_token * num_tokens
-        self.useful_flops[phase] += per_token * useful_tokens
+        self._executed_flops[phase] += per_token * num_tokens
+        self._useful_flops[phase] += per_token * useful_tokens
 
     def totals(self) -> dict[str, list[float]]:
         """Executed FLOPs, useful FLOPs and seconds of this process, each in the order of `PHASES`."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+MOST_KEPT = 64  # passes of a generation
+
 
 class Shape(NamedTuple):
     """What the price of a pass depends on."""
@@ -86,9 +88,7 @@ class ForwardWatcher:
 
     def _before(self, module, args, kwargs) -> None:
         is_inside = self._whole_pass_under_way and module is not self._model
-        if (
-            is_inside or _ids(args, kwargs) is None
-        ):  # a trainer runs other code inside the model's call, to have its weights gathered
+        if is_inside or _ids(args, kwargs) is None:  # a trainer runs other code in the model's call, to have its weights gathered
             return
         self._whole_pass_under_way = module is self._model
         past = kwargs.get("past_key_values")
@@ -159,13 +159,17 @@ def continued_pass_shapes(call: ForwardCall) -> tuple[Shape, Shape]:
 class GenerationShapes:
     """Executed and useful shapes of the passes of a generation with a cache; useful are distinct prompts and rows not ended.
 
-    In numpy, which is quicker than torch with numbers as few as the rows of a batch.
+    A pass is kept and looked at later, many in a row: one by one, between products that fill the processor's caches, it takes numpy
+    several times as long, and an accelerator has to be waited for. In numpy, which is quicker than torch with so few numbers.
     """
 
-    def __init__(self, eos_token_ids: torch.Tensor):
-        self._eos_token_ids = eos_token_ids.cpu().numpy()
+    def __init__(self, eos_token_ids: torch.Tensor, tell: Callable[[str, tuple[Shape, Shape]], None]):
+        self._eos_token_ids, self._tell = eos_token_ids.cpu().numpy(), tell
+        self._kept: list[tuple[str, Shape, torch.Tensor, torch.Tensor | None, bool]] = []
+        self._lengths_B = np.empty(0, dtype=int)  # real tokens of each row
         self._alive_B = np.empty(0, dtype=bool)  # rows of the current generation that have not ended
         self._last_length = 0  # of the pass before
+        self._next_mask_shape = (0, 0)
 
     def phase(self, call: ForwardCall) -> str:
         """Whether a pass begins a generation, `prefill`, or goes on, `decode`; without a cache every pass begins at the prompt."""
@@ -173,15 +177,35 @@ class GenerationShapes:
         self._last_length = length
         return "decode" if (call.cached_tokens > 0 if call.has_cache else length == before + 1) else "prefill"
 
-    def shapes(self, call: ForwardCall) -> tuple[Shape, Shape]:
-        rows, executed, lengths_B = len(call.ids_BT), call.executed_with_cache, call.mask_BT.sum(dim=1).cpu().numpy()
-        # from the start: the prompts, or a sampler that lets finished rows leave the batch
-        if not call.cached_tokens or len(self._alive_B) != rows:
-            self._alive_B = np.ones(rows, dtype=bool)
-        if not call.cached_tokens:
-            prompts = (ids.tobytes() for ids in call.ids_BT.cpu().numpy())
-            lengths = dict(zip(prompts, lengths_B.tolist(), strict=True)).values()
-            return executed, Shape(sum(lengths), causal_positions(lengths), len(lengths))
-        self._alive_B = self._alive_B & (call.ids_BT[:, -1:].cpu().numpy() != self._eos_token_ids).all(axis=1)
+    def keep(self, phase: str, call: ForwardCall) -> None:
+        """Keep a pass until `tell_kept`, or until there are many."""
+        rows, length = call.mask_BT.shape
+        # `generate` adds a column of ones to its mask in each pass: thousands of columns are not summed up each time
+        lengths_B = None if call.cached_tokens and (rows, length) == self._next_mask_shape else call.mask_BT.sum(dim=1)
+        self._next_mask_shape = (rows, length + 1)
+        # a copy: the last tokens may be a view of all tokens so far
+        ids_BT = call.ids_BT[:, -1:].clone() if call.cached_tokens else call.ids_BT
+        self._kept.append((phase, call.executed_with_cache, ids_BT, lengths_B, call.cached_tokens > 0))
+        if len(self._kept) == MOST_KEPT:
+            self.tell_kept()
+
+    def tell_kept(self) -> None:
+        """Tell of each pass that was kept: its phase, and its executed and useful shape."""
+        kept, self._kept = self._kept, []
+        for phase, executed, ids_BT, lengths_B, goes_on in kept:
+            self._lengths_B = self._lengths_B + 1 if lengths_B is None else lengths_B.cpu().numpy()
+            useful = self._of_decoding(ids_BT) if goes_on else self._of_prompts(ids_BT)
+            self._tell(phase, (executed, useful))
+
+    def _of_prompts(self, ids_BT: torch.Tensor) -> Shape:
+        self._alive_B = np.ones(len(ids_BT), dtype=bool)
+        prompts = (ids.tobytes() for ids in ids_BT.cpu().numpy())
+        lengths = dict(zip(prompts, self._lengths_B.tolist(), strict=True)).values()
+        return Shape(sum(lengths), causal_positions(lengths), len(lengths))
+
+    def _of_decoding(self, ids_BT: torch.Tensor) -> Shape:
+        if len(self._alive_B) != len(ids_BT):  # a sampler that lets finished rows leave the batch
+            self._alive_B = np.ones(len(ids_BT), dtype=bool)
+        self._alive_B &= (ids_BT.cpu().numpy() != self._eos_token_ids).all(axis=1)
         num_alive = int(self._alive_B.sum())
-        return executed, Shape(num_alive, int((lengths_B * self._alive_B).sum()), num_alive)
+        return Shape(num_alive, int(self._lengths_B[self._alive_B].sum()), num_alive)

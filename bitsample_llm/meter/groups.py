@@ -10,7 +10,13 @@ from bitsample_llm.jackknife import jackknife_categorical_entropy_bits, jackknif
 from bitsample_llm.meter.hooks import require, wrap
 from bitsample_llm.meter.rollouts import GenerationObserver
 
-_entropy_bits = lru_cache(maxsize=1024)(jackknife_categorical_entropy_bits)  # of a group's counts, which come again and again
+_verdict_bits = lru_cache(maxsize=4096)(jackknife_entropy_bits)  # of a group's counts, which come again and again
+
+
+@lru_cache(maxsize=4096)
+def _entropy_bits(values: tuple[int, ...]) -> float:
+    """Jackknife entropy of sorted values."""
+    return jackknife_categorical_entropy_bits(list(Counter(values).values()))
 
 
 class RolloutObserver(GenerationObserver):
@@ -67,10 +73,10 @@ class RolloutObserver(GenerationObserver):
     def _add_rewards(self, rollouts: list[dict]) -> None:
         weights_F = self.trainer.reward_weights.double().cpu().numpy()
         names = self.trainer.reward_func_names
-        is_missing_BF = np.isnan(self._rewards_BF)
-        rewards_B = np.nansum(self._rewards_BF * weights_F, axis=1).astype(object)
-        rewards_B[is_missing_BF.all(axis=1)] = None  # no function scored it
-        rewards_BF = np.where(is_missing_BF, None, self._rewards_BF)
+        rewards_BF, rewards_B = self._rewards_BF, (self._rewards_BF * weights_F).sum(axis=1)
+        if (is_missing_BF := np.isnan(rewards_BF)).any():  # a function, or all, did not score it
+            known_B = np.nansum(rewards_BF * weights_F, axis=1)
+            rewards_BF, rewards_B = np.where(is_missing_BF, None, rewards_BF), np.where(is_missing_BF.all(axis=1), None, known_B)
         for rollout, reward, rewards in zip(rollouts, rewards_B.tolist(), rewards_BF.tolist(), strict=True):
             rollout["reward"] = reward
             rollout["rewards"] = dict(zip(names, rewards, strict=True))
@@ -116,9 +122,8 @@ class RolloutObserver(GenerationObserver):
         judged = [group for group, row in zip(groups, rows, strict=True) if self.verifier is None or row["group_size"]]
         scored = [{rollout["reward"] for rollout in group} - {None} for group in judged]
         self.totals.observe("group/informative_fraction", [float(len(rewards) > 1) for rewards in scored])
-        if self.reward_is_verdict:
-            pass_rates = np.array([row["pass_rate"] for row in rows if "pass_rate" in row])
-            predicted = informative_group_probability(pass_rates, self.num_generations)
+        if self.reward_is_verdict and (pass_rates := [row["pass_rate"] for row in rows if "pass_rate" in row]):
+            predicted = informative_group_probability(np.array(pass_rates), self.num_generations)
             self.totals.observe("group/informative_fraction_predicted", predicted.tolist())
 
     @staticmethod
@@ -126,13 +131,10 @@ class RolloutObserver(GenerationObserver):
         """Add to each group what the outcome of one more rollout offers; a single rollout says nothing of it."""
         exact = [row for row in rows if "pass_rate" in row]
         counted = [row for row in rows if "pass_rate" not in row and row["group_size"] > 1]
-        num_passed, group_size = (np.array([row[key] for row in counted], dtype=int) for key in ("num_passed", "group_size"))
-        for part, estimator, bits in (
-            (exact, "exact", binary_entropy_bits(np.array([row["pass_rate"] for row in exact]))),
-            (counted, "jackknife", jackknife_entropy_bits(num_passed, group_size)),
-        ):
-            for row, value in zip(part, bits.tolist(), strict=True):
-                row |= {"offered_bits": value, "offered_bits_estimator": estimator}
+        bits = binary_entropy_bits(np.array([row["pass_rate"] for row in exact])).tolist() if exact else []
+        bits += [_verdict_bits(row["num_passed"], row["group_size"]) for row in counted]
+        for row, value in zip(exact + counted, bits, strict=True):
+            row |= {"offered_bits": value, "offered_bits_estimator": "exact" if "pass_rate" in row else "jackknife"}
 
     @staticmethod
     def _first_error_bits(row: dict, group: list[dict]) -> dict:
@@ -142,7 +144,6 @@ class RolloutObserver(GenerationObserver):
             return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "exact"}
         if len(group) < 2 or "num_correct_before_first_error" not in group[0]:
             return {}
-        places = ((rollout["num_correct_before_first_error"], rollout["num_steps"]) for rollout in group)
-        positions = Counter(place if place < num_steps else None for place, num_steps in places)
-        bits = _entropy_bits(tuple(positions.values()))
+        places = [(rollout["num_correct_before_first_error"], rollout["num_steps"]) for rollout in group]
+        bits = _entropy_bits(tuple(sorted([place if place < num_steps else -1 for place, num_steps in places])))
         return {"first_error_entropy_bits": bits, "first_error_entropy_estimator": "jackknife"}

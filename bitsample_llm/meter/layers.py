@@ -1,8 +1,10 @@
 """Which layers of a model multiply matrices, which of them train, and which does the backward pass run again?"""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bitsample_llm.flops import FEED_FORWARD_MATRICES, MatrixProducts, num_experts
 
@@ -13,8 +15,6 @@ PARALLEL_PROJECTIONS |= {"phi": (("fc1",), "fc2"), "gpt_neox": (("dense_h_to_4h"
 PRODUCTS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)  # the last two of encoders of images
 LAST_DROPOUTS = ("mlp.dropout", "post_mlp_dropout")  # of a block, after its last product
 LAST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
-
-
 TOWERS = ("vision_config", "audio_config")  # of a model's config: its encoders of images or sounds
 
 
@@ -101,22 +101,21 @@ def layers_of(causal_lm, products: MatrixProducts) -> Layers:
     )
 
 
-def recomputation(model, share: float) -> tuple[float, int]:
-    """What backward runs again where gradient checkpointing is on: parameters of the layers, `share` of those of experts, and number of blocks.
+def recomputable_blocks(model) -> list[torch.nn.Module]:
+    """The blocks that gradient checkpointing, where it is on, runs again."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def recomputation(blocks: Iterable[torch.nn.Module], share: float) -> tuple[float, int]:
+    """What backward runs again of `recomputable_blocks`: parameters of the layers, `share` of those of experts, and number of blocks.
 
     Reentrant checkpointing runs the whole block again. The other kind stops as soon as it has every tensor that forward
     saved. A product saves its inputs before it runs, so the last product of a block is not run again, unless a dropout
     follows, which saves its mask, or a norm, which saves what it reads; experts' outputs are
     saved for the gradient of their weights.
     """
-    parameters, num_blocks = 0, 0
-    for block in model.modules():
-        if not block.__dict__.get("gradient_checkpointing"):  # this is asked at every training forward of every module
-            continue
-        is_block = any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(block).__mro__)  # of transformers
-        if not (is_block and block.training):
-            continue
-        num_blocks += 1
+    parameters, recomputed = 0, [block for block in blocks if block.gradient_checkpointing and block.training]
+    for block in recomputed:
         sizes = [size for *_, size in weights_of(block, share)]  # every family registers its last product last
         parameters += sum(sizes)
         options = getattr(block._gradient_checkpointing_func, "keywords", {})
@@ -126,4 +125,4 @@ def recomputation(model, share: float) -> tuple[float, int]:
         follows = has_dropout or share < 1 or any(name in modules for name in LAST_NORMS)
         if stops_early and not follows:
             parameters -= sizes[-1]
-    return parameters, num_blocks
+    return parameters, len(recomputed)

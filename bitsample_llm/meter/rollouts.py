@@ -109,8 +109,7 @@ class GenerationObserver:
         place = self.meter.place()
         rollouts = [rollout for part, _ in parts for rollout in part]
         for index, rollout in enumerate(rollouts):
-            rollout |= place
-            rollout["sample"] = index % self.num_generations
+            rollout.update(place, sample=index % self.num_generations)
         self.totals.count("samples/total", len(rollouts))
         self.totals.count("tokens/prompt", sum(num_tokens for _, num_tokens in parts))
         self.totals.count("tokens/completion", sum(rollout["num_tokens"] for rollout in rollouts))
@@ -157,6 +156,8 @@ class GenerationObserver:
 
     def end_generation(self) -> None:
         """Hand on the rollouts with the surprisal that their training forward showed, null where none was run."""
+        if self._rollouts is None:
+            return
         rollouts = self.pending_rollouts()
         surprisals = [rollout["surprisal_bits"] for rollout in rollouts if rollout["surprisal_bits"] is not None]
         self.totals.observe("bits/surprisal_per_sample", surprisals)

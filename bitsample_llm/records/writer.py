@@ -17,7 +17,7 @@ from bitsample_llm.records.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.records.lock import RunLock
 
 FLUSH_SECONDS = 300  # rows wait no longer than this and one step
-ROWS_OF_PART = 1024  # so many rows become columns while they are still in the processor's cache: columns take a tenth of the memory
+ROWS_OF_PART = 4096  # so many rows become columns while they are still in the processor's cache: columns take a tenth of the memory
 
 
 @contextlib.contextmanager
@@ -236,12 +236,10 @@ class RunWriter:
         """Collect rows of a table of `SCHEMAS` for the next segment; a KeyError for a column that it does not have, or a row
         without its step.
         """
-        columns = set(SCHEMAS[table].names)
-        for row in rows:
-            if not row.keys() <= columns:
-                raise KeyError(f"table {table} has no column {', '.join(sorted(row.keys() - columns))}")
-            if row.get("step") is None:  # resuming rests on it
-                raise KeyError(f"a row of table {table} does not say which step it is of")
+        if unknown := set().union(*rows) - set(SCHEMAS[table].names):
+            raise KeyError(f"table {table} has no column {', '.join(sorted(unknown))}")
+        if any(row.get("step") is None for row in rows):  # resuming rests on it
+            raise KeyError(f"a row of table {table} does not say which step it is of")
         number, parts, latest = self._segments[table]
         latest.extend(rows)
         if len(latest) >= ROWS_OF_PART:

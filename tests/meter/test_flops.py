@@ -24,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from bitsample_llm.flops import FEED_FORWARD_MATRICES, MIXTURES, forward_flops
 from bitsample_llm.meter.flop_counter import FlopCounter
+from bitsample_llm.meter.forward_passes import MOST_KEPT
 
 TOLERANCE = 0.02
 EOS = 1
@@ -244,6 +245,40 @@ def test_rows_that_decode_on_after_their_end_are_executed_but_not_useful():
             model(input_ids=torch.tensor(tokens)[:, None], attention_mask=mask, past_key_values=cache, logits_to_keep=1)
     assert counter.executed_flops["decode"] == forward_flops(config, 3, 4) + forward_flops(config, 3, 5)
     assert counter.useful_flops["decode"] == forward_flops(config, 2, 4) + forward_flops(config, 2, 5)
+
+
+def test_a_generation_longer_than_what_is_kept_of_it_is_counted_pass_by_pass():
+    model, num_passes, length = llama().train(), MOST_KEPT + 7, 3
+    counter = FlopCounter(model, {EOS})
+    masks = torch.tensor([[1, 1, 1], [0, 1, 1]])
+    cache = model(input_ids=torch.tensor([[5, 6, 7], [0, 6, 7]]), attention_mask=masks, use_cache=True).past_key_values
+    counter.executed_flops.clear(), counter.useful_flops.clear()
+    ids, ends_at = torch.full((2, 1), 4), MOST_KEPT - 2
+    executed = useful = 0.0
+    with torch.no_grad():
+        for step in range(num_passes):
+            ids = torch.cat([ids, torch.tensor([[4], [EOS if step == ends_at else 4]])], dim=1)
+            masks = torch.cat([masks, torch.ones(2, 1, dtype=torch.long)], dim=1)
+            model(input_ids=ids[:, -1:], attention_mask=masks, past_key_values=cache, logits_to_keep=1)
+            ids[:, -1] = 4  # what is kept of a pass is a copy
+            own = length + step + 1
+            executed += forward_flops(model.config, 2, own)
+            useful += forward_flops(model.config, 1, own)
+            useful += forward_flops(model.config, 1, own - 1) if step < ends_at else 0.0
+            assert len(counter._generation._kept) < MOST_KEPT
+    assert counter.executed_flops["decode"] == pytest.approx(executed, rel=1e-12)
+    assert counter.useful_flops["decode"] == pytest.approx(useful, rel=1e-12)
+
+
+def test_real_tokens_are_counted_anew_where_a_mask_is_not_the_last_one_and_a_column():
+    model = llama().train()
+    counter = FlopCounter(model, {EOS})
+    cache = model(input_ids=torch.tensor([[5, 6, 7]]), attention_mask=torch.ones(1, 3), use_cache=True).past_key_values
+    counter.executed_flops.clear(), counter.useful_flops.clear()
+    with torch.no_grad():  # two tokens at once, after a prompt whose first token is hidden from now on
+        mask = torch.tensor([[0, 1, 1, 1, 1]])
+        model(input_ids=torch.tensor([[4, 4]]), attention_mask=mask, past_key_values=cache, logits_to_keep=1)
+    assert counter.useful_flops["decode"] == forward_flops(model.config, 1, 4)
 
 
 def test_padding_is_executed_but_not_useful():
