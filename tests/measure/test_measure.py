@@ -59,7 +59,7 @@ def test_an_unacquired_skill_is_told_from_it_at_twice_the_pass_rate(recipe, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     plan, _, _ = plan_of(read_run(tmp_path / "run"))
     assert plan["pass_rate"]["mean"] > 0.05
-    assert plan["advice"]["verdict"] == "RL would be a waste: the skill is not there yet"
+    assert plan["advice"]["verdict"] == "labels first: the skill is not there yet"
 
 
 @pytest.mark.slow

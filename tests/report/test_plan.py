@@ -152,7 +152,7 @@ LOW = np.linspace(0.05, 0.15, 80)
 PROBES = {
     "a better prompt shows it": ({"prefix": LOW * 8 * 0.8}, {}, "RL can pay: the skill is latent"),
     "updates show it": ({"heldout": LOW, "updates": LOW * 3, "mark": LOW}, {}, "RL can pay: the skill is latent"),
-    "nothing shows it": ({"mark": LOW, "heldout": LOW, "updates": LOW}, {}, "RL would be a waste: the skill is not there yet"),
+    "nothing shows it": ({"mark": LOW, "heldout": LOW, "updates": LOW}, {}, "labels first: the skill is not there yet"),
     "the probe broke the prompt": ({"shots": LOW * 0}, {}, "undecided"),
     "the updates moved nothing": ({"heldout": LOW, "updates": LOW}, {"updates_moved_bits": 0.01}, "undecided"),
     "no probe": ({}, {}, "undecided"),
