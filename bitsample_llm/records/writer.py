@@ -17,7 +17,7 @@ from bitsample_llm.records.glossary import GLOSSARY, TRAINING_PHASES
 from bitsample_llm.records.lock import RunLock
 
 FLUSH_SECONDS = 300  # rows wait no longer than this and one step
-ROWS_OF_PART = 4096  # so many rows become columns while they are still in the processor's cache: columns take a tenth of the memory
+ROWS_OF_PART = 1024  # so many rows become columns while they are still in the processor's cache: columns take a tenth of the memory
 
 
 @contextlib.contextmanager
@@ -72,6 +72,14 @@ def _table_of(name: str, rows: list[dict]) -> pa.Table:
     """Rows as a table of `SCHEMAS`, with null for each number that is not finite; whole columns are asked, which is faster than row by row."""
     table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
     return table if all(map(_are_finite, table.columns)) else pa.Table.from_pylist(finite(rows), schema=SCHEMAS[name])
+
+
+def _with_part(parts: list[pa.Table], part: pa.Table) -> list[pa.Table]:
+    """Parts and one more; those of a size become one, so that few pieces of memory lie among what the training takes and frees."""
+    parts = list(parts)
+    while parts and parts[-1].num_rows <= part.num_rows:
+        part = pa.concat_tables([parts.pop(), part]).combine_chunks()
+    return [*parts, part]
 
 
 def _json_lines(lines: list[dict]) -> str:
@@ -243,7 +251,7 @@ class RunWriter:
         number, parts, latest = self._segments[table]
         latest.extend(rows)
         if len(latest) >= ROWS_OF_PART:
-            self._segments[table] = (number, [*parts, _table_of(table, latest)], [])
+            self._segments[table] = (number, _with_part(parts, _table_of(table, latest)), [])
 
     def flush(self) -> None:
         """Write the collected rows as one new segment per table."""

@@ -11,7 +11,7 @@ import pytest
 
 from bitsample_llm.records import SCHEMA_VERSION, SCHEMAS, RecordError, read_run
 from bitsample_llm.records.glossary import PHASES, TRAINING_PHASES
-from bitsample_llm.records.writer import RunWriter
+from bitsample_llm.records.writer import ROWS_OF_PART, RunWriter
 
 PATTERN_BY_TABLE = {table: f"{table}-*.parquet" for table in SCHEMAS}
 
@@ -92,6 +92,19 @@ def test_segments_hold_each_row_once_in_order(tmp_path):
     for table in SCHEMAS:
         assert len(list(tmp_path.glob(PATTERN_BY_TABLE[table]))) == 3
         assert rows(tmp_path, table) == names("a", *range(6)) == read_run(tmp_path).table(table)["problem_id"].to_pylist()
+
+
+def test_many_rows_wait_in_few_parts_and_keep_their_order(tmp_path):
+    writer = RunWriter.create(tmp_path, {})
+    for step in range(2, 90):
+        writer.add_rows("rollouts", [{"step": step, "sample": sample, "rewards": {"exact": 0.5}} for sample in range(7 * step)])
+    parts = writer._segments["rollouts"][1]
+    assert len(parts) <= 5 and len(parts) < sum(part.num_rows for part in parts) / ROWS_OF_PART / 3
+    writer.close("finished")
+    table = pq.read_table(tmp_path / "rollouts-00000.parquet")
+    place = list(zip(table["step"].to_pylist(), table["sample"].to_pylist(), strict=True))
+    assert place == [(step, sample) for step in range(2, 90) for sample in range(7 * step)]
+    assert table["rewards"].to_pylist() == [[("exact", 0.5)]] * len(place)
 
 
 @pytest.mark.parametrize(("state", "mend"), [("finished", "another --output_dir"), ("running", "resume"), ("failed", "resume")])
