@@ -275,10 +275,10 @@ def test_real_tokens_are_counted_anew_where_a_mask_is_not_the_last_one_and_a_col
     counter = FlopCounter(model, {EOS})
     cache = model(input_ids=torch.tensor([[5, 6, 7]]), attention_mask=torch.ones(1, 3), use_cache=True).past_key_values
     counter.executed_flops.clear(), counter.useful_flops.clear()
-    with torch.no_grad():  # two tokens at once, after a prompt whose first token is hidden from now on
-        mask = torch.tensor([[0, 1, 1, 1, 1]])
+    with torch.no_grad():  # two tokens at once, after a prompt whose first two tokens are hidden from now on
+        mask = torch.tensor([[0, 0, 1, 1, 1]])
         model(input_ids=torch.tensor([[4, 4]]), attention_mask=mask, past_key_values=cache, logits_to_keep=1)
-    assert counter.useful_flops["decode"] == forward_flops(model.config, 1, 4)
+    assert counter.useful_flops["decode"] == forward_flops(model.config, 1, 3)  # one more than the prompt would be 4
 
 
 def test_padding_is_executed_but_not_useful():
