@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 
 LADDER ?= headline
 PRICES_headline = latent unacquired
-PRICES_full = $(PRICES_headline) third_of_the_rate others more_latent more_unacquired unacquired_longer other_ages
+PRICES_full = $(PRICES_headline) unacquired_second third_of_the_rate others more_latent more_unacquired unacquired_longer other_ages
 CLAIMS_full = noise decades acquire
 AGES = $(foreach seed,0 1 2 3 4,runs/models/ages-seed$(seed)/model)
 RUN_STUDY = $(BIN)/python recipes/study.py --config eval/studies
