@@ -138,9 +138,10 @@ def errors_table(found: dict[str, dict[str, tuple[float, int]]]) -> Table:
 
 
 def short_tables(cells: dict[tuple[str, str], Cell]) -> list[Table]:
-    """What RL pays compared with SFT by other arms, at other rates, and in the two short cells: by the length of the rollout and by the size of the vocabulary."""
+    """What RL pays compared with SFT by other arms, at other settings, and in the two short cells: by the length of the rollout and by the size of the vocabulary."""
     titles = {
         "rate": "At a third of the learning rates",
+        "settings": "Latent starts at the settings of an unacquired one",
         "length": "One skill in answers of any length",
         "vocabulary": "An untrained model, and one token out of a vocabulary",
     }

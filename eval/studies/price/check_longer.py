@@ -17,17 +17,17 @@ from eval.studies.price.check_forms import informative_over_labels, on_the_way
 
 RL = ("reinforce", "rloo", "grpo")
 KEEP = 3
-UNACQUIRED, LATENT = ("unacquired 0.6", "unacquired 0.3"), ("latent I", "latent C", "latent D", "latent E")
+UNACQUIRED, LATENT = ("unacquired 0.6", "unacquired 0.3"), ("latent I", "latent C", "latent D", "latent E", "latent D same", "latent E same")
 RUNGS = (*UNACQUIRED, "unacquired 0.1", "unacquired 0.1 longer", "unacquired 0.03", *LATENT)
 
 
 def runs_of(record: Path) -> list[dict]:
-    """Headline runs of the starts that are compared."""
+    """Runs of the starts that are compared; of the short parts those at the settings of the unacquired start."""
     rows = [
         row | {key: json.loads(row[key]) for key in ("tags", "settings")} | {"log2_p_before": np.array(row["log2_p_before"])}
         for row in pq.read_table(record / "runs" / "lines.parquet").to_pylist()
     ]
-    return [row for row in rows if row["tags"]["rung"] in RUNGS and not row["tags"].get("part")]
+    return [row for row in rows if row["tags"]["rung"] in RUNGS and row["tags"].get("part") in (None, "settings")]
 
 
 def price(run: dict, amount: str, share: float) -> tuple[float, bool]:
@@ -121,9 +121,10 @@ def main() -> None:
                         print(f"     over that of {UNACQUIRED[1]}, model by model: {interval_text(np.array(over_upper))}")
                     for other in LATENT:
                         known = [m for m in models[other] if {(other, m, one, "flops") for one in (arm, "sft")} <= logs.keys()]
-                        theirs = np.array([logs[other, m, arm, "flops"] - logs[other, m, "sft", "flops"] for m in known])
-                        if len(theirs) > 1 and len(over["flops"]) > 1:
-                            print(f"     over that of {other}: {welch_text(over['flops'], theirs)}")
+                        if len(known) > 1 and len(both) > 1:
+                            theirs = {a: np.array([logs[other, m, arm, a] - logs[other, m, "sft", a] for m in known]) for a in over}
+                            flops, samples = (welch_text(over[amount], theirs[amount]) for amount in ("flops", "samples"))
+                            print(f"     over that of {other}: FLOPs {flops}, rollouts per label {samples}")
         for rung, values in errors.items():
             print(f"  form at {rung}: root mean square error in ln {np.sqrt(np.mean(np.square(values))):.2f}, n = {len(values)}")
     print("\nshare of the bits at the end of each run, GFLOP spent")
