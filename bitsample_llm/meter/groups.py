@@ -53,8 +53,8 @@ class RolloutObserver(GenerationObserver):
         return states
 
     def _around_generation(self, original, inputs):
-        if self._prompt_states is not None:
-            self._prompt_states.clear()  # the model has changed since
+        if self._prompt_states is not None and self.trainer.model.training:  # it has changed since the last generation
+            self._prompt_states.begin(self.verifier.most_tokens_before_end(self.trainer, inputs, self.meter.end))
         return super()._around_generation(original, inputs)
 
     def _around_rewards(self, original, *args, **kwargs):

@@ -100,6 +100,11 @@ class RolloutVerifier:
             )
         ]
 
+    def most_tokens_before_end(self, trainer, examples: Sequence[dict], end: AnswerEnd) -> int:
+        """Of the answers to rows that a trainer generates for, in all their spellings."""
+        problems = [self.problem_by_id[problem_id] for problem_id in dict.fromkeys(self.problem_ids(examples))]
+        return max(len(spelling.answer_ids) for spelling in answer_spellings(trainer.processing_class, problems, end)) - 1
+
     def exact_pass_rates(
         self, trainer, problem_ids: Sequence[str], end: AnswerEnd, prompt_states: PromptStates | None = None
     ) -> list[dict]:

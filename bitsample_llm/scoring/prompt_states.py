@@ -79,9 +79,14 @@ class _Generation:
 
 
 class PromptStates:
-    """Keys, values and logits of a generation, until they are asked for or the model changes: `clear` then."""
+    """Keys, values and logits of a generation, until they are asked for or the model changes: `begin` or `clear` then."""
 
     def __init__(self):
+        self.begin(0)
+
+    def begin(self, most_tokens: int) -> None:
+        """Forget what was kept; of the rollouts that come so many first tokens may be asked for, and no more are kept."""
+        self._most_tokens = most_tokens
         self.clear()
 
     def clear(self) -> None:
@@ -115,7 +120,8 @@ class PromptStates:
         """Take one more token of each rollout of the last generation; one that was left out ends what is kept of it."""
         if self._generations and ids_BT.shape == (len(self._generations[-1].logits_BV), 1):
             last = self._generations[-1]
-            if length == last.num_cached + 1 and self._fits(logits_BV.numel()):
+            is_next = length == last.num_cached + 1 and len(last.passes) < self._most_tokens
+            if is_next and self._fits(logits_BV.numel()):
                 last.passes.append((ids_BT[:, 0], logits_BV))
                 last.num_cached = length
 

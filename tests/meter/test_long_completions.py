@@ -5,6 +5,7 @@ from benchmark_long import measured, own_flops, update
 from test_flops import torch_counter
 
 from bitsample_llm.records import read_run
+from bitsample_llm.scoring.prompt_states import PromptStates
 
 LENGTH = 300
 
@@ -24,6 +25,18 @@ def test_texts_can_be_left_out_and_nothing_else_changes(tmp_path):
     rows = [read_run(folder / "run").table("rollouts").to_pylist() for folder in (kept, left_out)]
     assert [row.pop("text") for row in rows[1]] == [None, None] and all(len(row.pop("text")) > LENGTH for row in rows[0])
     assert rows[0] == rows[1] and rows[0][0]["num_tokens"] == LENGTH
+
+
+def test_of_what_a_generation_computed_only_what_an_answer_is_scored_from_is_kept(tmp_path, monkeypatch):
+    kept, original = [], PromptStates.logprobs
+
+    def looked_at(states, model, spelled):
+        kept.extend(len(generation.passes) for generation in states._generations)
+        return original(states, model, spelled)
+
+    monkeypatch.setattr(PromptStates, "logprobs", looked_at)
+    update(LENGTH, tmp_path, {})
+    assert kept == [1]  # of LENGTH: the answer is a word and its end
 
 
 @pytest.mark.long

@@ -25,13 +25,14 @@ TYPES = ["llama", "gpt2", "mistral", "gemma3_text", "qwen3", "olmo2", "gpt_oss"]
 PROMPTS = [[3, 4, 5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16, 17, 18, 19, 20, 21], [9, 10, 12]]
 
 
-def generated_from(model, prompts: list[list[int]], num: int = 3) -> tuple[PromptStates, list[list[int]]]:
+def generated_from(model, prompts: list[list[int]], num: int = 3, most_tokens: int = 5) -> tuple[PromptStates, list[list[int]]]:
     """What is kept of a generation of `num` rollouts per prompt, padded on the left, in training mode; and their tokens."""
     longest = max(map(len, prompts))
     rows = [prompt for prompt in prompts for _ in range(num)]
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in rows])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in rows])
     states = PromptStates()
+    states.begin(most_tokens)
     hook = model.register_forward_hook(lambda module, args, kwargs, output: states.keep(kwargs, output), with_kwargs=True)
     with torch.no_grad():
         options = {"max_new_tokens": 5, "do_sample": True, "eos_token_id": EOS, "pad_token_id": EOS}
@@ -84,7 +85,7 @@ def test_answers_are_as_probable_after_prompts_that_were_kept(name):
 @pytest.mark.parametrize("name", TYPES)
 def test_an_answer_that_a_rollout_sampled_is_scored_without_a_pass(name, monkeypatch):
     model = deterministic(name)
-    states, rollouts = generated_from(model, PROMPTS)
+    states, rollouts = generated_from(model, PROMPTS, most_tokens=4)
     ends = [rollout.index(EOS) if EOS in rollout else 4 for rollout in rollouts]
     # the end of an answer need not have been sampled: its probability follows from what was
     answers = [rollout[: min(end, place % 4 + 1)] + [EOS] for place, (rollout, end) in enumerate(zip(rollouts, ends, strict=True))]
@@ -175,6 +176,16 @@ def test_what_there_is_no_memory_for_is_scored_by_a_pass(monkeypatch):
         assert bool(counter.executed_flops) is is_scored_by_a_pass
         for index, logps_T in enumerate(again):
             assert kept[index] == pytest.approx(logps_T, abs=1e-4)
+
+
+def test_of_longer_rollouts_no_more_tokens_are_kept_than_answers_have():
+    model = deterministic("llama")
+    states, rollouts = generated_from(model, PROMPTS, most_tokens=2)
+    assert len(rollouts[0]) > 2 and [len(kept.passes) for kept in states._generations] == [2]
+    spelled = [Spelling(number, PROMPTS[number], [*rollouts[3 * number][:3], EOS], (EOS,), True, True) for number in range(4)]
+    again = spelling_logprobs(model, Tokens, spelled, scoring_plan(model, spelled))
+    for index, logps_T in states.logprobs(model, spelled).items():  # by a pass
+        assert logps_T == pytest.approx(again[index], abs=1e-4)
 
 
 def test_prompts_of_a_model_with_dropout_are_computed_anew(base_model, tmp_path, monkeypatch):
