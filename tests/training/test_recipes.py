@@ -8,6 +8,7 @@ from pathlib import Path
 
 import model_card
 import pytest
+import torch
 from conftest import BASE, REPOSITORY, fork, forked
 
 from bitsample_llm.records import SCHEMA_VERSION, read_run
@@ -233,6 +234,17 @@ def test_pretraining_resumed_from_a_checkpoint_gives_the_same_model(recipe, tmp_
     assert len(list((tmp_path / "whole" / "ladder").iterdir())) == 3
     again = recipe("pretrain", *options, "--output_dir", tmp_path / "whole")
     assert again.returncode != 0 and "finished model" in again.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("has_instructions", "numbers"), [(True, "bfloat16"), (False, "float32")])
+def test_pretraining_multiplies_bfloat16_only_where_the_processor_does(recipe, tmp_path, monkeypatch, has_instructions, numbers):
+    monkeypatch.setattr(model_card, "NUM_PROBLEMS", 8)  # of the card; recipes are forked from here
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instructions)
+    done = recipe("pretrain", "--max_steps", 2, "--per_device_train_batch_size", 32, "--output_dir", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"- numbers multiplied: {numbers}\n" in (tmp_path / "model" / "README.md").read_text()
+    assert ("this processor has no instructions for bfloat16" in done.stdout) is not has_instructions
 
 
 STUDY = REPOSITORY / "recipes" / "study.py"
