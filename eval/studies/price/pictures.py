@@ -63,8 +63,9 @@ def exchange_figure(points: Sequence[Point], target: Target) -> Figure:
     essay's line.
     """
     figure, axis = plt.subplots(figsize=(7, 4.6))
-    draw_laws(axis, lowest=0.008)
-    p = np.geomspace(0.008, 0.985, 200)
+    lowest = min([0.01, *(point.rl.p(point.model).mean() for point in points)]) * 0.8
+    draw_laws(axis, lowest)
+    p = np.geomspace(lowest, 0.985, 200)
     way = (1 / p - p ** (target.share - 1)) / (target.share * np.log(1 / p))
     axis.plot(p, way, color="black", linewidth=1, linestyle=":", label="1/p, mean on the way to the target")
     for point in points:
