@@ -15,8 +15,8 @@ SOLVED_PASS_RATE = 0.95
 # Mean pass rate below which the reason of the failures decides, and only a probe can tell it: the study's two starts stood at
 # 0.12 and 0.10, and GRPO took one to 0.97 and the other to 0.14 for the same FLOPs.
 LOW_PASS_RATE = 0.2
-# What RL took where the skill is missing: eval/records/2026-11-30_unacquired_price, one task and models of a million parameters.
-WITHOUT_LABELS = "RL may still get there: in this project's study it did from .1 in 4 of 5 models, for a hundred times the FLOPs of a latent skill and more"
+# What RL took where the skill is missing: eval/records/2026-11-30_unacquired_price and 2026-11-30_more_prices, one task and models of a million parameters.
+WITHOUT_LABELS = "RL may still get there: in this project's study it did from .1 in 4 of 5 models, for 25 times (same settings) to 200 times the FLOPs of a latent skill"
 # A probe finds the skill latent if it raises the odds of a pass by this factor (at low pass rates the pass rate, and it still
 # means something at 0.7). The study's unacquired start rose by 1.02 under the right mark and by 1.44 in a whole run of GRPO, its
 # latent start by a hundred and more under both.
