@@ -18,7 +18,7 @@ from eval.studies.price.check_forms import informative_over_labels, on_the_way
 RL = ("reinforce", "rloo", "grpo")
 KEEP = 3
 UNACQUIRED = ("unacquired 0.6", "unacquired 0.3", "unacquired 0.3 anew")
-LATENT = ("latent I", "latent C", "latent D", "latent E", "latent D same", "latent E same")
+LATENT = ("latent I", "latent C", "latent D", "latent E", "latent C same", "latent D same", "latent E same", "latent I same")
 RUNGS = (*UNACQUIRED, "unacquired 0.1", "unacquired 0.1 longer", "unacquired 0.03", *LATENT)
 
 
