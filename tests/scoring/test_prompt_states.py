@@ -184,8 +184,10 @@ def test_of_longer_rollouts_no_more_tokens_are_kept_than_answers_have():
     assert len(rollouts[0]) > 2 and [len(kept.passes) for kept in states._generations] == [2]
     spelled = [Spelling(number, PROMPTS[number], [*rollouts[3 * number][:3], EOS], (EOS,), True, True) for number in range(4)]
     again = spelling_logprobs(model, Tokens, spelled, scoring_plan(model, spelled))
-    for index, logps_T in states.logprobs(model, spelled).items():  # by a pass
-        assert logps_T == pytest.approx(again[index], abs=1e-4)
+    kept = states.logprobs(model, spelled)  # by a pass
+    assert sorted(kept) == [0, 1, 2, 3]
+    for index, logps_T in enumerate(again):
+        assert kept[index] == pytest.approx(logps_T, abs=1e-4)
 
 
 def test_prompts_of_a_model_with_dropout_are_computed_anew(base_model, tmp_path, monkeypatch):
