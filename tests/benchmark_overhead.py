@@ -2,16 +2,16 @@
 
     python tests/benchmark_overhead.py --pairs 20
     python tests/benchmark_overhead.py --pairs 20 --mark H
-    python tests/benchmark_overhead.py --pairs 20 --steps 4 --model FOLDER_OF_SMOLLM2 --stop "\\n" --completions 32
+    python tests/benchmark_overhead.py --pairs 20 --steps 4 --block 1 --model FOLDER_OF_SMOLLM2 --stop "\\n" --completions 32
 
 GRPO on sums of two digits. A pair is three short runs from the same seed: without the meter; with it and all records, exact pass
 rates aside; and with exact pass rates too. The three are threads of one process and take turns, a step each in random order, each with random
 numbers of its own: so they compute the same samples, in the same memory. (Runs in processes of their own differ by 3 % from pair to pair, by
-where their memory lies.) A step does the same work in all three, so blocks of four steps are compared one by one, and the overhead of a
+where their memory lies.) A step does the same work in all three, so blocks of steps are compared one by one, and the overhead of a
 pair is the median of its blocks: neighbours on a machine stretch some blocks by a tenth. Where they do so more than the meter costs, `own code`
 tells more: CPU time from where the trainer calls the meter to where it returns, without what the meter calls of the trainer; the caches
 that it leaves cold for others are not in it. Four steps at 256 completions fill a part of the
-records' tables once. The interval of the median of the pairs is between order statistics (sign test), and assumes nothing of the noise but that
+records' tables once; where a step takes seconds and fills none, blocks of one step (`--block 1`) are better pairs. The interval of the median of the pairs is between order statistics (sign test), and assumes nothing of the noise but that
 pairs are independent.
 
 The C library is told to keep freed memory (`KEEPS_MEMORY`). Else it gives large buffers back after every step and takes them again, which
@@ -54,7 +54,6 @@ from bitsample_llm.training.rewards import VerdictReward
 BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 VARIANTS = {"without": None, "all records": {"exact_pass_rates": False}, "exact pass rates too": {"exact_pass_rates": True}}
 GROUP = 8
-BLOCK = 4  # steps that are compared as one
 KEEPS_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1),
@@ -211,9 +210,9 @@ def seconds_of_pair(choices: argparse.Namespace, seed: int, folder: str) -> dict
     for _ in range(choices.warm_up + choices.steps + 1):  # the last time to the end of the training
         for name in rng.sample(list(VARIANTS), len(VARIANTS)):
             turns[name].run_to_next_pause()
-    starts = range(0, choices.steps, BLOCK)
+    starts = range(0, choices.steps, choices.block)
     return {
-        name: ([sum(turn.seconds[at : at + BLOCK]) for at in starts], 100 * sum(turn.own_seconds) / sum(turn.seconds))
+        name: ([sum(turn.seconds[at : at + choices.block]) for at in starts], 100 * sum(turn.own_seconds) / sum(turn.seconds))
         for name, turn in turns.items()
     }
 
@@ -241,7 +240,8 @@ def median_interval(values: list[float], confidence: float = 0.95) -> tuple[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=20, help="measured in each run, a multiple of four")
+    parser.add_argument("--steps", type=int, default=20, help="measured in each run, a multiple of --block")
+    parser.add_argument("--block", type=int, default=4, help="steps that are compared as one")
     parser.add_argument("--warm_up", type=int, default=3, help="steps before them")
     parser.add_argument("--memory_runs", type=int, default=0, help="of each variant, by which peak memory is measured")
     parser.add_argument("--model", type=Path, default=BASE, help="folder of a model; by default the embedded one")
@@ -251,8 +251,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4, help="at most, of a completion")
     choices = parser.parse_args()
     choices.stop = choices.stop and choices.stop.replace("\\n", "\n")
-    if choices.steps < BLOCK or choices.steps % BLOCK:
-        parser.error(f"--steps must be a multiple of {BLOCK}, got {choices.steps}")
+    if choices.steps < choices.block or choices.steps % choices.block:
+        parser.error(f"--steps must be a multiple of --block ({choices.block}), got {choices.steps}")
     if choices.memory_runs:
         peaks = {name: [] for name in VARIANTS}
         for seed in range(choices.memory_runs):
@@ -273,7 +273,7 @@ def main() -> None:
     print(f"\n{choices.pairs} pairs of runs of {choices.steps} steps, {choices.completions} completions per step, one thread")
     print(f"{'':<22}{'CPU per step':>14}{'over without':>14}{'95 % interval':>20}{'own code':>12}")
     for name in VARIANTS:
-        per_step = statistics.median(statistics.median(pair[name][0]) for pair in pairs) / BLOCK
+        per_step = statistics.median(statistics.median(pair[name][0]) for pair in pairs) / choices.block
         overs = [percent_over(pair[name][0], pair["without"][0]) for pair in pairs]
         low, high = median_interval(overs)
         own = statistics.median(pair[name][1] for pair in pairs)

@@ -11,7 +11,7 @@ import pytest
 
 from bitsample_llm.records import SCHEMA_VERSION, SCHEMAS, RecordError, read_run
 from bitsample_llm.records.glossary import PHASES, TRAINING_PHASES
-from bitsample_llm.records.writer import ROWS_OF_PART, RunWriter
+from bitsample_llm.records.writer import BYTES_OF_SEGMENT, ROWS_OF_PART, RunWriter
 
 PATTERN_BY_TABLE = {table: f"{table}-*.parquet" for table in SCHEMAS}
 
@@ -105,6 +105,20 @@ def test_many_rows_wait_in_few_parts_and_keep_their_order(tmp_path):
     place = list(zip(table["step"].to_pylist(), table["sample"].to_pylist(), strict=True))
     assert place == [(step, sample) for step in range(2, 90) for sample in range(7 * step)]
     assert table["rewards"].to_pylist() == [[("exact", 0.5)]] * len(place)
+
+
+def test_what_waits_is_written_at_the_end_of_a_step_once_it_is_large(tmp_path):
+    writer = RunWriter.create(tmp_path, {})
+    largest = 0
+    for step in range(1, 121):
+        writer.add_rows("rollouts", [{"step": step, "sample": sample, "text": "x" * 100} for sample in range(1024)])
+        largest = max(largest, sum(part.nbytes for part in writer._segments["rollouts"][1]))
+        writer.add_step({"step": step})
+    assert BYTES_OF_SEGMENT < largest < 1.1 * BYTES_OF_SEGMENT
+    segments = [pq.read_table(path, columns=["step"])["step"].to_pylist() for path in sorted(tmp_path.glob("rollouts-*.parquet"))]
+    assert len(segments) >= 2 and all(segment.count(segment[-1]) == 1024 for segment in segments)
+    writer.close("finished")
+    assert read_run(tmp_path).table("rollouts")["step"].to_pylist() == [step for step in range(1, 121) for _ in range(1024)]
 
 
 @pytest.mark.parametrize(("state", "mend"), [("finished", "another --output_dir"), ("running", "resume"), ("failed", "resume")])
