@@ -116,8 +116,8 @@ def test_rows_are_written_once_where_an_interrupt_meets_the_writing(tmp_path, mo
     writer = first_life(tmp_path, last_step=2).writer
     original = run_writer.write_parquet_atomically
 
-    def interrupted(path, table):
-        original(path, table)
+    def interrupted(*arguments):
+        original(*arguments)
         raise KeyboardInterrupt
 
     writer.add_rows("prompts", [{"step": 3, "problem_id": "a3"}])

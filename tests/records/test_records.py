@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bitsample_llm.records import SCHEMA_VERSION, SCHEMAS, RecordError, read_run
+from bitsample_llm.records import writer as run_writer
 from bitsample_llm.records.glossary import PHASES, TRAINING_PHASES
-from bitsample_llm.records.writer import BYTES_OF_SEGMENT, ROWS_OF_PART, RunWriter
+from bitsample_llm.records.writer import RunWriter
 
 PATTERN_BY_TABLE = {table: f"{table}-*.parquet" for table in SCHEMAS}
 
@@ -94,31 +95,34 @@ def test_segments_hold_each_row_once_in_order(tmp_path):
         assert rows(tmp_path, table) == names("a", *range(6)) == read_run(tmp_path).table(table)["problem_id"].to_pylist()
 
 
-def test_many_rows_wait_in_few_parts_and_keep_their_order(tmp_path):
+def test_many_rows_wait_packed_and_keep_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_writer, "PARTS_OF_ROW_GROUP", 3)
     writer = RunWriter.create(tmp_path, {})
     for step in range(2, 90):
         writer.add_rows("rollouts", [{"step": step, "sample": sample, "rewards": {"exact": 0.5}} for sample in range(7 * step)])
-    parts = writer._segments["rollouts"][1]
-    assert len(parts) <= 5 and len(parts) < sum(part.num_rows for part in parts) / ROWS_OF_PART / 3
+    _, parts, latest = writer._segments["rollouts"]
+    assert sum(map(len, parts)) < 30 * (7 * sum(range(2, 90)) - len(latest))
     writer.close("finished")
-    table = pq.read_table(tmp_path / "rollouts-00000.parquet")
+    file = pq.ParquetFile(tmp_path / "rollouts-00000.parquet")
+    assert file.num_row_groups == -(-(len(parts) + 1) // 3) and not list(tmp_path.glob("*.tmp"))
+    table = file.read()
     place = list(zip(table["step"].to_pylist(), table["sample"].to_pylist(), strict=True))
     assert place == [(step, sample) for step in range(2, 90) for sample in range(7 * step)]
     assert table["rewards"].to_pylist() == [[("exact", 0.5)]] * len(place)
 
 
-def test_what_waits_is_written_at_the_end_of_a_step_once_it_is_large(tmp_path):
-    writer = RunWriter.create(tmp_path, {})
-    largest = 0
-    for step in range(1, 121):
-        writer.add_rows("rollouts", [{"step": step, "sample": sample, "text": "x" * 100} for sample in range(1024)])
-        largest = max(largest, sum(part.nbytes for part in writer._segments["rollouts"][1]))
+def test_what_waits_is_written_at_the_end_of_a_step_once_it_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_writer, "BYTES_OF_SEGMENT", 2**17)
+    writer, largest = RunWriter.create(tmp_path, {}), 0
+    for step in range(1, 61):
+        writer.add_rows("rollouts", [{"step": step, "sample": sample, "text": f"{step**9 * sample**5:x}"} for sample in range(700)])
+        largest = max(largest, sum(map(len, writer._segments["rollouts"][1])))
         writer.add_step({"step": step})
-    assert BYTES_OF_SEGMENT < largest < 1.1 * BYTES_OF_SEGMENT
-    segments = [pq.read_table(path, columns=["step"])["step"].to_pylist() for path in sorted(tmp_path.glob("rollouts-*.parquet"))]
-    assert len(segments) >= 2 and all(segment.count(segment[-1]) == 1024 for segment in segments)
+    assert 2**17 < largest < 1.3 * 2**17
+    segments = [pq.read_table(path)["step"].to_pylist() for path in sorted(tmp_path.glob("rollouts-*.parquet"))]
+    assert len(segments) > 2 and all(segment.count(segment[-1]) == 700 for segment in segments)  # no step is torn apart
     writer.close("finished")
-    assert read_run(tmp_path).table("rollouts")["step"].to_pylist() == [step for step in range(1, 121) for _ in range(1024)]
+    assert read_run(tmp_path).table("rollouts")["step"].to_pylist() == [step for step in range(1, 61) for _ in range(700)]
 
 
 @pytest.mark.parametrize(("state", "mend"), [("finished", "another --output_dir"), ("running", "resume"), ("failed", "resume")])
