@@ -49,7 +49,7 @@ ELSEWHERE = {"__main__": "command", "likelihood": "scoring", "InformationMeter":
 DRAWERS = {"utils", "common", "helpers", "misc", "core", "base"}
 MOST_LINES = 350
 LONG: dict[str, str] = {}  # file -> why it is long
-MOST_LINES_OF_THE_METER = 3030
+MOST_LINES_OF_THE_METER = 3040
 
 
 def room_of(module: str) -> str | None:

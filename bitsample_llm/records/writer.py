@@ -19,7 +19,7 @@ from bitsample_llm.records.lock import RunLock
 FLUSH_SECONDS = 300  # rows wait no longer than this and one step
 BYTES_OF_SEGMENT = 2**23  # packed rows that wait take no more memory than this and a step's; 300,000 rollouts without texts
 ROWS_OF_PART = 1024  # so many rows are packed while they are still in the processor's cache
-PARTS_OF_ROW_GROUP = 32  # unpacked at a time
+PARTS_OF_ROW_GROUP = 32
 
 
 @contextlib.contextmanager
@@ -85,8 +85,9 @@ def _packed(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _unpacked(part: bytes) -> pa.Table:
-    return pa.ipc.open_stream(part).read_all()
+def _row_groups(parts: list[bytes]) -> Iterator[pa.Table]:
+    for at in range(0, len(parts), PARTS_OF_ROW_GROUP):
+        yield pa.concat_tables(pa.ipc.open_stream(part).read_all() for part in parts[at : at + PARTS_OF_ROW_GROUP])
 
 
 def _json_lines(lines: list[dict]) -> str:
@@ -132,7 +133,7 @@ class RunWriter:
         self._lock = lock
         # each table's next segment: its number, parts that are ready, and the latest rows; one value, so that an interrupt cannot come between
         self._segments = {table: (self._next_number(table), [], []) for table in SCHEMAS}
-        self._flushed_at, self._waiting_bytes = time.monotonic(), 0
+        self._flushed_at = time.monotonic()
 
     def _next_number(self, table: str) -> int:
         taken = [*self.run_dir.glob(f"{table}-*.parquet"), *self.run_dir.glob(f"superseded/{table}-*.parquet")]
@@ -238,14 +239,14 @@ class RunWriter:
             raise KeyError(f"metrics without a definition in the glossary: {', '.join(sorted(unknown))}")
         with self._writing(), open(self.run_dir / "steps.jsonl", "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        if time.monotonic() - self._flushed_at > FLUSH_SECONDS or self._waiting_bytes > BYTES_OF_SEGMENT:
+        waiting_bytes = sum(len(part) for _, parts, _ in self._segments.values() for part in parts)
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS or waiting_bytes > BYTES_OF_SEGMENT:
             self.flush()
 
     def hold(self, step: int, rollouts: list[dict]) -> None:
         """Keep rollouts that the checkpoint of `step` finds half-trained in a file of their own, for a resume from it."""
         with self._writing():
-            path = _pending_path(self.run_dir, step)
-            write_parquet_atomically(path, SCHEMAS["rollouts"], [_table_of("rollouts", rollouts)])
+            write_parquet_atomically(_pending_path(self.run_dir, step), SCHEMAS["rollouts"], [_table_of("rollouts", rollouts)])
 
     def add_rows(self, table: str, rows: list[dict]) -> None:
         """Collect rows of a table of `SCHEMAS` for the next segment; a KeyError for a column that it does not have, or a row
@@ -258,20 +259,16 @@ class RunWriter:
         number, parts, latest = self._segments[table]
         latest.extend(rows)
         if len(latest) >= ROWS_OF_PART:
-            part = _packed(_table_of(table, latest))
-            self._segments[table] = (number, [*parts, part], [])
-            self._waiting_bytes += len(part)
+            self._segments[table] = (number, [*parts, _packed(_table_of(table, latest))], [])
 
     def flush(self) -> None:
         """Write the collected rows as one new segment per table."""
-        self._flushed_at, self._waiting_bytes = time.monotonic(), 0
+        self._flushed_at = time.monotonic()
         for name, (number, parts, latest) in self._segments.items():
             if parts or latest:
-                waiting = [*parts, _packed(_table_of(name, latest))]
-                groups = (waiting[at : at + PARTS_OF_ROW_GROUP] for at in range(0, len(waiting), PARTS_OF_ROW_GROUP))
+                row_groups = _row_groups([*parts, _packed(_table_of(name, latest))])
                 with self._writing():
-                    tables = (pa.concat_tables(map(_unpacked, group)) for group in groups)
-                    write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", SCHEMAS[name], tables)
+                    write_parquet_atomically(self.run_dir / f"{name}-{number:05d}.parquet", SCHEMAS[name], row_groups)
                 self._segments[name] = (number + 1, [], [])
 
     def close(self, state: str, reason: str | None = None) -> None:
