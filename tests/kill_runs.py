@@ -71,7 +71,7 @@ def is_finished(sort: str, folder: Path) -> bool:
 
 
 def run_until_killed(sort: str, folder: Path, rng: np.random.Generator, seconds: float) -> bool:
-    """Start or resume a run and kill it; False if it ended by itself before."""
+    """Start or resume a run and kill it; False if it had finished before."""
     with open(folder.parent / "log.txt", "a") as log:
         process = subprocess.Popen(command_of(sort, folder), cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
     begun, before = time.monotonic(), num_lines(folder)
@@ -94,7 +94,9 @@ def run_until_killed(sort: str, folder: Path, rng: np.random.Generator, seconds:
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)  # the process alone: what it started has to end with it
         process.wait()
-        return True
+        return sort == "study" or not is_finished(
+            sort, folder
+        )  # a run may be killed between its last word and its end; nothing is left to resume
 
 
 def faults_of(folder: Path) -> list[str]:

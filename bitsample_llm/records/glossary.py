@@ -24,7 +24,7 @@ GLOSSARY: dict[str, Metric] = {
     "train/learning_rate": Metric("1", "Learning rate of the step", "scheduler"),
     "samples/total": Metric(
         "samples",
-        "Labelled sequences (sft), pairs or judged completions (preference) trained on, or rollouts drawn (rl)",
+        "Labelled sequences (sft), completions (distillation), pairs or judged completions (preference) trained on, or rollouts drawn (rl)",
         "count",
         True,
     ),
@@ -69,10 +69,10 @@ GLOSSARY: dict[str, Metric] = {
     "group/num_rollouts": Metric("rollouts", "Rollouts behind the estimates of the step", "count"),
     "group/informative_fraction": Metric("1", "Share of the step's groups whose rewards are not all equal", "count"),
     "group/informative_fraction_predicted": Metric(
-        "1", "What the exact pass rates predict for it: 1 - p^G - (1-p)^G", "mean over the step's prompts"
+        "1", "What the exact pass rates predict for it: 1 - p^G - (1-p)^G for groups of G rollouts", "mean over the step's prompts"
     ),
     "flops/dead_group_fraction": Metric(
-        "1", "Share of the training FLOPs so far that went to groups whose rewards are all equal", "by share of rollouts", True
+        "1", "Share of the training FLOPs so far that went to groups whose rewards are all equal", "by share of groups", True
     ),
     "flops/total": Metric("FLOPs", "Executed training FLOPs: all phases but evaluation", "shapes that ran", True),
     "flops/encoders": Metric(
