@@ -1,0 +1,60 @@
+"""The picture of labels and rollouts at the same passes per update: `python -m eval.studies.price.passes RECORD/runs --output_file FILE`.
+
+What is drawn is how many labels, or rollouts that pass (rollouts times the pass rate before training), it took to half of the bits, kept, against how many of them an
+update had. Where the number of updates counts a line rises with the batch; where the number of labels counts it is flat.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from bitsample_llm.report.prices import HALF, PricedRun, median_price, read_prices
+from bitsample_llm.report.style import COLOURS, GREY, plt
+
+PANELS = {"latent C same": "latent, p = .48", "latent I same": "latent, p = .63", "unacquired 0.6 anew": "unacquired, p = .60"}
+
+
+def passes_per_sample(run: PricedRun) -> float:
+    """Of a label 1, of a rollout the mean pass rate before training."""
+    return 1.0 if run.arm.startswith("sft") else run.pass_rate[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--output_file", type=Path, required=True)
+    options = parser.parse_args()
+    runs = read_prices([options.runs])
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(8.6, 3.8), sharex=True, sharey=True)
+    for axis, (rung, title) in zip(axes, PANELS.items(), strict=True):
+        for index, model in enumerate(sorted({run.tags["model"] for run in runs if run.tags["rung"] == rung})):
+            for sort, fill, dash in (("sft", "full", "-"), ("reinforce", "none", "--")):
+                by_batch: dict[int, list[PricedRun]] = {}
+                for run in runs:
+                    if (run.tags["rung"], run.tags["model"]) == (rung, model) and run.arm.startswith(sort):
+                        by_batch.setdefault(run.settings["per_device_train_batch_size"], []).append(run)
+                prices = {
+                    batch: median_price([run.price(HALF, "samples") for run in some]) for batch, some in sorted(by_batch.items())
+                }
+                points = [
+                    np.array([batch, samples]) * passes_per_sample(by_batch[batch][0])
+                    for batch, samples in prices.items()
+                    if samples is not None
+                ]
+                axis.plot(*np.transpose(points), marker="o", fillstyle=fill, linestyle=dash, color=COLOURS[index], label=model)
+        axis.set(xscale="log", yscale="log", title=title)
+        axis.set_xticks([4, 8, 16], ["4", "8", "16"])
+        axis.minorticks_off()
+    axes[0].set_ylabel("labels, or passes, to half of the bits, kept")
+    figure.supxlabel("labels, or passes, per update", fontsize="medium")
+    handles = [
+        plt.Line2D([], [], color=GREY, marker="o", fillstyle=f, linestyle=d, label=n)
+        for f, d, n in (("full", "-", "SFT on labels"), ("none", "--", "REINFORCE on rollouts"))
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9)
+    figure.savefig(options.output_file, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
