@@ -1,4 +1,4 @@
-"""The picture of labels and rollouts at the same passes per update: `python -m eval.studies.price.passes RECORD/runs --output_file FILE`.
+"""The picture of labels and rollouts at the same passes per update: `python -m eval.studies.price.passes RUNS... --output_file FILE`.
 
 What is drawn is how many labels, or rollouts that pass (rollouts times the pass rate before training), it took to half of the bits, kept, against how many of them an
 update had. Where the number of updates counts a line rises with the batch; where the number of labels counts it is flat.
@@ -12,7 +12,14 @@ import numpy as np
 from bitsample_llm.report.prices import HALF, PricedRun, median_price, read_prices
 from bitsample_llm.report.style import COLOURS, GREY, plt
 
-PANELS = {"latent C same": "latent, p = .48", "latent I same": "latent, p = .63", "unacquired 0.6 anew": "unacquired, p = .60"}
+SEED, RATE = 5, 1e-4
+PANELS = {
+    "latent C same": "latent, p = .48",
+    "latent I same": "latent, p = .63",
+    "unacquired 0.6 anew": "unacquired, p = .60",
+    "unacquired 0.3 anew": "unacquired, p = .34",
+}
+MODELS = ("base", "rungs1", "rungs2", "ages0", "ages1", "ages2", "ages3", "ages4")
 
 
 def passes_per_sample(run: PricedRun) -> float:
@@ -22,13 +29,13 @@ def passes_per_sample(run: PricedRun) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output_file", type=Path, required=True)
     options = parser.parse_args()
-    runs = read_prices([options.runs])
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(8.6, 3.8), sharex=True, sharey=True)
+    runs = [run for run in read_prices(options.runs) if run.seed == SEED and run.settings["learning_rate"] == RATE]
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 3.8), sharex=True, sharey=True)
     for axis, (rung, title) in zip(axes, PANELS.items(), strict=True):
-        for index, model in enumerate(sorted({run.tags["model"] for run in runs if run.tags["rung"] == rung})):
+        for model in sorted({run.tags["model"] for run in runs if run.tags["rung"] == rung}):
             for sort, fill, dash in (("sft", "full", "-"), ("reinforce", "none", "--")):
                 by_batch: dict[int, list[PricedRun]] = {}
                 for run in runs:
@@ -42,7 +49,14 @@ def main() -> None:
                     for batch, samples in prices.items()
                     if samples is not None
                 ]
-                axis.plot(*np.transpose(points), marker="o", fillstyle=fill, linestyle=dash, color=COLOURS[index], label=model)
+                axis.plot(
+                    *np.transpose(points),
+                    marker="o",
+                    fillstyle=fill,
+                    linestyle=dash,
+                    color=COLOURS[MODELS.index(model)],
+                    label=model,
+                )
         axis.set(xscale="log", yscale="log", title=title)
         axis.set_xticks([4, 8, 16], ["4", "8", "16"])
         axis.minorticks_off()
