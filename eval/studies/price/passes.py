@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsample_llm.report.prices import HALF, PricedRun, median_price, read_prices
+from bitsample_llm.report.prices import HALF, PricedRun, read_prices
 from bitsample_llm.report.style import COLOURS, GREY, plt
 
 SEED, RATE = 5, 1e-4
@@ -22,9 +22,11 @@ PANELS = {
 MODELS = ("base", "rungs1", "rungs2", "ages0", "ages1", "ages2", "ages3", "ages4")
 
 
-def passes_per_sample(run: PricedRun) -> float:
-    """Of a label 1, of a rollout the mean pass rate before training."""
-    return 1.0 if run.arm.startswith("sft") else run.pass_rate[0]
+def batch_and_price(run: PricedRun) -> tuple[float, float] | None:
+    """Labels, or rollouts times the mean pass rate before training, of an update, and to half of the bits, kept; None where it was not kept."""
+    samples, is_kept = run.price(HALF, "samples")
+    passes_per_sample = 1.0 if run.arm.startswith("sft") else run.pass_rate[0]
+    return (run.settings["per_device_train_batch_size"] * passes_per_sample, samples * passes_per_sample) if is_kept else None
 
 
 def main() -> None:
@@ -37,18 +39,10 @@ def main() -> None:
     for axis, (rung, title) in zip(axes, PANELS.items(), strict=True):
         for model in sorted({run.tags["model"] for run in runs if run.tags["rung"] == rung}):
             for sort, fill, dash in (("sft", "full", "-"), ("reinforce", "none", "--")):
-                by_batch: dict[int, list[PricedRun]] = {}
-                for run in runs:
-                    if (run.tags["rung"], run.tags["model"]) == (rung, model) and run.arm.startswith(sort):
-                        by_batch.setdefault(run.settings["per_device_train_batch_size"], []).append(run)
-                prices = {
-                    batch: median_price([run.price(HALF, "samples") for run in some]) for batch, some in sorted(by_batch.items())
-                }
-                points = [
-                    np.array([batch, samples]) * passes_per_sample(by_batch[batch][0])
-                    for batch, samples in prices.items()
-                    if samples is not None
+                of_line = [
+                    run for run in runs if (run.tags["rung"], run.tags["model"]) == (rung, model) and run.arm.startswith(sort)
                 ]
+                points = sorted(point for run in of_line if (point := batch_and_price(run)) is not None)
                 axis.plot(
                     *np.transpose(points),
                     marker="o",
