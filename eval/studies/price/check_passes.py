@@ -71,8 +71,8 @@ def main() -> None:
                     print(f"  {name}, {rung}: {text} ({each})")
                     if len(known) < len(models):
                         ratios.pop(rung)
-            for rung in ratios.keys() - {LATENT}:
-                if LATENT in ratios and len(ratios[rung]) > 1:
+            for rung in ratios:
+                if rung != LATENT and LATENT in ratios and len(ratios[rung]) > 1:
                     print(f"    {rung} over {LATENT}: {welch_text(ratios[rung], ratios[LATENT])}")
 
 
