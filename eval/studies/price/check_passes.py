@@ -71,9 +71,9 @@ def main() -> None:
                     print(f"  {name}, {rung}: {text} ({each})")
                     if len(known) < len(models):
                         ratios.pop(rung)
-            for rung in ratios:
-                if rung != LATENT and LATENT in ratios and len(ratios[rung]) > 1:
-                    print(f"    {rung} over {LATENT}: {welch_text(ratios[rung], ratios[LATENT])}")
+            for rung, values in ratios.items():
+                if rung != LATENT and LATENT in ratios and len(values) > 1:
+                    print(f"    {rung} over {LATENT}: {welch_text(values, ratios[LATENT])}")
 
 
 if __name__ == "__main__":
