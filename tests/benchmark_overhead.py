@@ -251,8 +251,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4, help="at most, of a completion")
     choices = parser.parse_args()
     choices.stop = choices.stop and choices.stop.replace("\\n", "\n")
-    if choices.steps < choices.block or choices.steps % choices.block:
-        parser.error(f"--steps must be a multiple of --block ({choices.block}), got {choices.steps}")
+    if not 0 < choices.block <= choices.steps or choices.steps % choices.block:
+        parser.error(f"--steps must be a multiple of --block, got {choices.steps} and {choices.block}")
     if choices.memory_runs:
         peaks = {name: [] for name in VARIANTS}
         for seed in range(choices.memory_runs):

@@ -94,9 +94,8 @@ def run_until_killed(sort: str, folder: Path, rng: np.random.Generator, seconds:
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)  # the process alone: what it started has to end with it
         process.wait()
-        return sort == "study" or not is_finished(
-            sort, folder
-        )  # a run may be killed between its last word and its end; nothing is left to resume
+        # a run may be killed between its last word and its end: then nothing is left to resume
+        return sort == "study" or not is_finished(sort, folder)
 
 
 def faults_of(folder: Path) -> list[str]:
