@@ -18,6 +18,7 @@ from eval.studies.jaggedness.bandit import (
     path,
     share_at_crossing,
     slope,
+    slope_apart,
     slope_by_digits,
     slope_of_kin,
     strategies,
@@ -61,6 +62,26 @@ def test_the_equation_of_labels_is_the_gradient_of_the_mean_log_likelihood(gh, s
     assert strategies(g, h, s, WEIGHTS["log_likelihood"]) == pytest.approx(found, abs=1e-7)
     closed_form = (1 - s) * (1 - g + h) + s * (g - h) * (1 - g - h) / (g + h)
     assert slope(g, h, s, WEIGHTS["log_likelihood"]) == pytest.approx(closed_form)
+
+
+@pytest.mark.parametrize(("gh", "s"), itertools.product(STARTS_GH, (0.5, 0.95)))
+def test_an_episode_of_two_problems_is_that_of_a_bandit_that_chooses_once_or_anew(gh, s):
+    g, h = gh
+    logits = np.log([g, h, 1 - g - h])
+    right_K = np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])  # on problems that both strategies solve, and on the others
+    shares_K = np.array([s, 1 - s])
+
+    def passed(x, chooses_once):
+        p = softmax(x)
+        pairs = [(one, other, shares_K[one] * shares_K[other]) for one, other in itertools.product((0, 1), repeat=2)]
+        if chooses_once:
+            return sum(chance * p @ (right_K[one] * right_K[other]) for one, other, chance in pairs)
+        return sum(chance * (p @ right_K[one]) * (p @ right_K[other]) for one, other, chance in pairs)
+
+    weight = WEIGHTS["pass_rate"]
+    together, apart = (numerical_gradient(lambda x, once=once: passed(x, once), logits) for once in (True, False))
+    assert slope(g, h, s**2, weight) == pytest.approx(together[0] - together[1], abs=1e-8)
+    assert 2 * slope_apart(g, h, s, weight, 2) == pytest.approx(apart[0] - apart[1], abs=1e-8)  # each of the two problems pushes
 
 
 @pytest.mark.parametrize("p", [0.05, 0.4, 0.9])

@@ -75,6 +75,19 @@ def kinship(g: float, h: float, ratio: float, weight: Weight) -> float:
     return (easy[0] - ratio * hard[0]) / (ratio * (hard[1] - hard[0]) - (easy[1] - easy[0]))
 
 
+def slope_apart(g: float, h: float, s: float, weight: Weight, length: int) -> float:
+    """The slope where the verdict is on an episode of `length` problems and each answer chooses its strategy anew. Where one choice stands for all of them it is `slope` at s^length.
+
+    >>> g, h, s, weight = 0.1, 0.6, 0.8, WEIGHTS["pass_rate"]
+    >>> bool(np.isclose(slope_apart(g, h, s, weight, 4), (g + h * s) ** 3 * slope(g, h, s, weight)))
+    True
+    """
+    num_hard = np.arange(length)
+    others = g**num_hard * (g + h) ** (length - 1 - num_hard)  # the chance that the other problems pass
+    chances = binom.pmf(num_hard, length - 1, 1 - s)
+    return slope(g, h, s, lambda p: float(sum(c * weight(p * other) * other for c, other in zip(chances, others, strict=True))))
+
+
 def slope_by_digits(g: float, h: float, s: float, weight: Weight) -> float:
     """The same of `digits`: problems on which the rule is right do not touch the second gate, so that the general strategy never recedes."""
     return float(2 * (1 - s) * weight(g) * g * h / (g + h))
