@@ -166,14 +166,22 @@ def main() -> None:
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
-    for size, arm in tqdm(list(itertools.product(options.vocabularies, BATCH_SIZE)), unit="cell"):
-        folder = options.output_dir / f"{size}-{arm}"
-        if (folder / PACKED).is_file():
-            continue
-        scores = {rate: max(mean_log_price(trained(size, arm, rate, seed)) for seed in TUNING_SEEDS) for rate in RATES}
-        rate = min(scores, key=scores.get)
-        runs = [trained(size, arm, rate, seed) for seed in SEEDS]
-        pack_prices([replace(run, flop_budget=KEEP_FOR * run.flops[-1]) for run in runs], folder)
+    folders = {
+        (size, arm): options.output_dir / f"{size}-{arm}" for size, arm in itertools.product(options.vocabularies, BATCH_SIZE)
+    }
+    left = {cell: folder for cell, folder in folders.items() if not (folder / PACKED).is_file()}
+    with tqdm(total=len(left) * (len(RATES) * len(TUNING_SEEDS) + len(SEEDS)), unit="run") as bar:
+
+        def counted(*cell_rate_seed) -> PricedRun:
+            run = trained(*cell_rate_seed)
+            bar.update()
+            return run
+
+        for (size, arm), folder in left.items():
+            scores = {rate: max(mean_log_price(counted(size, arm, rate, seed)) for seed in TUNING_SEEDS) for rate in RATES}
+            rate = min(scores, key=scores.get)
+            runs = [counted(size, arm, rate, seed) for seed in SEEDS]
+            pack_prices([replace(run, flop_budget=KEEP_FOR * run.flops[-1]) for run in runs], folder)
 
 
 if __name__ == "__main__":
