@@ -15,6 +15,7 @@ from bitsample_llm.report.style import COLOURS, DASHES, GREY, MARKERS, plt
 
 GIGA = 1e-9
 SHOWN_FACTORS = (0.125, 12.0)  # an interval without an end goes to the edge
+PALE = 0.45
 SHOWN_SETTINGS = {
     "learning rate": "learning_rate",
     "samples per update": "per_device_train_batch_size",
@@ -145,7 +146,7 @@ def factors_picture(found: RemedyRuns, title: str, targets: Sequence[Target] = (
 def draw_factors(
     axis, factors: Sequence[Factor | None], look: int, offset: float, label: str, shown: tuple[float, float] = SHOWN_FACTORS
 ) -> None:
-    """Factors in rows from below, with intervals or, where there is only a bound, an open arrow; `look` is the number of a colour and a marker."""
+    """Factors in rows from below, with intervals (pale where there is one pretraining seed) or, where there is only a bound, an open arrow; `look` is the number of a colour and a marker."""
     style = {"color": COLOURS[look], "marker": MARKERS[look], "markersize": 5, "linestyle": "none"}
     axis.axvline(1, color=GREY, linewidth=0.8)
     for row, saved in enumerate(factors):
@@ -158,9 +159,11 @@ def draw_factors(
             axis.plot([], [], **style, label=label)  # the legend shows no arrow
         elif saved.estimate.mean is not None:
             low, high = np.clip(saved.estimate.interval, *shown)
-            axis.plot([low, high], [place, place], color=COLOURS[look], linewidth=1)
-            axis.plot([np.clip(saved.estimate.mean, *shown)], [place], **style, label=label)
-    axis.set(xscale="log", xlim=shown, xlabel="FLOPs without the remedy over FLOPs with it")
+            alpha = PALE if saved.estimate.n == 1 else 1.0
+            axis.plot([low, high], [place, place], color=COLOURS[look], linewidth=1, alpha=alpha)
+            axis.plot([np.clip(saved.estimate.mean, *shown)], [place], **style, alpha=alpha)
+            axis.plot([], [], **style, label=label)
+    axis.set(xscale="log", xlim=shown, xlabel="costs more  ←  FLOPs without the remedy over FLOPs with it  →  saves")
     axis.xaxis.set_major_locator(LogLocator(base=2))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -16,9 +16,9 @@ from bitsample_llm.report.command import report
 from bitsample_llm.report.estimates import UNMEASURED, number_text
 from bitsample_llm.report.prices import HALF, NINE_TENTHS, PricedRun, Target, read_prices
 from bitsample_llm.report.remedies import Factor, Prices, factor, prices_of
-from bitsample_llm.report.remedy_runs import HOW_TO_READ, draw_factors
+from bitsample_llm.report.remedy_runs import HOW_TO_READ, PALE, draw_factors
 from bitsample_llm.report.study import Picture, Study, Table
-from bitsample_llm.report.style import plt
+from bitsample_llm.report.style import GREY, plt
 
 LISTED = Path(__file__).with_name("remedies.yaml")
 PAYS = 1.1
@@ -144,7 +144,12 @@ def factors_figure(cells: Sequence[Cell], target: Target = HALF) -> Figure:
     axis.set_yticks(range(len(remedies)), remedies)
     axis.set_ylim(-0.6, len(remedies) - 0.4)
     handles = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    shown = {"color": GREY, "linestyle": "none", "markersize": 5}
+    handles |= {
+        "one pretraining seed": plt.Line2D([], [], **shown, marker="o", alpha=PALE),
+        "a bound: the factor lies on that side": plt.Line2D([], [], **shown, marker="<", fillstyle="none"),
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
