@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="START-MODEL=FOLDER")
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     args = parser.parse_args()
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, folder in (words.split("=", 1) for words in args.models):
         start, of_seed = name.split("-")
