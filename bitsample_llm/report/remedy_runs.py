@@ -177,7 +177,8 @@ def curves_figure(found: RemedyRuns, arms: Sequence[str], xlabel: str) -> Figure
         for index, arm in enumerate(shown):
             if not (of_arm := found.of(rung, arm)):
                 continue
-            grid = np.geomspace(1e8, max(run.flops[-1] for run in of_arm), 60)
+            first = max(next(flops for flops in run.flops if flops > 0) for run in of_arm)  # a scale of logarithms has no start
+            grid = np.geomspace(first, max(run.flops[-1] for run in of_arm), 60)
             # a run that ended early had kept every target: its last value stands
             values = [np.interp(np.log(grid), np.log(np.maximum(run.flops, 1)), run.log2_p) for run in of_arm]
             look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS)], "linewidth": 1.4}
