@@ -129,10 +129,12 @@ def test_a_cell_counts_models_and_a_price_is_one_that_was_kept(tmp_path, monkeyp
     assert bridged.back_price(courses[-1]) is None
     assert bridged.back_price(made_course("plain", 0.8, "a", True)) == pytest.approx(4.0)
     assert bridged.updates_until_move(courses[0]) == pytest.approx(1.0)
-    monkeypatch.setattr(sys, "argv", ["bridged", str(tmp_path), str(tmp_path / "courses.png")])
+    monkeypatch.setattr(sys, "argv", ["bridged", str(tmp_path), str(tmp_path / "report")])
     bridged.main()
-    said = capsys.readouterr().out
-    assert "1. 16 problems, one choice, s = 0.95: first up: 4 of 4 models [0.51, 1.00], supported (4 runs)" in said
-    assert "3. .01 labels per rollout, s = 0.95: in the end above GRPO alone: 4 of 4" in said
-    assert "1. GRPO, one problem, s = 0.8: first down: not run" in said
-    assert (tmp_path / "courses.png").is_file()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "16 problems, one choice, s = 0.95: first up? 4 of 4 [0.51, 1.00] supported" in said
+    assert ".01 labels per rollout, s = 0.95: in the end above GRPO alone? 4 of 4" in said
+    assert "GRPO, one problem, s = 0.8: first down? – – undecided: not run" in said
+    claims = json.loads((tmp_path / "report" / "results.json").read_text())["claims"]
+    assert {claim["verdict"] for claim in claims if claim["text"].startswith("16 problems, one choice, s")} == {"supported"}
+    assert (tmp_path / "report" / "figures" / "courses.png").is_file()

@@ -1,8 +1,9 @@
-"""Episodes of several problems, a few labels, a curriculum: `python -m eval.studies.jaggedness.bridged RECORD [PICTURE]` prints what came of the predictions.
+"""Episodes of several problems, a few labels, a curriculum: `python -m eval.studies.jaggedness.bridged RUNS FOLDER` prints what came of the predictions and writes results.json and figures.
 
-Question, statistics and predictions are in README.md ("Longer horizons, a few labels, a curriculum"). RECORD holds the lines.parquet of the runs, which `python -m eval.studies.jaggedness pack` writes, and the slopes.json of the starts.
+Question, statistics and predictions are in README.md ("Longer horizons, a few labels, a curriculum"). RUNS holds the lines.parquet of the runs, which `python -m eval.studies.jaggedness pack` writes, and the slopes.json of the starts.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from bitsample_llm.estimators import wilson_interval
-from bitsample_llm.report.estimates import number_text
+from bitsample_llm.report.claims import Claim
+from bitsample_llm.report.estimates import UNMEASURED, Estimate, number_text
 from bitsample_llm.report.page import aligned_table
 from bitsample_llm.report.style import COLOURS, DASHES, GREY, plt
 from eval.studies.jaggedness.courses import MOVED, Course, read_courses
@@ -64,68 +66,81 @@ def models_of(courses: list[Course], arm: str, rule_share: float) -> dict[str, l
     return found
 
 
-def count_text(courses: list[Course], arm: str, rule_share: float, is_so: Callable[[Course], bool]) -> str:
+def counted(courses: list[Course], arm: str, rule_share: float, what: str, is_so: Callable[[Course], bool]) -> Claim:
     """At how many models all seeds do what was foretold, with Wilson's interval and the verdict."""
     cell = models_of(courses, arm, rule_share)
+    text = f"{NAMES.get(arm, arm)}, s = {rule_share:g}: {what}?"
+    statistic = f"models at which all training seeds do so ({sum(map(len, cell.values()))} runs)"
     if not cell:
-        return "not run"
+        return Claim(text, statistic, Estimate(None, None, 0), "undecided: not run")
     hits = sum(all(map(is_so, runs)) for runs in cell.values())
-    low, high = wilson_interval(hits, len(cell))
+    low, high = interval = wilson_interval(hits, len(cell))
     verdict = "supported" if low > 0.5 else "contradicted" if high < 0.5 else "undecided"
-    return f"{hits} of {len(cell)} models [{low:.2f}, {high:.2f}], {verdict} ({sum(map(len, cell.values()))} runs)"
+    return Claim(text, statistic, Estimate(hits / len(cell), interval, len(cell)), verdict)
 
 
-def predictions(courses: list[Course]) -> list[tuple[str, str]]:
-    """What was foretold, and what came out."""
+RISES = (
+    ("plain", 0.8, False),
+    ("plain", 0.95, False),
+    ("together_4", 0.95, False),
+    ("together_4", 0.8, True),
+    ("together_16", 0.95, True),
+)
+RISES += (("apart_4", 0.8, False), ("apart_4", 0.95, False), ("labels_30", 0.8, True), ("labels_30", 0.95, True))
+RISES += (("labels_1", 0.8, False), ("labels_1", 0.95, False), ("probe", 0.8, False), ("probe", 0.95, False))
+RISES_WITH_ADAMW = (
+    ("plain_adamw", 0.95, False),
+    ("together_16_adamw", 0.95, True),
+    ("labels_1_adamw", 0.95, False),
+    ("labels_30_adamw", 0.95, True),
+)
+
+
+def predictions(courses: list[Course]) -> list[Claim]:
+    """What was foretold, and at how many models it came out: where the general strategy rises first and is back in the end, and what differs from plain GRPO."""
     plain = {(course.model, course.share, course.seed): course for course in courses if course.arm == "plain"}
 
     def beside(course: Course) -> Course:
         return plain[course.model, course.share, course.seed]
 
-    rows = []
+    def is_back(course: Course) -> bool:
+        return course.right[-1] > BACK
 
-    def say(number: int, arm: str, rule_share: float, what: str, is_so: Callable[[Course], bool]) -> None:
-        rows.append((f"{number}. {NAMES.get(arm, arm)}, s = {rule_share:g}: {what}", count_text(courses, arm, rule_share, is_so)))
-
-    moves = {-1: "first down", 1: "first up"}
-    cells = [(1, "plain", 0.8, -1), (1, "plain", 0.95, -1), (1, "together_4", 0.95, -1), (1, "together_4", 0.8, 1)]
-    cells += [(1, "together_16", 0.95, 1), (2, "apart_4", 0.8, -1), (2, "apart_4", 0.95, -1), (3, "labels_30", 0.8, 1)]
-    cells += [(3, "labels_30", 0.95, 1), (3, "labels_1", 0.8, -1), (3, "labels_1", 0.95, -1), (4, "probe", 0.8, -1)]
-    cells += [(4, "probe", 0.95, -1)]
-    for number, arm, rule_share, move in cells:
-        say(number, arm, rule_share, moves[move], lambda course, move=move: course.first_move == move)
-        is_back = move == 1
-        say(
-            number,
-            arm,
-            rule_share,
-            "back in the end" if is_back else "not back in the end",
-            lambda course, is_back=is_back: (course.right[-1] > BACK) == is_back,
+    claims = []
+    for arm, rule_share, rises in RISES:
+        move = 1 if rises else -1
+        claims.append(
+            counted(
+                courses, arm, rule_share, f"first {'up' if rises else 'down'}", lambda course, move=move: course.first_move == move
+            )
+        )
+    for arm, rule_share, rises in RISES + RISES_WITH_ADAMW:
+        claims.append(
+            counted(
+                courses,
+                arm,
+                rule_share,
+                f"{'' if rises else 'not '}back in the end",
+                lambda course, rises=rises: is_back(course) == rises,
+            )
         )
     for rule_share in (0.8, 0.95):
-        say(
-            2,
+        later = counted(
+            courses,
             "apart_4",
             rule_share,
             "moves later than with one problem",
             lambda course: updates_until_move(course) > updates_until_move(beside(course)),
         )
-        say(
-            3,
+        above = counted(
+            courses,
             "labels_1",
             rule_share,
             "in the end above GRPO alone",
             lambda course: course.log_odds[-1] > beside(course).log_odds[-1],
         )
-    for arm, is_back in (("plain", False), ("together_16", True), ("labels_1", False), ("labels_30", True)):
-        say(
-            5,
-            f"{arm}_adamw",
-            0.95,
-            "back in the end" if is_back else "not back in the end",
-            lambda course, is_back=is_back: (course.right[-1] > BACK) == is_back,
-        )
-    return rows
+        claims += [later, above]
+    return claims
 
 
 def courses_table(courses: list[Course], starts: list[Start]) -> list[list[str]]:
@@ -187,14 +202,28 @@ def draw(courses: list[Course], path: Path) -> None:
 
 
 def main() -> None:
-    record = Path(sys.argv[1])
+    record, folder = Path(sys.argv[1]), Path(sys.argv[2])
     courses, starts = read_courses([record]), read_slopes(record)
+    claims = predictions(courses)
     print(aligned_table(courses_table(courses, starts)))
     print()
-    for question, answer in predictions(courses):
-        print(f"{question}: {answer}")
-    if len(sys.argv) > 2:
-        draw(courses, Path(sys.argv[2]))
+    print(aligned_table([["predicted", "models", "interval", "verdict"], *map(claim_row, claims)]))
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"claims": [claim.fields() for claim in claims]}, indent=1) + "\n")
+    draw(courses, folder / "figures" / "courses.png")
+
+
+def claim_row(claim: Claim) -> list[str]:
+    """What was foretold, and at how many models it came out."""
+    if claim.estimate.mean is None:
+        return [claim.text, UNMEASURED, UNMEASURED, claim.verdict]
+    low, high = claim.estimate.interval
+    return [
+        claim.text,
+        f"{round(claim.estimate.mean * claim.estimate.n)} of {claim.estimate.n}",
+        f"[{low:.2f}, {high:.2f}]",
+        claim.verdict,
+    ]
 
 
 if __name__ == "__main__":
