@@ -38,6 +38,16 @@ NAMES = {
     "probe": "problems near p = .5",
 }
 
+TITLES = {
+    "plain": "GRPO,\none problem",
+    "together_4": "episodes of 4,\none choice",
+    "together_16": "episodes of 16,\none choice",
+    "apart_4": "episodes of 4,\na choice each",
+    "labels_30": ".3 labels\nper rollout",
+    "labels_1": ".01 labels\nper rollout",
+    "probe": "problems\nnear p = .5",
+}
+
 
 def back_price(course: Course) -> float | None:
     """GFLOP at which right rose above one half, kept until three times as many; None where that was not shown."""
@@ -191,11 +201,10 @@ def draw(courses: list[Course], path: Path) -> None:
                 axis.text(0.5, 0.5, "not run", ha="center", color=GREY, transform=axis.transAxes)
             axis.axhline(BACK, color=GREY, linewidth=0.6)
             axis.set(ylim=(0, 1))
-            if row is axes[0]:
-                axis.set_title(NAMES[arm].replace(", ", ",\n"), fontsize=9)
-            else:
-                axis.set_xlabel("updates")
-        row[0].set_ylabel(f"p right where the rule is wrong\nrule right on {rule_share:g}")
+        row[0].set_ylabel(f"p of the right answer\n(rule right on {rule_share:g})")
+    for above, below, arm in zip(*axes, ARMS, strict=True):
+        above.set_title(TITLES[arm], fontsize=9)
+        below.set_xlabel("updates")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(models), title="pretraining seed")
     figure.savefig(path, dpi=110)

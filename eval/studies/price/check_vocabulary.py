@@ -27,28 +27,28 @@ def runs_of(record: Path) -> list[dict]:
     return [row | {"log2_p_before": np.array(row["log2_p_before"])} for row in rows if row["tags"].get("part") == "vocabulary"]
 
 
-def samples_to_pass_rate(run: dict, level: float) -> float | None:
-    """Samples until the mean pass rate was at a level, linear between evaluations, and stayed there until three times the FLOPs; None where that was not shown."""
-    flops, passed, samples = (np.array(run[key]) for key in ("flops", "pass_rate", "samples"))
+def to_pass_rate(run: dict, amount: str, level: float) -> float | None:
+    """Samples or FLOPs until the mean pass rate was at a level, linear between evaluations, and stayed there until three times the FLOPs; None where that was not shown."""
+    flops, passed, spent = (np.array(run[key]) for key in ("flops", "pass_rate", amount))
     for at in range(1, len(flops)):
         is_asked = (flops >= flops[at]) & (flops <= KEEP * flops[at])
         if flops[-1] >= KEEP * flops[at] and (passed[is_asked] >= level).all():
             part = (level - passed[at - 1]) / (passed[at] - passed[at - 1]) if at > 1 else 1.0
-            return float(samples[at - 1] + part * (samples[at] - samples[at - 1]))
+            return float(spent[at - 1] + part * (spent[at] - spent[at - 1]))
     return None
 
 
-def samples_to_share(run: dict, part: float) -> float | None:
+def to_share(run: dict, amount: str, part: float) -> float | None:
     """The same to a share of the bits."""
-    samples, is_kept = price(run, "samples", part)
-    return float(samples) if is_kept else None
+    spent, is_kept = price(run, amount, part)
+    return float(spent) if is_kept else None
 
 
 TARGETS = {
-    "p = .5": lambda run: samples_to_pass_rate(run, 0.5),
-    "p = .9": lambda run: samples_to_pass_rate(run, 0.9),
-    "half of the bits": lambda run: samples_to_share(run, 0.5),
-    "90 % of the bits": lambda run: samples_to_share(run, 0.9),
+    "p = .5": lambda run, amount: to_pass_rate(run, amount, 0.5),
+    "p = .9": lambda run, amount: to_pass_rate(run, amount, 0.9),
+    "half of the bits": lambda run, amount: to_share(run, amount, 0.5),
+    "90 % of the bits": lambda run, amount: to_share(run, amount, 0.9),
 }
 
 
@@ -65,21 +65,25 @@ def main() -> None:
         print(
             f"V = {size}, {arm}, rate {rate:g}: of {NUM_PROMPTS} prompts answered in the end {ends}; bits gained {gained}; updates {updates}"
         )
-    for name, samples_of in TARGETS.items():
+    for name, spent_until in TARGETS.items():
         print(f"\nrollouts per label to {name}, kept")
         for size in sizes:
             if not {(size, "sft"), (size, "reinforce")} <= cells.keys():
                 continue
-            told, logs = [], []
+            told, logs, logs_of_flops = [], [], []
             for model, run in sorted(cells[size, "reinforce"].items()):
-                rollouts, labels = samples_of(run), samples_of(cells[size, "sft"][model])
+                sft = cells[size, "sft"][model]
+                rollouts, labels = spent_until(run, "samples"), spent_until(sft, "samples")
                 if rollouts is None or labels is None:
                     told.append(f"{model} not kept")
                 else:
                     logs.append(math.log(rollouts / labels))
+                    logs_of_flops.append(math.log(spent_until(run, "flops") / spent_until(sft, "flops")))
                     told.append(f"{model} {rollouts / labels:.0f} ({rollouts:.0f} over {labels:.0f})")
             mean = interval_text(np.array(logs)) if len(logs) > 1 else "not measured"
             print(f"  V = {size}: {mean} at {len(logs)} of {len(told)} ({'; '.join(told)})")
+            if len(logs) > 1:
+                print(f"    over V {math.exp(np.mean(logs)) / size:.2f}; in FLOPs {interval_text(np.array(logs_of_flops))}")
             if name == "p = .5" and size in FORETOLD and len(logs) >= 3:
                 found = math.exp(np.mean(logs))
                 of_foretold, of_size = found / FORETOLD[size], found / size
