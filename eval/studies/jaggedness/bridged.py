@@ -36,6 +36,9 @@ NAMES = {
     "labels_30": ".3 labels per rollout",
     "labels_1": ".01 labels per rollout",
     "probe": "problems near p = .5",
+    "labels_alone": "the same labels without rollouts",
+    "signed_outcome": "a verdict on answer and sign",
+    "signed_steps": "credit by the first error, the sign first",
 }
 
 TITLES = {
@@ -65,6 +68,14 @@ def updates_until_move(course: Course) -> float:
     if after is None:
         return np.inf
     return float(np.interp(MOVED, moves[after - 1 : after + 1], course.updates[after - 1 : after + 1]))
+
+
+def updates_until_back(course: Course) -> float:
+    """Updates until right was above one half for the first time, linear between evaluations; infinite where it never was."""
+    after = next((number for number, right in enumerate(course.right) if right > BACK), None)
+    if after is None:
+        return np.inf
+    return float(np.interp(BACK, course.right[after - 1 : after + 1], course.updates[after - 1 : after + 1]))
 
 
 def models_of(courses: list[Course], arm: str, rule_share: float) -> dict[str, list[Course]]:
@@ -98,7 +109,9 @@ RISES = (
 )
 RISES += (("apart_4", 0.8, False), ("apart_4", 0.95, False), ("labels_30", 0.8, True), ("labels_30", 0.95, True))
 RISES += (("labels_1", 0.8, False), ("labels_1", 0.95, False), ("probe", 0.8, False), ("probe", 0.95, False))
-RISES_WITH_ADAMW = (
+RISES += tuple((arm, share, True) for arm in ("signed_outcome", "signed_steps") for share in (0.8, 0.95))
+ENDS = (("labels_alone", 0.8, True), ("labels_alone", 0.95, True))
+ENDS += (
     ("plain_adamw", 0.95, False),
     ("together_16_adamw", 0.95, True),
     ("labels_1_adamw", 0.95, False),
@@ -108,10 +121,11 @@ RISES_WITH_ADAMW = (
 
 def predictions(courses: list[Course]) -> list[Claim]:
     """What was foretold, and at how many models it came out: where the general strategy rises first and is back in the end, and what differs from plain GRPO."""
-    plain = {(course.model, course.share, course.seed): course for course in courses if course.arm == "plain"}
 
-    def beside(course: Course) -> Course:
-        return plain[course.model, course.share, course.seed]
+    def beside(course: Course, arm: str) -> Course:
+        """The run of another arm at the same start with the same seed."""
+        cell = (course.model, course.share, course.seed)
+        return next(other for other in courses if other.arm == arm and (other.model, other.share, other.seed) == cell)
 
     def is_back(course: Course) -> bool:
         return course.right[-1] > BACK
@@ -124,7 +138,7 @@ def predictions(courses: list[Course]) -> list[Claim]:
                 courses, arm, rule_share, f"first {'up' if rises else 'down'}", lambda course, move=move: course.first_move == move
             )
         )
-    for arm, rule_share, rises in RISES + RISES_WITH_ADAMW:
+    for arm, rule_share, rises in RISES + ENDS:
         claims.append(
             counted(
                 courses,
@@ -140,16 +154,30 @@ def predictions(courses: list[Course]) -> list[Claim]:
             "apart_4",
             rule_share,
             "moves later than with one problem",
-            lambda course: updates_until_move(course) > updates_until_move(beside(course)),
+            lambda course: updates_until_move(course) > updates_until_move(beside(course, "plain")),
         )
         above = counted(
             courses,
             "labels_1",
             rule_share,
             "in the end above GRPO alone",
-            lambda course: course.log_odds[-1] > beside(course).log_odds[-1],
+            lambda course: course.log_odds[-1] > beside(course, "plain").log_odds[-1],
         )
-        claims += [later, above]
+        without = counted(
+            courses,
+            "labels_alone",
+            rule_share,
+            "in the end above the labels with rollouts",
+            lambda course: course.log_odds[-1] > beside(course, "labels_30").log_odds[-1],
+        )
+        sooner = counted(
+            courses,
+            "signed_steps",
+            rule_share,
+            "back sooner than by the verdict",
+            lambda course: updates_until_back(course) < updates_until_back(beside(course, "signed_outcome")),
+        )
+        claims += [later, above, without, sooner]
     return claims
 
 
