@@ -3,6 +3,7 @@
 Question, statistics and predictions are in README.md ("Longer horizons, a few labels, a curriculum"). RUNS holds the lines.parquet of the runs, which `python -m eval.studies.jaggedness pack` writes, and the slopes.json of the starts.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -117,6 +118,27 @@ ENDS += (
     ("labels_1_adamw", 0.95, False),
     ("labels_30_adamw", 0.95, True),
 )
+COMPARED = (
+    (
+        "apart_4",
+        "plain",
+        "moves later than with one problem",
+        lambda one, other: updates_until_move(one) > updates_until_move(other),
+    ),
+    ("labels_1", "plain", "in the end above GRPO alone", lambda one, other: one.log_odds[-1] > other.log_odds[-1]),
+    (
+        "labels_alone",
+        "labels_30",
+        "in the end above the labels with rollouts",
+        lambda one, other: one.log_odds[-1] > other.log_odds[-1],
+    ),
+    (
+        "signed_steps",
+        "signed_outcome",
+        "back sooner than by the verdict",
+        lambda one, other: updates_until_back(one) < updates_until_back(other),
+    ),
+)
 
 
 def predictions(courses: list[Course]) -> list[Claim]:
@@ -148,36 +170,16 @@ def predictions(courses: list[Course]) -> list[Claim]:
                 lambda course, rises=rises: is_back(course) == rises,
             )
         )
-    for rule_share in (0.8, 0.95):
-        later = counted(
-            courses,
-            "apart_4",
-            rule_share,
-            "moves later than with one problem",
-            lambda course: updates_until_move(course) > updates_until_move(beside(course, "plain")),
+    for rule_share, (arm, other, what, is_so) in itertools.product((0.8, 0.95), COMPARED):
+        claims.append(
+            counted(
+                courses,
+                arm,
+                rule_share,
+                what,
+                lambda course, other=other, is_so=is_so: is_so(course, beside(course, other)),
+            )
         )
-        above = counted(
-            courses,
-            "labels_1",
-            rule_share,
-            "in the end above GRPO alone",
-            lambda course: course.log_odds[-1] > beside(course, "plain").log_odds[-1],
-        )
-        without = counted(
-            courses,
-            "labels_alone",
-            rule_share,
-            "in the end above the labels with rollouts",
-            lambda course: course.log_odds[-1] > beside(course, "labels_30").log_odds[-1],
-        )
-        sooner = counted(
-            courses,
-            "signed_steps",
-            rule_share,
-            "back sooner than by the verdict",
-            lambda course: updates_until_back(course) < updates_until_back(beside(course, "signed_outcome")),
-        )
-        claims += [later, above, without, sooner]
     return claims
 
 

@@ -15,16 +15,15 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
-from bitsample_llm.scoring.likelihood import check_completion_length, encode_answer, padded_batch
+from bitsample_llm.scoring.likelihood import encode_answer, padded_batch
 from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
 from bitsample_llm.training.drawn_before import TakesDrawn, drawn_rollouts
-from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
 from bitsample_llm.training.manifest import run_manifest
 from bitsample_llm.training.objectives import completion_logps
-from bitsample_llm.training.problems import load_problems
-from bitsample_llm.training.prompt_format import problems_for_model
 from bitsample_llm.training.rewards import VerdictReward
-from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
+from bitsample_llm.training.rl_trainer import training_row
+from bitsample_llm.training.run import set_up_process, train_and_record
+from bitsample_llm.training.started import started
 
 
 @dataclass
@@ -117,27 +116,19 @@ def main() -> None:
         study, choices, args, model_args = OneLineParser(
             (RunArguments, BridgeArguments, GRPOConfig, ModelConfig)
         ).parse_args_and_config()
-        problems = load_problems(study)
-        checkpoint = prepare_run_dir(args)
-        unlimited_steps(args, study.flop_budget)
-        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
-        end = declared_end(study, model, tokenizer)
-        problems = problems_for_model(problems, model, tokenizer, study, reserved=args.max_completion_length, end=end)
-        check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
+        start = started(study, args, model_args)
         trainer = Bridged(
             how=choices,
-            verifier=verifier,
-            model=model,
-            reward_funcs=[VerdictReward(verifier)],
+            verifier=start.verifier,
+            model=start.model,
+            reward_funcs=[VerdictReward(start.verifier)],
             args=args,
-            train_dataset=Dataset.from_list(
-                [{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in problems.train]
-            ),
-            processing_class=tokenizer,
+            train_dataset=Dataset.from_list(list(map(training_row, start.problems.train))),
+            processing_class=start.tokenizer,
         )
-        manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    train_and_record(trainer, study, problems, manifest, checkpoint, verifier, reward_is_verdict=choices.episode_length == 1)
+        manifest = run_manifest(study, args, model_args, start.problems, choices=vars(choices))
+    is_verdict = choices.episode_length == 1
+    train_and_record(trainer, study, start.problems, manifest, start.checkpoint, start.verifier, reward_is_verdict=is_verdict)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,13 @@ from transformers import AutoModelForCausalLM
 from trl import DistillationConfig, DistillationTrainer, ModelConfig
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
-from bitsample_llm.scoring.likelihood import check_completion_length
 from bitsample_llm.tasks.authors import ALWAYS_RIGHT_MARK
 from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
-from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
 from bitsample_llm.training.manifest import run_manifest
 from bitsample_llm.training.problems import load_problems
-from bitsample_llm.training.prompt_format import problems_for_model
-from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
+from bitsample_llm.training.run import set_up_process, train_and_record
+from bitsample_llm.training.started import started
 
 
 @dataclass
@@ -49,27 +46,25 @@ def main() -> None:
         else:
             args.distillation_mode, args.distillation_alpha, args.distillation_is_clip = "full_logits", 0.0, None
             args.teacher_prompt_template = "{privileged_context}"
-        problems = load_problems(study)
         marked = load_problems(dataclasses.replace(study, mark=ALWAYS_RIGHT_MARK)).train
-        checkpoint = prepare_run_dir(args)
-        unlimited_steps(args, study.flop_budget)
-        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
-        end = declared_end(study, model, tokenizer)
-        problems = problems_for_model(problems, model, tokenizer, study, reserved=args.max_completion_length, end=end)
-        check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
+        start = started(study, args, model_args)
         rows = [
             {"prompt": own.prompt, "problem_id": own.problem_id, "privileged_context": other.prompt}
-            for own, other in zip(problems.train, marked, strict=True)
+            for own, other in zip(start.problems.train, marked, strict=True)
         ]
-        made_of = {"model": model, "args": args, "train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
+        made_of = {
+            "model": start.model,
+            "args": args,
+            "train_dataset": Dataset.from_list(rows),
+            "processing_class": start.tokenizer,
+        }
         if has_other_teacher:
-            teacher = AutoModelForCausalLM.from_pretrained(choices.teacher, dtype=model.dtype, attn_implementation="eager")
+            teacher = AutoModelForCausalLM.from_pretrained(choices.teacher, dtype=start.model.dtype, attn_implementation="eager")
             trainer = DistillationTrainer(teacher_model=teacher, **made_of)
         else:
             trainer = SDFTTrainer(**made_of)
-        manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    train_and_record(trainer, study, problems, manifest, checkpoint, verifier)
+        manifest = run_manifest(study, args, model_args, start.problems, choices=vars(choices))
+    train_and_record(trainer, study, start.problems, manifest, start.checkpoint, start.verifier)
 
 
 if __name__ == "__main__":

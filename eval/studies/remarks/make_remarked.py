@@ -14,15 +14,13 @@ from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
-from bitsample_llm.scoring.likelihood import check_completion_length
 from bitsample_llm.tasks.remarks import KINDS, remark
 from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
-from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
 from bitsample_llm.training.manifest import run_manifest
-from bitsample_llm.training.problems import load_problems
-from bitsample_llm.training.prompt_format import problems_for_model
 from bitsample_llm.training.rewards import VerdictReward
-from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
+from bitsample_llm.training.rl_trainer import training_row
+from bitsample_llm.training.run import set_up_process, train_and_record
+from bitsample_llm.training.started import started
 
 
 @dataclass
@@ -59,26 +57,18 @@ def main() -> None:
         ).parse_args_and_config()
         args.include_environment_feedback, args.use_successful_as_teacher = True, False
         args.reprompt_template, args.feedback_template = "{prompt}{feedback}", "{feedback_raw}"
-        problems = load_problems(study)
-        checkpoint = prepare_run_dir(args)
-        unlimited_steps(args, study.flop_budget)
-        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
-        end = declared_end(study, model, tokenizer)
-        problems = problems_for_model(problems, model, tokenizer, study, reserved=args.max_completion_length, end=end)
-        check_completion_length(args.max_completion_length, tokenizer, problems.train, end)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
-        rows = [{"prompt": problem.prompt, "problem_id": problem.problem_id} for problem in problems.train]
+        start = started(study, args, model_args)
         trainer = RemarksInContext(
             kind=choices.remark,
-            verifier=verifier,
-            model=model,
-            reward_funcs=[VerdictReward(verifier)],
+            verifier=start.verifier,
+            model=start.model,
+            reward_funcs=[VerdictReward(start.verifier)],
             args=args,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
+            train_dataset=Dataset.from_list(list(map(training_row, start.problems.train))),
+            processing_class=start.tokenizer,
         )
-        manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    train_and_record(trainer, study, problems, manifest, checkpoint, verifier)
+        manifest = run_manifest(study, args, model_args, start.problems, choices=vars(choices))
+    train_and_record(trainer, study, start.problems, manifest, start.checkpoint, start.verifier)
 
 
 if __name__ == "__main__":
