@@ -16,7 +16,6 @@ from eval.studies.price.check_longer import interval_text, price
 
 FORETOLD = {256: 175, 1024: 475}  # rollouts per label to p = .5
 WITHIN, WITHIN_OF_V = 1.5, 1.25
-NUM_PROMPTS = 16
 KEEP = 3
 
 
@@ -24,7 +23,12 @@ def runs_of(record: Path) -> list[dict]:
     """Runs of untrained models; where a cell was run again, the record says so by another name."""
     rows = pq.read_table(record / "runs" / "lines.parquet").to_pylist()
     rows = [row | {key: json.loads(row[key]) for key in ("tags", "settings")} for row in rows]
-    return [row | {"log2_p_before": np.array(row["log2_p_before"])} for row in rows if row["tags"].get("part") == "vocabulary"]
+    found = [row | {"log2_p_before": np.array(row["log2_p_before"])} for row in rows if row["tags"].get("part") == "vocabulary"]
+    # an update of SFT reads every prompt's label once; the first runs at V = 16, which has 14 prompts, were recorded with 16
+    return [
+        row | {"samples": [updates * len(row["log2_p_before"]) for updates in row["updates"]]} if row["arm"] == "sft" else row
+        for row in found
+    ]
 
 
 def to_pass_rate(run: dict, amount: str, level: float) -> float | None:
@@ -58,12 +62,12 @@ def main() -> None:
         cells.setdefault((int(run["tags"]["rung"].split()[-1]), run["arm"]), {})[run["tags"]["model"]] = run
     sizes = sorted({size for size, _ in cells})
     for (size, arm), runs in sorted(cells.items()):
-        ends = ", ".join(f"{run['pass_rate'][-1] * NUM_PROMPTS:.1f}" for _, run in sorted(runs.items()))
+        ends = ", ".join(f"{run['pass_rate'][-1] * len(run['log2_p_before']):.1f}" for _, run in sorted(runs.items()))
         updates = ", ".join(f"{run['updates'][-1]:.0f}" for _, run in sorted(runs.items()))
         gained = ", ".join(f"{run['log2_p'][-1] - run['log2_p'][0]:.1f}" for _, run in sorted(runs.items()))
         rate = next(iter(runs.values()))["settings"]["learning_rate"]
         print(
-            f"V = {size}, {arm}, rate {rate:g}: of {NUM_PROMPTS} prompts answered in the end {ends}; bits gained {gained}; updates {updates}"
+            f"V = {size}, {arm}, rate {rate:g}: of {len(next(iter(runs.values()))['log2_p_before'])} prompts answered in the end {ends}; bits gained {gained}; updates {updates}"
         )
     for name, spent_until in TARGETS.items():
         print(f"\nrollouts per label to {name}, kept")

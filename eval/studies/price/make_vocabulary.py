@@ -2,7 +2,7 @@
 
     python -m eval.studies.price.make_vocabulary --output_dir runs/ladder/prices/vocabulary
 
-Sixteen prompts of one token, each with an answer drawn from V tokens; a Llama of two layers without training gives every token about 1/V. SFT and
+Sixteen prompts of one token (fourteen where V = 16), each with an answer drawn from V tokens; a Llama of two layers without training gives every token about 1/V. SFT and
 a policy gradient without a baseline, through TRL's trainers; what is scored are the prompts themselves, since there is nothing to generalise. The learning rate is that whose worse
 of two tuning seeds has the lower mean log price. A seed is a model's initialisation too. The runs of a cell (vocabulary
 and arm) go to a folder of their own; what is there is not run again.
@@ -121,7 +121,8 @@ def trained(size: int, arm: str, rate: float, seed: int) -> PricedRun:
         zip(range(2, 2 + num), rng.integers(2, size, num).tolist(), strict=True)
     )  # a prompt is a token, and so is its answer
     answers = {tokenizer.convert_ids_to_tokens(prompt): answer for prompt, answer in pairs}
-    scores = Scores(model, pairs, FlopCounter(model, {1}), BATCH_SIZE[arm])
+    # an update of SFT reads all labels, of which a small vocabulary has fewer
+    scores = Scores(model, pairs, FlopCounter(model, {1}), min(BATCH_SIZE[arm], num) if arm == "sft" else BATCH_SIZE[arm])
     settings = {"learning_rate": rate, "per_device_train_batch_size": BATCH_SIZE[arm]}
     with tempfile.TemporaryDirectory() as folder:
         shared = {
