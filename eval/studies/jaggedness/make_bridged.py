@@ -3,7 +3,7 @@
     python eval/studies/jaggedness/make_bridged.py --config eval/studies/jaggedness/make_bridged.yaml --episode together --episode_length 4 \
         --model_name_or_path FOLDER --dataset problems.jsonl --verifier numeric --output_dir runs/bridged
 
-An episode passes if all of its problems do. `apart`: the K-th part of the batch's prompts each, the i-th rollouts of K prompts are an episode, so each answer chooses its strategy anew. `together`: the sign
+An episode passes if all of its problems do. `apart`: the i-th rollouts of K neighbouring prompts of a batch are an episode, so each answer chooses its strategy anew. `together`: the sign
 that a rollout begins with is put behind K - 1 more prompts, the same for its whole group, and answers to these are drawn; they are charged and not trained on. B rollouts in groups of G.
 """
 

@@ -16,12 +16,11 @@ from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 from bitsample_llm.meter.verdicts import RolloutVerifier
 from bitsample_llm.options import option
 from bitsample_llm.training.arguments import OneLineParser, RunArguments, one_line_errors
-from bitsample_llm.training.loading import declared_end, load_model_and_tokenizer
 from bitsample_llm.training.manifest import run_manifest
-from bitsample_llm.training.problems import load_problems
 from bitsample_llm.training.processes import report_processes
-from bitsample_llm.training.prompt_format import check_shots, problems_for_model
-from bitsample_llm.training.run import prepare_run_dir, set_up_process, train_and_record, unlimited_steps
+from bitsample_llm.training.prompt_format import check_shots
+from bitsample_llm.training.run import set_up_process, train_and_record
+from bitsample_llm.training.started import started
 
 
 @dataclass
@@ -38,28 +37,24 @@ def main() -> None:
             (RunArguments, DistilledChoices, SDFTConfig, ModelConfig)
         ).parse_args_and_config()
         report_processes()
-        problems = load_problems(study)
-        checkpoint = prepare_run_dir(args)
-        unlimited_steps(args, study.flop_budget)
-        model, tokenizer = load_model_and_tokenizer(model_args, args.trust_remote_code, study.trained_parameters)
-        end = declared_end(study, model, tokenizer)
-        problems = problems_for_model(problems, model, tokenizer, study, reserved=args.max_completion_length, end=end)
+        start = started(study, args, model_args)
+        problems = start.problems
         check_shots("--context_shots", choices.context_shots, problems.train)
         train, shots = problems.train[: -choices.context_shots], problems.train[-choices.context_shots :]
         problems = dataclasses.replace(problems, train=train)
         context = "".join(f"{shot.prompt}{shot.completion}{study.shot_separator}" for shot in shots)
-        verifier = RolloutVerifier(problems.task, problems.train, tokenizer, end)
+        verifier = RolloutVerifier(problems.task, problems.train, start.tokenizer, start.verifier.end)
         study.arm = study.arm or "distilled"
         rows = [{"prompt": p.prompt, "privileged_context": context, "problem_id": p.problem_id} for p in problems.train]
         trainer = SDFTTrainer(
-            model=model,
+            model=start.model,
             args=args,
             train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
+            processing_class=start.tokenizer,
             peft_config=get_peft_config(model_args),
         )
         manifest = run_manifest(study, args, model_args, problems, choices=vars(choices))
-    train_and_record(trainer, study, problems, manifest, checkpoint, verifier)
+    train_and_record(trainer, study, problems, manifest, start.checkpoint, verifier)
 
 
 if __name__ == "__main__":
